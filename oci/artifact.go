@@ -1,0 +1,96 @@
+package oci
+
+import (
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Format is the convention by which an artifact's layers become files.
+type Format string
+
+const (
+	FormatModelPack Format = "modelpack"
+	FormatKitOps    Format = "kitops"
+	FormatDockerAI  Format = "docker-ai"
+	FormatOllama    Format = "ollama"
+	FormatImage     Format = "image" // a model inside a container image
+	FormatORAS      Format = "oras"
+)
+
+// Artifact is a resolved manifest: verified, classified, planned.
+type Artifact struct {
+	Ref        Reference
+	Raw        []byte // the manifest's bytes; they hash to Ref.Digest
+	MediaType  string // of the manifest
+	Manifest   ocispec.Manifest
+	Config     []byte // the verified config, where the format needs it; else nil
+	Format     Format
+	Files      []File     // in manifest order
+	Sources    []string   // where blobs may be fetched from, in order
+	From       string     // the source that the manifest came from
+	Mismatches []Mismatch // sources that answered with another manifest
+}
+
+// File is one layer as the model's directory sees it. Path is relative,
+// slash-separated and safe. For a packed layer (Tar) it is the directory that
+// the archive's entries are relative to, "." for the model's directory
+// itself; which files it holds is known once the layer was fetched
+// ([Artifact.Entries]).
+type File struct {
+	Path        string
+	Desc        ocispec.Descriptor
+	Kind        string // weight, weight.config, adapter, projector, template, license, doc, code, dataset, …
+	Mode        uint32 // permission bits; 0644 where the format has none
+	Tar         bool
+	Compression Compression
+}
+
+// Compression of a layer's bytes.
+type Compression string
+
+const (
+	Plain Compression = ""
+	Gzip  Compression = "gzip"
+	Zstd  Compression = "zstd"
+)
+
+// Mismatch is one source's wrong content.
+type Mismatch struct {
+	What     string // "manifest", "config", "layer"
+	Expected digest.Digest
+	Found    digest.Digest // "" when unknown
+	Source   string
+	Ranges   []Range // what was wrong, once another source showed the right bytes; nil when unknown
+}
+
+// Range is Len bytes from Off.
+type Range struct {
+	Off int64 `json:"off"`
+	Len int64 `json:"len"`
+}
+
+// Blobs returns the config and the layers, each digest once.
+func (a *Artifact) Blobs() []ocispec.Descriptor {
+	return uniqueBlobs(append([]ocispec.Descriptor{a.Manifest.Config}, a.Manifest.Layers...))
+}
+
+// Size is the sum of [Artifact.Blobs] in bytes.
+func (a *Artifact) Size() int64 {
+	var n int64
+	for _, d := range a.Blobs() {
+		n += d.Size
+	}
+	return n
+}
+
+func uniqueBlobs(all []ocispec.Descriptor) []ocispec.Descriptor {
+	seen := make(map[digest.Digest]bool, len(all))
+	out := make([]ocispec.Descriptor, 0, len(all))
+	for _, d := range all {
+		if !seen[d.Digest] {
+			seen[d.Digest] = true
+			out = append(out, d)
+		}
+	}
+	return out
+}

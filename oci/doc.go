@@ -1,0 +1,46 @@
+// Package oci reads and writes OCI artifacts: it finds a manifest by its
+// digest on an ordered list of sources, understands every model format that
+// the field pushes, fetches blobs into a [cas.Store] at the speed of the line,
+// finds signatures beside an artifact, and packs and pushes new ones.
+//
+// # What it owns
+//
+//   - References. A [Reference] names registry, repository and digest. Tags
+//     are refused ([ErrTag]): a tag can be moved, so it names nothing.
+//   - Sources. The reference's own registry, mirrors (registry/repository),
+//     OCI image layouts on disk (oci-layout:///path), tried in order, each
+//     with its own health. Credentials come from [Options], else from docker's
+//     config.json and its credential helpers.
+//   - Formats. [Client.Resolve] tells the format from the manifest and plans
+//     which layer becomes which file ([Artifact.Files]).
+//   - Fetching. [Client.Fetch] takes closed byte ranges of many blobs over one
+//     budget of connections per host, resumes from the store's checkpoints,
+//     fails over between sources inside a blob, and says which source sent
+//     wrong bytes.
+//   - Evidence. [Client.Evidence] collects signatures and bundles; package
+//     policy judges them.
+//   - Publishing. [Pack], [PackImage], [Client.Push], [Client.AttachBundle].
+//
+// # What always holds
+//
+//  1. No byte leaves this package unverified: manifests, configs and evidence
+//     have hashed to the digest that names them before they are parsed, and
+//     blobs are published by the store only under their own SHA-256.
+//  2. Every length that a source claims is bounded before memory is allocated
+//     or disk is reserved for it.
+//  3. Leases come first: Fetch and Image announce every digest to the store
+//     before they ask what is already there.
+//  4. Credentials go to the host they belong to and to no other, whatever a
+//     redirect says; plain HTTP is spoken only to hosts whose options ask for
+//     it; link-local addresses, where clouds serve their metadata, are refused.
+//  5. A path of an artifact is relative, clean and inside the artifact, or the
+//     artifact is refused ([ErrPath]).
+//  6. Memory is bounded by connections × one buffer, whatever the size of a
+//     blob.
+//
+// # What it never does
+//
+// It knows no policy: it does not decide whether an artifact may be used. It
+// never resolves an index to "the first child", never follows a layer's urls,
+// and never writes a name that an artifact chose to the file system.
+package oci

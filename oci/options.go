@@ -1,0 +1,49 @@
+package oci
+
+import (
+	"net/http"
+	"time"
+)
+
+// Options configure a [Client]. The zero value speaks HTTPS with the system's
+// roots and takes credentials from docker's configuration.
+type Options struct {
+	Hosts        map[string]Host   // by registry, host[:port] as references write it
+	DockerConfig string            // path of a docker config.json; "" is $DOCKER_CONFIG or ~/.docker
+	Connections  int               // per host at most; 0 is 16
+	LimitRate    int64             // bytes per second over all hosts; 0 is no limit
+	Stall        time.Duration     // a connection that brings nothing for so long is replaced; 0 is 20 s
+	Attempts     int               // failures in a row, without progress, until a source is given up for a blob; 0 is 6
+	Transport    http.RoundTripper // replaces the network, TLS and proxy settings included; for tests
+}
+
+// Host holds what one registry needs.
+type Host struct {
+	PlainHTTP bool   // speak HTTP; nothing else ever downgrades
+	CAFile    string // PEM; trusted besides the system's roots
+	CertFile  string // client certificate, PEM
+	KeyFile   string
+	Username  string // wins over docker's configuration
+	Password  string
+}
+
+func (o Options) connections() int {
+	if o.Connections > 0 {
+		return o.Connections
+	}
+	return 16
+}
+
+func (o Options) stall() time.Duration {
+	if o.Stall > 0 {
+		return o.Stall
+	}
+	return 20 * time.Second
+}
+
+func (o Options) attempts() int {
+	if o.Attempts > 0 {
+		return o.Attempts
+	}
+	return 6
+}
