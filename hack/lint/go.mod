@@ -1,6 +1,6 @@
 module github.com/resultity/rmodels/hack/lint
 
-go 1.26
+go 1.26.0
 
 require (
 	honnef.co/go/tools v0.8.2
