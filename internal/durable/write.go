@@ -1,0 +1,154 @@
+package durable
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+)
+
+// MaxLine is the longest line that [AppendLine] takes, newline included: one
+// page, which Linux file systems write in one piece.
+const MaxLine = 4096
+
+var temporaries atomic.Uint64
+
+// Temporary is a name beside path that no other writer uses. Names of this
+// form (".<base>.tmp-<pid>-<n>") are leftovers of a crash when found later.
+func Temporary(path string) string {
+	n := strconv.Itoa(os.Getpid()) + "-" + strconv.FormatUint(temporaries.Add(1), 36)
+	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".tmp-"+n)
+}
+
+// WriteFile replaces path by a file with the given bytes. After it returns nil
+// the file is on disk; after an error or a crash the old one still is.
+func WriteFile(path string, data []byte, perm fs.FileMode) error {
+	return WriteFileFS(OS, path, data, perm)
+}
+
+// WriteFileFS is [WriteFile] on fsys.
+func WriteFileFS(fsys FS, path string, data []byte, perm fs.FileMode) error {
+	tmp := Temporary(path)
+	if err := CreateFS(fsys, tmp, data, perm); err != nil {
+		return err
+	}
+	if err := fsys.Rename(tmp, path); err != nil {
+		return errors.Join(err, fsys.Unlink(tmp))
+	}
+	return fsys.SyncDir(filepath.Dir(path))
+}
+
+// CreateFS makes a new file and its bytes durable, but not yet its name; it
+// leaves nothing behind when it fails.
+func CreateFS(fsys FS, path string, data []byte, perm fs.FileMode) error {
+	f, err := fsys.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+	if err != nil {
+		return err
+	}
+	if _, err = f.WriteAt(data, 0); err == nil {
+		if err = f.Chmod(perm); err == nil { // perm, whatever the umask
+			err = f.Sync()
+		}
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, fsys.Unlink(path))
+	}
+	return nil
+}
+
+// AppendLine appends line and a newline to path with one write and makes them
+// durable. The file is created with perm. Concurrent appenders, in any number
+// of processes, do not mix their lines. A line may not contain a newline.
+func AppendLine(path string, line []byte, perm fs.FileMode) error {
+	return AppendLineFS(OS, path, line, perm)
+}
+
+// AppendLineFS is [AppendLine] on fsys.
+func AppendLineFS(fsys FS, path string, line []byte, perm fs.FileMode) (err error) {
+	// One byte is kept for the newline that may have to come first.
+	if len(line) > MaxLine-2 {
+		return fmt.Errorf("append to %s: line of %d bytes is longer than %d", path, len(line), MaxLine-2)
+	}
+	if bytes.IndexByte(line, '\n') >= 0 {
+		return fmt.Errorf("append to %s: line contains a newline", path)
+	}
+	created := false
+	f, err := fsys.OpenFile(path, os.O_RDWR|os.O_APPEND, perm)
+	if errors.Is(err, fs.ErrNotExist) {
+		created = true
+		f, err = fsys.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE, perm)
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	// The lock is what makes "look at the last byte, then append" one step.
+	if err := retry(func() error { return syscall.Flock(int(f.Fd()), syscall.LOCK_EX) }); err != nil {
+		return &fs.PathError{Op: "flock", Path: path, Err: err}
+	}
+	torn, err := endsTorn(f)
+	if err != nil {
+		return err
+	}
+	record := make([]byte, 0, len(line)+2)
+	if torn {
+		record = append(record, '\n')
+	}
+	record = append(append(record, line...), '\n')
+	if err := f.Append(record); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if created {
+		return fsys.SyncDir(filepath.Dir(path))
+	}
+	return nil
+}
+
+func endsTorn(f File) (bool, error) {
+	st, err := f.Stat()
+	if err != nil || st.Size() == 0 {
+		return false, err
+	}
+	var last [1]byte
+	if _, err := f.ReadAt(last[:], st.Size()-1); err != nil {
+		return false, err
+	}
+	return last[0] != '\n', nil
+}
+
+// MkdirAll makes path and its missing parents, each durable in its parent.
+// Existing directories are left as they are.
+func MkdirAll(path string, perm fs.FileMode) error { return MkdirAllFS(OS, path, perm) }
+
+// MkdirAllFS is [MkdirAll] on fsys.
+func MkdirAllFS(fsys FS, path string, perm fs.FileMode) error {
+	st, err := os.Stat(path)
+	switch {
+	case err == nil && st.IsDir():
+		return nil
+	case err == nil:
+		return &fs.PathError{Op: "mkdir", Path: path, Err: syscall.ENOTDIR}
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	parent := filepath.Dir(path)
+	if parent != path {
+		if err := MkdirAllFS(fsys, parent, perm); err != nil {
+			return err
+		}
+	}
+	// Another process may make it at the same time; its name still has to be
+	// durable before we return, so the parent is synced either way.
+	if err := fsys.Mkdir(path, perm); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return fsys.SyncDir(parent)
+}

@@ -1,0 +1,132 @@
+package durable_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/resultity/rmodels/internal/durable"
+)
+
+func TestWriteFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "state")
+	for _, content := range []string{"first", "", strings.Repeat("x", 1<<20)} {
+		if err := durable.WriteFile(path, []byte(content), 0o640); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(path)
+		if err != nil || string(got) != content {
+			t.Fatalf("read back %d bytes, %v; want %d", len(got), err, len(content))
+		}
+		st, _ := os.Stat(path)
+		if st.Mode() != 0o640 {
+			t.Errorf("mode %v, want 0640", st.Mode())
+		}
+	}
+	if left, _ := os.ReadDir(dir); len(left) != 1 {
+		t.Errorf("%d names left, want 1: %v", len(left), left)
+	}
+	if err := durable.WriteFile(filepath.Join(dir, "none", "state"), nil, 0o600); err == nil {
+		t.Error("wrote into a directory that does not exist")
+	}
+}
+
+func TestWriteFileReplacesALinkNotItsTarget(t *testing.T) {
+	dir := t.TempDir()
+	target, link := filepath.Join(dir, "target"), filepath.Join(dir, "link")
+	if err := os.WriteFile(target, []byte("kept"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(target, link); err != nil {
+		t.Fatal(err)
+	}
+	if err := durable.WriteFile(link, []byte("new"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if b, _ := os.ReadFile(target); string(b) != "kept" {
+		t.Errorf("the link's target now holds %q", b)
+	}
+}
+
+func TestAppendLine(t *testing.T) {
+	tests := []struct {
+		name, before, line, after string
+		fails                     bool
+	}{
+		{name: "new file", line: "a", after: "a\n"},
+		{name: "whole last line", before: "a\n", line: "b", after: "a\nb\n"},
+		{name: "torn last line", before: "a\n{\"torn", line: "b", after: "a\n{\"torn\nb\n"},
+		{name: "newline inside", before: "a\n", line: "b\nc", after: "a\n", fails: true},
+		{name: "too long", before: "a\n", line: strings.Repeat("x", durable.MaxLine), after: "a\n", fails: true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "log")
+			if tt.before != "" {
+				if err := os.WriteFile(path, []byte(tt.before), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			err := durable.AppendLine(path, []byte(tt.line), 0o600)
+			if (err != nil) != tt.fails {
+				t.Fatalf("error %v, want failure %v", err, tt.fails)
+			}
+			if got, _ := os.ReadFile(path); string(got) != tt.after {
+				t.Errorf("file holds %q, want %q", got, tt.after)
+			}
+		})
+	}
+}
+
+func TestAppendLineFromManyWriters(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	const writers, lines = 8, 20
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			for n := range lines {
+				line := fmt.Sprintf("%d-%d-%s", w, n, strings.Repeat("y", 500))
+				if err := durable.AppendLine(path, []byte(line), 0o600); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for line := range bytes.Lines(b) {
+		seen[string(line)] = true
+	}
+	if len(seen) != writers*lines {
+		t.Errorf("%d distinct lines, want %d", len(seen), writers*lines)
+	}
+}
+
+func TestMkdirAll(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "a", "b", "c")
+	for range 2 {
+		if err := durable.MkdirAll(path, 0o750); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if st, err := os.Stat(path); err != nil || !st.IsDir() {
+		t.Fatal(st, err)
+	}
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := durable.MkdirAll(filepath.Join(file, "x"), 0o750); err == nil {
+		t.Error("made a directory below a file")
+	}
+}
