@@ -1,0 +1,64 @@
+// Package cas is the node's content-addressed store: files named by their
+// SHA-256, shared by every process on the machine, kept through kill -9, power
+// loss, full disks, rot and concurrent garbage collection. It knows no OCI and
+// no models: callers name the blobs that belong together.
+//
+// # Life of a blob
+//
+// A caller takes a [Lease] and announces the digests it will need. [Store.Ingest]
+// opens the one writer of a digest, [Ingest.WriteAt] takes its bytes in any
+// order, [Ingest.Commit] publishes the blob if, and only if, its bytes hash to
+// its name. [Store.BuildTree] makes a directory of hard links to blobs,
+// [Store.PutRef] names blobs and trees that must stay, and the lease is
+// released. [Store.GC] frees what no ref, lease, mount or open file holds.
+//
+// # Invariants
+//
+// The code that keeps an invariant names its number.
+//
+//  1. A name under blobs/ exists only when the bytes behind it hashed to that
+//     name. Nothing that says "verified" is written before the verification.
+//  2. Data reaches the disk before its name: fsync of the data, fsync of its
+//     chunk map, rename, fsync of the directory. A blob that still has an
+//     ingest directory may lack that last step; whoever needs it takes it.
+//  3. Progress is never derived from a file's size. A checkpoint names bytes
+//     that were on disk before the checkpoint was written, and is lowered
+//     before one of those bytes is rewritten.
+//  4. A published blob is not trusted for ever: a failed check makes it
+//     suspect, and a suspect blob refuses new uses until it is repaired.
+//  5. Roots are read fail closed: a ref, lease, tree index or mount table that
+//     cannot be read stops a collection. It never counts as "no roots".
+//  6. Locks are believed only where they work: network file systems are
+//     refused, and flock, link and rename are tried at each Open.
+//  7. Announce, then check: a digest is in a lease before the store is asked
+//     whether it is there, and the collector reads leases after it excluded
+//     everyone who asks.
+//  8. What the collector takes stays restorable: it renames into trash/, and
+//     unlinks later what is still dead and open nowhere. Looking for a blob
+//     looks in the trash too.
+//  9. A ref or tree appears only while everything that it names is published.
+//
+// # Layout
+//
+//	VERSION                       layout version; an unknown one is refused
+//	lock                          store lock, held for microseconds
+//	generation                    two counters: root changes, lease changes
+//	gc.lock                       one collector at a time
+//	ingest/sha256-<hex>/          lock, data, progress of one unfinished blob
+//	blobs/sha256/<ab>/<hex>       0444, modification time [Epoch]
+//	maps/sha256/<ab>/<hex>        chunk map of a blob larger than [MapThreshold]
+//	suspect/sha256-<hex>          why a blob is not trusted
+//	trees/sha256/<hex>/index      what the tree holds
+//	trees/sha256/<hex>/tree/      the directory that is mounted
+//	refs/<name>                   roots; "/" in a name is written "%2F"
+//	leases/p-<id>, leases/t-<id>  process lease (its owner holds a flock), token lease
+//	trash/<run>/                  what a collection took: b-, m-, t-<hex>
+//
+// Lock order: gc.lock, ingest lock, store lock.
+//
+// # What it never does
+//
+// It never serves bytes that were not verified, never follows a symbolic link
+// inside the store, never copies a large file to make a tree, never deletes on
+// a guess, and never touches a file outside its root.
+package cas
