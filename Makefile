@@ -1,0 +1,115 @@
+# make help lists the targets. Everything that is built goes to bin/, what is
+# downloaded to .cache/, the demo to .demo/; make clean removes all three.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS  := -s -w -X github.com/resultity/rmodels/internal/version.Version=$(VERSION)
+# Where tests and the demo keep their testbed.
+TESTBED  ?= .cache/testbed
+DEMO     ?= .demo
+PKG      ?= ./...
+FUZZTIME ?= 20s
+BENCH    ?= .
+
+.PHONY: help
+help: ## list the targets
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# --- the product ---------------------------------------------------------
+
+.PHONY: build
+build: bin/rmodels ## build bin/rmodels
+
+# go build knows best whether something changed.
+.PHONY: bin/rmodels bin/rmodels-race bin/tinygguf
+bin/rmodels:
+	go build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/rmodels
+bin/rmodels-race:
+	go build -race -ldflags '-X github.com/resultity/rmodels/internal/version.Version=$(VERSION)' -o $@ ./cmd/rmodels
+bin/tinygguf:
+	go build -trimpath -o $@ ./hack/tinygguf
+
+# --- tools, each pinned in a module of its own ---------------------------
+
+.PHONY: deps
+deps: ## install the Debian packages that are missing (containerd, runc, gcc, …)
+	@hack/testbed/deps.sh
+
+.PHONY: tools
+tools: bin/nerdctl bin/registry bin/staticcheck bin/gofumpt ## build nerdctl, the development registry and the linters
+
+bin/nerdctl: hack/nerdctl/go.mod hack/nerdctl/go.sum
+	cd hack/nerdctl && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o ../../bin/ github.com/containerd/nerdctl/v2/cmd/nerdctl
+	@touch $@
+
+bin/registry: $(wildcard hack/registry/*.go) hack/registry/go.mod hack/registry/go.sum
+	cd hack/registry && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o ../../bin/registry .
+	@touch $@
+
+bin/staticcheck bin/gofumpt &: hack/lint/go.mod hack/lint/go.sum
+	cd hack/lint && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o ../../bin/ honnef.co/go/tools/cmd/staticcheck mvdan.cc/gofumpt
+	@touch bin/staticcheck bin/gofumpt
+
+.PHONY: runtime
+runtime: .cache/runtime/runtime.json ## fetch a real inference engine from Debian's packages
+.cache/runtime/runtime.json: $(wildcard hack/runtime/*.go)
+	go run ./hack/runtime -cache .cache/runtime -refresh > /dev/null
+
+# --- the demo ------------------------------------------------------------
+
+.PHONY: demo demo-down
+demo: ## from nothing to an Active model, with a real registry and engine
+	@hack/demo/demo.sh $(DEMO)
+demo-down: ## end and remove everything that the demo started or wrote
+	@hack/demo/down.sh $(DEMO)
+
+# --- checks --------------------------------------------------------------
+
+.PHONY: test
+test: deps tools runtime lint bin/rmodels bin/rmodels-race bin/tinygguf ## everything: linters, unit, integration and end-to-end tests
+	hack/testbed/with.sh $(TESTBED) $(MAKE) --no-print-directory test-go
+
+# The environment comes from with.sh.
+.PHONY: test-go
+test-go:
+	cd hack/registry && go test -race ./...
+	go test -race -timeout 20m $$(go list ./... | grep -v /e2e)
+	RMODELS_TEST_RMODELS=$(CURDIR)/bin/rmodels-race \
+	RMODELS_TEST_TINYGGUF=$(CURDIR)/bin/tinygguf \
+	RMODELS_TEST_RUNTIME=$(CURDIR)/.cache/runtime/rootfs \
+	go test -race -timeout 20m -count=1 ./e2e/...
+
+.PHONY: lint
+lint: bin/staticcheck bin/gofumpt ## gofumpt, go vet, staticcheck
+	@files=$$(git ls-files --cached --others --exclude-standard '*.go' | xargs -r ls -d 2>/dev/null | xargs -r bin/gofumpt -l); \
+	  [ -z "$$files" ] || { echo "not formatted, run make fmt:"; echo "$$files"; exit 1; }
+	go vet ./...
+	cd hack/registry && go vet ./...
+	bin/staticcheck ./...
+	cd hack/registry && ../../bin/staticcheck ./...
+
+.PHONY: fmt
+fmt: bin/gofumpt ## format the code
+	git ls-files --cached --others --exclude-standard '*.go' | xargs -r ls -d 2>/dev/null | xargs -r bin/gofumpt -w
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME (20s)
+	@for p in $$(go list $(PKG)); do \
+	  for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
+	    echo "== $$p $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p; \
+	  done; \
+	done
+
+.PHONY: bench
+bench: ## run the benchmarks (PKG, BENCH select)
+	go test -run '^$$' -bench '$(BENCH)' -benchmem $(PKG)
+
+.PHONY: clean
+clean: ## remove what was built, downloaded and started here
+	hack/testbed/down.sh $(TESTBED)
+	[ ! -e $(DEMO) ] || hack/demo/down.sh $(DEMO)
+	rm -rf bin .cache
