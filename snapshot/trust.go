@@ -2,47 +2,237 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io"
-	"net/http"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
 	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/opencontainers/go-digest"
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
+
+	"github.com/resultity/rmodels/internal/durable"
+)
+
+const (
+	oNoFollow    = syscall.O_NOFOLLOW | syscall.O_CLOEXEC
+	pinFile      = "pin.json"
+	rootsFolder  = "roots"
+	acceptedFile = "accepted.json"
+	lockFile     = "lock"
+	maxRecord    = 16 << 20
 )
 
 // Trust is one node's view of one network: the pinned root, what was accepted
-// last, and the floor below which nothing is accepted again.
-type Trust struct{ network string }
+// last, and the floor below which nothing is accepted again. Its methods may
+// be called from several goroutines and several processes: acceptance holds a
+// lock on the directory, reading needs none.
+type Trust struct {
+	dir, floorPath string
+	pin            pin
+}
+
+// pin is the network's name and its first root as the operator confirmed them.
+type pin struct {
+	Network string        `json:"network"`
+	Digest  digest.Digest `json:"digest"`
+	Root    []byte        `json:"root"`
+}
+
+// record is the last accepted set of files, with the time that the acceptance
+// took for the present.
+type record struct {
+	AcceptedAt  time.Time         `json:"acceptedAt"`
+	RootVersion int64             `json:"rootVersion"`
+	Digest      digest.Digest     `json:"digest"`
+	Files       map[string][]byte `json:"files"`
+}
+
+// Pin records root as the first root of network. Doing it again with the same
+// root changes nothing; another root or network is refused with [ErrPinned].
+// The floor of an earlier installation is kept.
+func Pin(dir, floorPath, network string, root []byte) error {
+	if err := CheckName(network); err != nil {
+		return fmt.Errorf("%w: network name %w", ErrInvalid, err)
+	}
+	tm, err := startFrom(root)
+	if err != nil {
+		return err
+	}
+	p := pin{network, digest.FromBytes(root), root}
+	if old, err := readPin(dir); err == nil {
+		if old.Network == p.Network && old.Digest == p.Digest {
+			return nil
+		}
+		return fmt.Errorf("%w: %s holds network %q with root %s, asked for %q with %s; to begin anew remove that directory and %s",
+			ErrPinned, dir, old.Network, old.Digest, network, p.Digest, floorPath)
+	} else if !errors.Is(err, ErrNotPinned) {
+		return err
+	}
+	fl, ok, err := readFloor(floorPath)
+	if err != nil {
+		return err
+	}
+	if ok && fl.Network != network {
+		return fmt.Errorf("%w: floor %s is of network %q, not %q", ErrPinned, floorPath, fl.Network, network)
+	}
+	if !ok {
+		if err := (floor{Network: network, RootVersion: tm.Root.Signed.Version}).write(floorPath); err != nil {
+			return fmt.Errorf("pin network %s: %w", network, err)
+		}
+	}
+	if err := durable.MkdirAll(filepath.Join(dir, rootsFolder), 0o700); err != nil {
+		return fmt.Errorf("pin network %s: %w", network, err)
+	}
+	b, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	if err := durable.WriteFile(filepath.Join(dir, pinFile), b, 0o600); err != nil {
+		return fmt.Errorf("pin network %s: %w", network, err)
+	}
+	return nil
+}
+
+func readPin(dir string) (pin, error) {
+	b, err := readOwn(filepath.Join(dir, pinFile), 2*maxRoot)
+	if errors.Is(err, fs.ErrNotExist) {
+		return pin{}, fmt.Errorf("%w in %s: run rmodels init with the network's root", ErrNotPinned, dir)
+	}
+	if err != nil {
+		return pin{}, fmt.Errorf("pinned root: %w", err)
+	}
+	var p pin
+	if err := json.Unmarshal(b, &p, json.RejectUnknownMembers(true)); err != nil {
+		return pin{}, fmt.Errorf("pinned root in %s is damaged: %w", dir, err)
+	}
+	if digest.FromBytes(p.Root) != p.Digest {
+		return pin{}, fmt.Errorf("pinned root in %s is damaged: digest %s expected, %s found", dir, p.Digest, digest.FromBytes(p.Root))
+	}
+	return p, nil
+}
+
+// OpenTrust opens what [Pin] wrote; [ErrNotPinned] when it did not.
+func OpenTrust(dir, floorPath string) (*Trust, error) {
+	p, err := readPin(dir)
+	if err != nil {
+		return nil, err
+	}
+	return &Trust{dir: dir, floorPath: floorPath, pin: p}, nil
+}
 
 // Network is the name that was pinned.
-func (t *Trust) Network() string { return t.network }
+func (t *Trust) Network() string { return t.pin.Network }
 
-// Pin records root as the network's first root.
-func Pin(dir, floorPath, network string, root []byte) error { return fmt.Errorf("%w", ErrInvalid) }
+// PinnedRoot is the digest of the root that was pinned.
+func (t *Trust) PinnedRoot() digest.Digest { return t.pin.Digest }
 
-// OpenTrust opens what [Pin] wrote.
-func OpenTrust(dir, floorPath string) (*Trust, error) { return nil, ErrNotPinned }
-
-// Current verifies the last accepted snapshot again.
-func (t *Trust) Current(now time.Time) (*Accepted, error) { return nil, ErrNone }
-
-// Apply accepts a push bundle.
-func (t *Trust) Apply(bundle []byte, now time.Time) (*Accepted, error) { return nil, ErrSignature }
-
-// Pull fetches from src and accepts.
-func (t *Trust) Pull(ctx context.Context, src Source, now time.Time) (*Accepted, error) {
-	return nil, ErrSignature
+// startFrom loads a root that is trusted because it was handed over.
+func startFrom(root []byte) (tm *trustedmetadata.TrustedMetadata, err error) {
+	if len(root) > maxRoot {
+		return nil, fmt.Errorf("%w: root of %d bytes, at most %d", ErrTooLarge, len(root), maxRoot)
+	}
+	if err := checkShape(metadata.ROOT, root); err != nil {
+		return nil, err
+	}
+	err = guarded(func() error { tm, err = trustedmetadata.New(root); return err })
+	if err != nil {
+		return nil, classify("root", err)
+	}
+	return tm, nil
 }
 
-// Source fetches a named TUF file of at most max bytes. A file that does not
-// exist is reported as an error that matches fs.ErrNotExist.
-type Source interface {
-	Fetch(ctx context.Context, name string, max int64) ([]byte, error)
+// nextRoot verifies b as the successor of tm's root.
+func nextRoot(tm *trustedmetadata.TrustedMetadata, b []byte) error {
+	name := rootFile(tm.Root.Signed.Version + 1)
+	if len(b) > maxRoot {
+		return fmt.Errorf("%w: %s of %d bytes, at most %d", ErrTooLarge, name, len(b), maxRoot)
+	}
+	if err := checkShape(metadata.ROOT, b); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return classify(name, guarded(func() error { _, err := tm.UpdateRoot(b); return err }))
 }
 
-// DirSource reads a published directory.
-func DirSource(path string) Source { return nil }
+// walk loads the pinned root and every later one that the node has verified
+// and stored before, up to version limit (0: all), verifying each again.
+func (t *Trust) walk(limit int64) (*trustedmetadata.TrustedMetadata, error) {
+	tm, err := startFrom(t.pin.Root)
+	if err != nil {
+		return nil, err
+	}
+	for limit == 0 || tm.Root.Signed.Version < limit {
+		b, err := readOwn(t.rootPath(tm.Root.Signed.Version+1), maxRoot)
+		if errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("stored root: %w", err)
+		}
+		if err := nextRoot(tm, b); err != nil {
+			return nil, fmt.Errorf("stored root in %s: %w", t.dir, err)
+		}
+	}
+	return tm, nil
+}
 
-// HTTPSource reads a published directory behind an HTTP server.
-func HTTPSource(client *http.Client, baseURL string) Source { return nil }
+func (t *Trust) rootPath(version int64) string {
+	return filepath.Join(t.dir, rootsFolder, rootFile(version))
+}
 
-// ReadBundle reads a push file.
-func ReadBundle(path string) ([]byte, error) { return nil, io.ErrUnexpectedEOF }
+func (t *Trust) readRecord() (record, bool, error) {
+	b, err := readOwn(filepath.Join(t.dir, acceptedFile), maxRecord)
+	if errors.Is(err, fs.ErrNotExist) {
+		return record{}, false, nil
+	}
+	if err != nil {
+		return record{}, false, fmt.Errorf("last accepted snapshot: %w", err)
+	}
+	var r record
+	if err := json.Unmarshal(b, &r, json.RejectUnknownMembers(true)); err != nil {
+		return record{}, false, fmt.Errorf("%w: last accepted snapshot in %s is damaged: %w", ErrInvalid, t.dir, err)
+	}
+	return r, true, nil
+}
+
+func (t *Trust) readFloor() (floor, error) {
+	fl, ok, err := readFloor(t.floorPath)
+	if err != nil {
+		return floor{}, err
+	}
+	if !ok {
+		return floor{Network: t.pin.Network}, nil
+	}
+	if fl.Network != t.pin.Network {
+		return floor{}, fmt.Errorf("%w: floor %s is of network %q, not %q", ErrNetwork, t.floorPath, fl.Network, t.pin.Network)
+	}
+	return fl, nil
+}
+
+// lock makes acceptance one at a time among all processes of the node.
+func (t *Trust) lock(ctx context.Context) (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(t.dir, lockFile), os.O_RDWR|os.O_CREATE|oNoFollow, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", t.dir, err), f.Close())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("lock %s, held by another process: %w", t.dir, ctx.Err()), f.Close())
+		case <-tick.C:
+		}
+	}
+}

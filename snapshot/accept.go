@@ -1,0 +1,270 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/opencontainers/go-digest"
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
+
+	"github.com/resultity/rmodels/internal/durable"
+)
+
+// Apply accepts a push file. Nothing changes on the node unless every step
+// verifies, with one exception that TUF asks for: a new root that verifies is
+// kept even when what follows does not.
+func (t *Trust) Apply(bundle []byte, now time.Time) (*Accepted, error) {
+	src, err := parseBundle(bundle)
+	if err != nil {
+		return nil, err
+	}
+	return t.Pull(context.Background(), src, now)
+}
+
+// Pull fetches what it needs from src and accepts it; the same steps as
+// [Trust.Apply].
+func (t *Trust) Pull(ctx context.Context, src Source, now time.Time) (*Accepted, error) {
+	unlock, err := t.lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	tm, err := t.walk(0)
+	if err != nil {
+		return nil, err
+	}
+	rec, had, err := t.readRecord()
+	if err != nil && !errors.Is(err, ErrInvalid) { // a damaged cache is healed by an acceptance
+		return nil, err
+	}
+	fl, err := t.readFloor()
+	if err != nil {
+		return nil, err
+	}
+	ref := latest(now, fl.AcceptedAt, rec.AcceptedAt)
+	tm.RefTime = ref
+	if err := t.updateRoots(ctx, tm, src); err != nil {
+		return nil, err
+	}
+	if v := tm.Root.Signed.Version; v < fl.RootVersion {
+		return nil, fmt.Errorf("%w: newest root offered is version %d, this node has seen %d", ErrReplay, v, fl.RootVersion)
+	}
+	if had {
+		if fl, err = t.raise(fl, rec); err != nil {
+			return nil, err
+		}
+	}
+	s := &set{tm: tm, src: src, files: map[string][]byte{}}
+	if had {
+		s.previous = rec.Files
+	}
+	acc, err := s.verify(ctx, t.pin.Network)
+	if err != nil {
+		return nil, err
+	}
+	if ref.After(acc.Document.Expires) {
+		return nil, fmt.Errorf("%w: the document expired at %s, it is %s", ErrExpired, stamp(acc.Document.Expires), stamp(ref))
+	}
+	if err := fl.under(tm.Root).check(acc.Document, acc.Digest); err != nil {
+		return nil, err
+	}
+	if err := t.store(acc, s, ref); err != nil {
+		return nil, err
+	}
+	acc.AcceptedAt = ref
+	acc.Previous = rec.Digest
+	acc.Changed = acc.Digest != rec.Digest
+	acc.judge(latest(now, ref), "")
+	return acc, nil
+}
+
+// raise lifts the floor to the last acceptance where it lies below: after a
+// crash between the two writes, and where the floor was deleted alone.
+func (t *Trust) raise(f floor, rec record) (floor, error) {
+	if f.Digest == rec.Digest {
+		return f, nil
+	}
+	for name, b := range rec.Files {
+		if !strings.HasSuffix(name, "."+TargetName) || digest.FromBytes(b) != rec.Digest {
+			continue
+		}
+		doc, err := Parse(b)
+		if err != nil || doc.Sequence <= f.Sequence {
+			return f, nil
+		}
+		tm, err := t.walk(rec.RootVersion)
+		if err != nil {
+			return f, err
+		}
+		f.Sequence, f.Digest, f.RootVersion = doc.Sequence, rec.Digest, max(f.RootVersion, rec.RootVersion)
+		f.TargetsKeys = roleKeys(tm.Root, metadata.TARGETS)
+	}
+	return f, nil
+}
+
+// updateRoots walks from the node's newest root to the source's, one version
+// at a time, and keeps each that verifies.
+func (t *Trust) updateRoots(ctx context.Context, tm *trustedmetadata.TrustedMetadata, src Source) error {
+	for range maxRootUpdates {
+		next := tm.Root.Signed.Version + 1
+		b, err := src.Fetch(ctx, rootFile(next), maxRoot)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return sourceError(rootFile(next), err)
+		}
+		if err := nextRoot(tm, b); err != nil {
+			return err
+		}
+		if err := durable.WriteFile(t.rootPath(next), b, 0o600); err != nil {
+			return fmt.Errorf("keep root %d: %w", next, err)
+		}
+	}
+	return fmt.Errorf("%w: more than %d new roots at once", ErrTooLarge, maxRootUpdates)
+}
+
+func sourceError(name string, err error) error {
+	if errors.Is(err, ErrRejected) || errors.Is(err, ErrSource) {
+		return err
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %s is missing", ErrInvalid, name)
+	}
+	return fmt.Errorf("%w: %s: %w", ErrSource, name, err)
+}
+
+// store makes the accepted set the last good one, then raises the floor. In
+// this order a crash between the two leaves a floor that is too low by one
+// step, which [Trust.raise] repairs, and never one above all that is stored.
+func (t *Trust) store(acc *Accepted, s *set, ref time.Time) error {
+	b, err := json.Marshal(record{ref, acc.RootVersion, acc.Digest, s.files}, json.Deterministic(true))
+	if err != nil {
+		return err
+	}
+	if len(b) > maxRecord {
+		return fmt.Errorf("%w: %d bytes to keep, at most %d", ErrTooLarge, len(b), maxRecord)
+	}
+	if err := durable.WriteFile(filepath.Join(t.dir, acceptedFile), b, 0o600); err != nil {
+		return fmt.Errorf("keep accepted snapshot: %w", err)
+	}
+	fl := floor{t.pin.Network, acc.RootVersion, acc.Document.Sequence, acc.Digest, ref, roleKeys(s.tm.Root, metadata.TARGETS)}
+	if err := fl.write(t.floorPath); err != nil {
+		return fmt.Errorf("raise floor: %w", err)
+	}
+	return nil
+}
+
+// Current verifies the last accepted snapshot again, as of the time of its
+// acceptance, and judges its freshness by now. [ErrNone] when nothing was
+// accepted yet.
+func (t *Trust) Current(now time.Time) (*Accepted, error) {
+	rec, ok, err := t.readRecord()
+	if err != nil {
+		return nil, err
+	}
+	fl, err := t.readFloor()
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		if fl.Sequence > 0 {
+			return nil, fmt.Errorf("%w in %s, though sequence %d was once: the cache was lost, fetch or apply a snapshot", ErrNone, t.dir, fl.Sequence)
+		}
+		return nil, fmt.Errorf("%w: fetch or apply one", ErrNone)
+	}
+	tm, err := t.walk(rec.RootVersion)
+	if err != nil {
+		return nil, err
+	}
+	if tm.Root.Signed.Version != rec.RootVersion {
+		return nil, fmt.Errorf("%w: last accepted snapshot needs root %d, stored are those up to %d", ErrInvalid, rec.RootVersion, tm.Root.Signed.Version)
+	}
+	tm.RefTime = rec.AcceptedAt
+	s := &set{tm: tm, src: bundleSource(rec.Files), files: map[string][]byte{}}
+	acc, err := s.verify(context.Background(), t.pin.Network)
+	if err != nil {
+		return nil, fmt.Errorf("last accepted snapshot in %s: %w", t.dir, err)
+	}
+	if err := fl.under(tm.Root).check(acc.Document, acc.Digest); err != nil {
+		return nil, fmt.Errorf("last accepted snapshot in %s: %w", t.dir, err)
+	}
+	acc.AcceptedAt = rec.AcceptedAt
+	acc.Previous = acc.Digest
+	superseded, err := t.superseded(acc, rec)
+	if err != nil {
+		return nil, err
+	}
+	acc.judge(latest(now, rec.AcceptedAt, fl.AcceptedAt), superseded)
+	return acc, nil
+}
+
+// superseded tells whether a root that came after the acceptance still bears
+// the accepted signatures. If it does not, its keys were replaced, perhaps
+// because they were stolen: what is active stays, nothing new starts.
+func (t *Trust) superseded(acc *Accepted, rec record) (string, error) {
+	tm, err := t.walk(0)
+	if err != nil {
+		return "", err
+	}
+	if tm.Root.Signed.Version == rec.RootVersion {
+		return "", nil
+	}
+	tm.RefTime = rec.AcceptedAt
+	acc.RootExpires = tm.Root.Signed.Expires
+	s := &set{tm: tm, src: bundleSource(rec.Files), files: map[string][]byte{}}
+	if err := s.verifyMetadata(context.Background()); err != nil {
+		return fmt.Sprintf("root %d replaced keys that signed it", tm.Root.Signed.Version), nil
+	}
+	return "", nil
+}
+
+// judge sets the terms and the freshness.
+func (a *Accepted) judge(now time.Time, superseded string) {
+	terms := []struct {
+		what string
+		at   time.Time
+	}{
+		{"root", a.RootExpires}, {"timestamp", a.TimestampExpires}, {"snapshot", a.SnapshotExpires},
+		{"targets", a.TargetsExpires}, {"document", a.Document.Expires},
+	}
+	first := terms[0]
+	for _, t := range terms[1:] {
+		if t.at.Before(first.at) {
+			first = t
+		}
+	}
+	a.StaleAt = first.at
+	a.ExpiredAt = first.at.Add(a.Document.OfflineGrace.Std())
+	switch {
+	case now.After(a.ExpiredAt):
+		a.Freshness = Expired
+		a.Reason = fmt.Sprintf("%s expired at %s and the grace of %s has passed", first.what, stamp(first.at), a.Document.OfflineGrace)
+	case now.After(a.StaleAt):
+		a.Freshness = Stale
+		a.Reason = fmt.Sprintf("%s expired at %s", first.what, stamp(first.at))
+	case superseded != "":
+		a.Freshness, a.Reason = Stale, superseded
+	default:
+		a.Freshness, a.Reason = Fresh, ""
+	}
+}
+
+func latest(ts ...time.Time) time.Time {
+	var m time.Time
+	for _, t := range ts {
+		if t.After(m) {
+			m = t
+		}
+	}
+	return m.UTC()
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

@@ -1,0 +1,100 @@
+package snapshot
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/opencontainers/go-digest"
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/resultity/rmodels/internal/durable"
+)
+
+// floor is what a node never goes below again. It lives apart from the cache,
+// so that a wiped cache does not open the way for a replay.
+type floor struct {
+	Network     string          `json:"network"`
+	RootVersion int64           `json:"rootVersion"`
+	Sequence    int64           `json:"sequence"`
+	Digest      digest.Digest   `json:"digest,omitzero"`
+	AcceptedAt  time.Time       `json:"acceptedAt,omitzero"`
+	TargetsKeys []digest.Digest `json:"targetsKeys,omitzero"`
+}
+
+const maxFloor = 64 << 10
+
+func readFloor(path string) (floor, bool, error) {
+	b, err := readOwn(path, maxFloor)
+	if errors.Is(err, fs.ErrNotExist) {
+		return floor{}, false, nil
+	}
+	if err != nil {
+		return floor{}, false, err
+	}
+	var f floor
+	if err := json.Unmarshal(b, &f, json.RejectUnknownMembers(true)); err != nil {
+		return floor{}, false, fmt.Errorf("floor %s is damaged: %w; without it a replay could not be told, restore it or pin the network anew", path, err)
+	}
+	return f, true, nil
+}
+
+func (f floor) write(path string) error {
+	b, err := json.Marshal(f, json.Deterministic(true))
+	if err != nil {
+		return err
+	}
+	if err := durable.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	return durable.WriteFile(path, append(b, '\n'), 0o600)
+}
+
+// under is the floor as it stands under root. The sequence goes back to zero
+// when root replaced the targets keys, which means: those of the old ones that
+// remain cannot reach the threshold. Whoever pushed the sequence far ahead
+// with stolen keys has then lost, and an older document signed by the old keys
+// does not verify any more, so nothing can be replayed.
+func (f floor) under(root *metadata.Metadata[metadata.RootType]) floor {
+	if root.Signed.Version <= f.RootVersion || len(f.TargetsKeys) == 0 {
+		return f
+	}
+	kept := 0
+	for _, k := range roleKeys(root, metadata.TARGETS) {
+		if slices.Contains(f.TargetsKeys, k) {
+			kept++
+		}
+	}
+	if kept < root.Signed.Roles[metadata.TARGETS].Threshold {
+		f.Sequence, f.Digest = 0, ""
+	}
+	return f
+}
+
+// check holds a document against the floor.
+func (f floor) check(doc *Snapshot, d digest.Digest) error {
+	if doc.Sequence < f.Sequence {
+		return fmt.Errorf("%w: sequence %d, this node has accepted %d", ErrReplay, doc.Sequence, f.Sequence)
+	}
+	if doc.Sequence == f.Sequence && f.Digest != "" && d != f.Digest {
+		return fmt.Errorf("%w: sequence %d was accepted with digest %s and comes back with %s: two documents under one number",
+			ErrReplay, doc.Sequence, f.Digest, d)
+	}
+	return nil
+}
+
+// readOwn reads a file of the node's own state. Links are not followed: the
+// directory belongs to the program.
+func readOwn(path string, max int64) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|oNoFollow, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readCapped(f, path, max)
+}

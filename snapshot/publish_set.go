@@ -1,0 +1,394 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/resultity/rmodels/internal/durable"
+)
+
+// ErrIncomplete: a role has not reached its threshold yet.
+var ErrIncomplete = errors.New("signatures are missing")
+
+// publishedDocument is the document published last and the version of the
+// targets metadata that lists it; nil and 0 when nothing was.
+func (r *Repository) publishedDocument() (*Snapshot, int64, error) {
+	v, err := newestIn(r.path(metadataFolder), metadata.TARGETS)
+	if err != nil || v == 0 {
+		return nil, 0, err
+	}
+	tg, err := readMeta[metadata.TargetsType](r.path(metadataFolder, targetsFile(v)))
+	if err != nil {
+		return nil, 0, err
+	}
+	tf := tg.Signed.Targets[TargetName]
+	if tf == nil {
+		return nil, 0, fmt.Errorf("%w: published targets do not list %s", ErrInvalid, TargetName)
+	}
+	doc, err := r.readDocument(r.path(metadataFolder, targetFile(TargetName, tf.Hashes["sha256"].String())))
+	if err == nil && doc == nil {
+		err = fmt.Errorf("%w: published document of targets version %d is missing", ErrInvalid, v)
+	}
+	return doc, v, err
+}
+
+// Status says how far each role's signatures are and when each expires: of
+// what is staged, else of what was published.
+func (r *Repository) Status() (*SignResult, error) {
+	root, err := r.newestRoot()
+	if err != nil {
+		return nil, err
+	}
+	res := &SignResult{Complete: true}
+	add := func(role string, version int64, expires time.Time, signed []string, complete bool) {
+		s := RoleStatus{Role: role, Version: version, Threshold: root.Signed.Roles[role].Threshold, Signed: signed, Expires: expires, Complete: complete}
+		for _, id := range root.Signed.Roles[role].KeyIDs {
+			if !slices.Contains(signed, id) {
+				s.Missing = append(s.Missing, id)
+			}
+		}
+		res.Roles = append(res.Roles, s)
+		res.Complete = res.Complete && complete
+	}
+	complete := root.VerifyDelegate(metadata.ROOT, root) == nil
+	if prev, err := r.previousRoot(root); err != nil {
+		return nil, err
+	} else if prev != nil {
+		complete = complete && prev.VerifyDelegate(metadata.ROOT, root) == nil
+	}
+	add(metadata.ROOT, root.Signed.Version, root.Signed.Expires, signersOf(root, metadata.ROOT, root), complete)
+
+	_, tg, err := r.newestTargets()
+	if err != nil {
+		return nil, err
+	}
+	if tg == nil {
+		add(metadata.TARGETS, 0, time.Time{}, nil, false)
+	} else {
+		add(metadata.TARGETS, tg.Signed.Version, tg.Signed.Expires, signersOf(root, metadata.TARGETS, tg), root.VerifyDelegate(metadata.TARGETS, tg) == nil)
+	}
+	snap, ts, err := r.newestOnline(tg)
+	if err != nil {
+		return nil, err
+	}
+	if snap == nil || ts == nil {
+		add(metadata.SNAPSHOT, 0, time.Time{}, nil, false)
+		add(metadata.TIMESTAMP, 0, time.Time{}, nil, false)
+	} else {
+		add(metadata.SNAPSHOT, snap.Signed.Version, snap.Signed.Expires, signersOf(root, metadata.SNAPSHOT, snap), root.VerifyDelegate(metadata.SNAPSHOT, snap) == nil)
+		add(metadata.TIMESTAMP, ts.Signed.Version, ts.Signed.Expires, signersOf(root, metadata.TIMESTAMP, ts), root.VerifyDelegate(metadata.TIMESTAMP, ts) == nil)
+	}
+	doc, err := r.readDocument(r.path(stagedFolder, TargetName))
+	if err == nil && doc == nil {
+		doc, _, err = r.publishedDocument()
+	}
+	if err != nil {
+		return nil, err
+	}
+	if doc != nil {
+		res.Sequence = doc.Sequence
+	}
+	return res, nil
+}
+
+// newestOnline reads snapshot and timestamp: staged, else published when
+// nothing of the targets is staged either.
+func (r *Repository) newestOnline(tg *targetsMeta) (*metadata.Metadata[metadata.SnapshotType], *metadata.Metadata[metadata.TimestampType], error) {
+	snapPath, tsPath := r.path(stagedFolder, "snapshot.json"), r.path(stagedFolder, timestampFile)
+	if _, err := os.Stat(snapPath); errors.Is(err, fs.ErrNotExist) {
+		v, err := newestIn(r.path(metadataFolder), metadata.SNAPSHOT)
+		if err != nil || v == 0 {
+			return nil, nil, err
+		}
+		snapPath, tsPath = r.path(metadataFolder, metaFile(v)), r.path(metadataFolder, timestampFile)
+	}
+	snap, err := readMeta[metadata.SnapshotType](snapPath)
+	if err != nil {
+		return nil, nil, err
+	}
+	if tg == nil || snap.Signed.Meta["targets.json"] == nil || snap.Signed.Meta["targets.json"].Version != tg.Signed.Version {
+		return nil, nil, nil
+	}
+	ts, err := readMeta[metadata.TimestampType](tsPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, nil
+	}
+	return snap, ts, err
+}
+
+// RootJSON is the newest complete root, the one to pin on new nodes.
+func (r *Repository) RootJSON() ([]byte, error) {
+	for _, folder := range []string{stagedFolder, metadataFolder} {
+		v, err := newestIn(r.path(folder), metadata.ROOT)
+		if err != nil {
+			return nil, err
+		}
+		if v == 0 {
+			continue
+		}
+		b, err := os.ReadFile(r.path(folder, rootFile(v)))
+		if err != nil {
+			return nil, err
+		}
+		if _, err := startFrom(b); err == nil {
+			return b, nil
+		} else if folder == metadataFolder {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("%w: no root has reached its threshold", ErrIncomplete)
+}
+
+// finalize moves what is staged to metadata/ once a node would accept it.
+func (r *Repository) finalize() error {
+	st, err := r.Status()
+	if err != nil {
+		return err
+	}
+	if !st.Complete {
+		var lacking []string
+		for _, role := range st.Roles {
+			if !role.Complete {
+				lacking = append(lacking, fmt.Sprintf("%s has %d of %d", role.Role, len(role.Signed), role.Threshold))
+			}
+		}
+		return fmt.Errorf("%w: %s; sign with the missing keys first", ErrIncomplete, strings.Join(lacking, ", "))
+	}
+	files, err := r.stagedFiles()
+	if err != nil {
+		return err
+	}
+	if err := r.rehearse(files); err != nil {
+		return fmt.Errorf("a node would refuse this: %w", err)
+	}
+	if err := writeSet(r.path(metadataFolder), files); err != nil {
+		return err
+	}
+	staged, err := os.ReadDir(r.path(stagedFolder))
+	if err != nil {
+		return err
+	}
+	for _, e := range staged {
+		if err := os.Remove(r.path(stagedFolder, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stagedFiles are the staged files under their published names.
+func (r *Repository) stagedFiles() (map[string][]byte, error) {
+	files := map[string][]byte{}
+	take := func(name, as string) error {
+		b, err := os.ReadFile(r.path(stagedFolder, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		files[as] = b
+		return err
+	}
+	root, err := r.stagedRoot()
+	if err != nil {
+		return nil, err
+	}
+	if root != nil {
+		if err := take(rootFile(root.Signed.Version), rootFile(root.Signed.Version)); err != nil {
+			return nil, err
+		}
+	}
+	tg, err := readMeta[metadata.TargetsType](r.path(stagedFolder, "targets.json"))
+	if err == nil {
+		if err := take("targets.json", targetsFile(tg.Signed.Version)); err != nil {
+			return nil, err
+		}
+		for name, tf := range tg.Signed.Targets {
+			from := r.targetPath(name)
+			if name == TargetName {
+				from = r.path(stagedFolder, TargetName)
+			}
+			b, err := os.ReadFile(from)
+			if err != nil {
+				return nil, err
+			}
+			files[targetFile(name, tf.Hashes["sha256"].String())] = b
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	snap, err := readMeta[metadata.SnapshotType](r.path(stagedFolder, "snapshot.json"))
+	if err == nil {
+		if err := take("snapshot.json", metaFile(snap.Signed.Version)); err != nil {
+			return nil, err
+		}
+		if err := take(timestampFile, timestampFile); err != nil {
+			return nil, err
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return files, nil
+}
+
+// overlay reads staged files before published ones.
+type overlay struct {
+	top  bundleSource
+	base Source
+}
+
+func (o overlay) Fetch(ctx context.Context, name string, max int64) ([]byte, error) {
+	b, err := o.top.Fetch(ctx, name, max)
+	if errors.Is(err, fs.ErrNotExist) {
+		return o.base.Fetch(ctx, name, max)
+	}
+	return b, err
+}
+
+// rehearse takes the set through a node's own steps, from the first root on.
+func (r *Repository) rehearse(files map[string][]byte) error {
+	now := r.now()
+	ctx := context.Background()
+	src := overlay{files, DirSource(r.path(metadataFolder))}
+	first, err := src.Fetch(ctx, rootFile(1), maxRoot)
+	if err != nil {
+		return err
+	}
+	tm, err := startFrom(first)
+	if err != nil {
+		return err
+	}
+	for {
+		b, err := src.Fetch(ctx, rootFile(tm.Root.Signed.Version+1), maxRoot)
+		if errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if err := nextRoot(tm, b); err != nil {
+			return err
+		}
+	}
+	tm.RefTime = now
+	s := &set{tm: tm, src: src, files: map[string][]byte{}}
+	acc, err := s.verify(ctx, r.config.Network)
+	if err != nil {
+		return err
+	}
+	if now.After(acc.Document.Expires) {
+		return fmt.Errorf("%w: the document expired at %s", ErrExpired, stamp(acc.Document.Expires))
+	}
+	return nil
+}
+
+// writeSet writes files into a repository that may be read meanwhile: the
+// timestamp, which names everything else, comes last.
+func writeSet(dir string, files map[string][]byte) error {
+	names := make([]string, 0, len(files))
+	for name := range files {
+		if name != timestampFile {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	if _, ok := files[timestampFile]; ok {
+		names = append(names, timestampFile)
+	}
+	for _, name := range names {
+		path := filepath.Join(dir, name)
+		if err := durable.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if err := durable.WriteFile(path, files[name], 0o644); err != nil {
+			return fmt.Errorf("publish %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// publishedFiles are the files that a node needs: every root and the newest
+// set.
+func (r *Repository) publishedFiles() (map[string][]byte, error) {
+	files := map[string][]byte{}
+	take := func(name string) error {
+		b, err := os.ReadFile(r.path(metadataFolder, name))
+		files[name] = b
+		return err
+	}
+	newest := map[string]int64{}
+	for _, role := range []string{metadata.ROOT, metadata.SNAPSHOT, metadata.TARGETS} {
+		v, err := newestIn(r.path(metadataFolder), role)
+		if err != nil {
+			return nil, err
+		}
+		if v == 0 {
+			return nil, fmt.Errorf("%w: nothing was published yet", ErrIncomplete)
+		}
+		newest[role] = v
+	}
+	names := []string{timestampFile, metaFile(newest[metadata.SNAPSHOT]), targetsFile(newest[metadata.TARGETS])}
+	for v := range newest[metadata.ROOT] {
+		names = append(names, rootFile(v+1))
+	}
+	tg, err := readMeta[metadata.TargetsType](r.path(metadataFolder, targetsFile(newest[metadata.TARGETS])))
+	if err != nil {
+		return nil, err
+	}
+	for name, tf := range tg.Signed.Targets {
+		names = append(names, targetFile(name, tf.Hashes["sha256"].String()))
+	}
+	for _, name := range names {
+		if err := take(name); err != nil {
+			return nil, err
+		}
+	}
+	return files, nil
+}
+
+// hasStaged tells whether anything waits to be published.
+func (r *Repository) hasStaged() (bool, error) {
+	entries, err := os.ReadDir(r.path(stagedFolder))
+	return len(entries) > 0, err
+}
+
+// Files are the newest set under its published names, made final first: what
+// a publisher pushes to an OCI repository.
+func (r *Repository) Files() (map[string][]byte, error) {
+	staged, err := r.hasStaged()
+	if err != nil {
+		return nil, err
+	}
+	if staged {
+		if err := r.finalize(); err != nil {
+			return nil, err
+		}
+	}
+	return r.publishedFiles()
+}
+
+// Publish writes the newest set to a directory as nodes pull it. What is
+// staged must be complete and is made final; [ErrIncomplete] otherwise.
+func (r *Repository) Publish(to string) error {
+	files, err := r.Files()
+	if err != nil {
+		return err
+	}
+	return writeSet(to, files)
+}
+
+// BundleFile is the newest set as one push file; like [Repository.Publish].
+func (r *Repository) BundleFile() ([]byte, error) {
+	files, err := r.Files()
+	if err != nil {
+		return nil, err
+	}
+	return encodeBundle(files)
+}
