@@ -1,0 +1,318 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+	"github.com/spf13/pflag"
+
+	"github.com/resultity/rmodels/lifecycle"
+	"github.com/resultity/rmodels/oci"
+	"github.com/resultity/rmodels/policy"
+	"github.com/resultity/rmodels/runner"
+	"github.com/resultity/rmodels/snapshot"
+)
+
+// config is the configuration file. Every scalar key is also a flag
+// (engine.path is --engine-path) and a variable (RMODELS_ENGINE_PATH); flags
+// win over variables, variables over the file.
+type config struct {
+	Network  string          `toml:"network,omitempty"`
+	StateDir string          `toml:"state-dir,omitempty"`
+	StoreDir string          `toml:"store-dir,omitempty"`
+	MinFree  snapshot.Bytes  `toml:"min-free,omitempty"`
+	Mirrors  []string        `toml:"mirrors,omitempty"`
+	Snapshot snapshotConfig  `toml:"snapshot,omitempty"`
+	Engine   engineConfig    `toml:"engine,omitempty"`
+	Registry registryConfig  `toml:"registry,omitempty"`
+	Hosts    map[string]host `toml:"hosts,omitempty"`
+	Facts    *factsConfig    `toml:"facts,omitempty"`
+}
+
+type snapshotConfig struct {
+	Source string `toml:"source,omitempty"`
+}
+
+type engineConfig struct {
+	Name    string   `toml:"name,omitempty"`
+	Path    string   `toml:"path,omitempty"`
+	Args    []string `toml:"args,omitempty"`
+	Devices []string `toml:"devices,omitempty"`
+}
+
+type registryConfig struct {
+	Connections  int            `toml:"connections,omitempty"`
+	LimitRate    snapshot.Bytes `toml:"limit-rate,omitempty"` // a second
+	DockerConfig string         `toml:"docker-config,omitempty"`
+}
+
+type host struct {
+	CA           string `toml:"ca,omitempty"`
+	Cert         string `toml:"cert,omitempty"`
+	Key          string `toml:"key,omitempty"`
+	Username     string `toml:"username,omitempty"`
+	Password     string `toml:"password,omitempty"`
+	PasswordFile string `toml:"password-file,omitempty"`
+	PlainHTTP    bool   `toml:"plain-http,omitempty"`
+}
+
+type factsConfig struct {
+	Driver string         `toml:"driver,omitempty"`
+	Memory snapshot.Bytes `toml:"memory,omitempty"`
+	CPUs   int            `toml:"cpus,omitempty"`
+	Tasks  []string       `toml:"tasks,omitempty"`
+	GPUs   []gpuConfig    `toml:"gpus,omitempty"`
+}
+
+type gpuConfig struct {
+	Name              string         `toml:"name"`
+	UUID              string         `toml:"uuid,omitempty"`
+	Memory            snapshot.Bytes `toml:"memory"`
+	ComputeCapability string         `toml:"compute-capability,omitempty"`
+}
+
+// setting is one key that flags and variables may set.
+type setting struct {
+	key   string // as in the file; dots become dashes in the flag
+	usage string
+	list  bool // may be repeated; comma-separated in a variable
+	set   func(*config, string) error
+}
+
+func text(p func(*config) *string) func(*config, string) error {
+	return func(c *config, s string) error { *p(c) = s; return nil }
+}
+
+func size(p func(*config) *snapshot.Bytes) func(*config, string) error {
+	return func(c *config, s string) error { return p(c).UnmarshalText([]byte(s)) }
+}
+
+func item(p func(*config) *[]string) func(*config, string) error {
+	return func(c *config, s string) error { *p(c) = append(*p(c), s); return nil }
+}
+
+// settings is the table of keys, in the order in which help shows them.
+var settings = []setting{
+	{"network", "network to follow; default: the only one that init set up", false, text(func(c *config) *string { return &c.Network })},
+	{"state-dir", "directory of the node's state", false, text(func(c *config) *string { return &c.StateDir })},
+	{"store-dir", "directory of the content store; default: store in the state directory", false, text(func(c *config) *string { return &c.StoreDir })},
+	{"min-free", "space that stays free on the store's file system, like 10GiB", false, size(func(c *config) *snapshot.Bytes { return &c.MinFree })},
+	{"mirrors", "registry[/prefix] to try where the snapshot permits a node's own mirrors", true, item(func(c *config) *[]string { return &c.Mirrors })},
+	{"snapshot.source", "where snapshots are published: an HTTPS address or a directory", false, text(func(c *config) *string { return &c.Snapshot.Source })},
+	{"engine.name", "container engine: nerdctl, docker or podman; default: the first found", false, text(func(c *config) *string { return &c.Engine.Name })},
+	{"engine.path", "path of the container engine's program", false, text(func(c *config) *string { return &c.Engine.Path })},
+	{"engine.args", "global flag for the container engine, like --address=/run/containerd.sock", true, item(func(c *config) *[]string { return &c.Engine.Args })},
+	{"engine.devices", "CDI device for runtimes that use a GPU; default nvidia.com/gpu=all", true, item(func(c *config) *[]string { return &c.Engine.Devices })},
+	{"registry.connections", "connections to one registry at most; default 16", false, func(c *config, s string) (err error) {
+		c.Registry.Connections, err = strconv.Atoi(s)
+		return err
+	}},
+	{"registry.limit-rate", "bytes per second over all registries, like 100MiB; default: no limit", false, size(func(c *config) *snapshot.Bytes { return &c.Registry.LimitRate })},
+	{"registry.docker-config", "docker's config.json with registry credentials", false, text(func(c *config) *string { return &c.Registry.DockerConfig })},
+	{"host", "a registry's access: ADDRESS[;ca=FILE][;cert=FILE][;key=FILE][;username=NAME][;password-file=FILE][;plain-http=true]", true, setHost},
+}
+
+// setHost reads the one-line form of a hosts table.
+func setHost(c *config, s string) error {
+	parts := strings.Split(s, ";")
+	if parts[0] == "" {
+		return errors.New("no registry address before the first semicolon")
+	}
+	h := c.Hosts[parts[0]]
+	for _, p := range parts[1:] {
+		k, v, _ := strings.Cut(p, "=")
+		switch k {
+		case "ca":
+			h.CA = v
+		case "cert":
+			h.Cert = v
+		case "key":
+			h.Key = v
+		case "username":
+			h.Username = v
+		case "password-file":
+			h.PasswordFile = v
+		case "plain-http":
+			b, err := strconv.ParseBool(v)
+			if err != nil {
+				return fmt.Errorf("plain-http=%q is neither true nor false", v)
+			}
+			h.PlainHTTP = b
+		default:
+			return fmt.Errorf("no such key %q", k)
+		}
+	}
+	if c.Hosts == nil {
+		c.Hosts = make(map[string]host)
+	}
+	c.Hosts[parts[0]] = h
+	return nil
+}
+
+func (s setting) flag() string { return strings.ReplaceAll(s.key, ".", "-") }
+
+func (s setting) variable() string {
+	return "RMODELS_" + strings.ToUpper(strings.NewReplacer(".", "_", "-", "_").Replace(s.key))
+}
+
+// addSettings declares the flags. Their values are read in [loadConfig].
+func addSettings(fs *pflag.FlagSet) {
+	for _, s := range settings {
+		if s.list {
+			fs.StringArray(s.flag(), nil, s.usage)
+		} else {
+			fs.String(s.flag(), "", s.usage)
+		}
+	}
+}
+
+// defaultPaths are those of the system for root, those of the XDG base
+// directory specification for anyone else.
+func defaultPaths() (configFile, stateDir string) {
+	if os.Geteuid() == 0 {
+		return "/etc/rmodels/config.toml", "/var/lib/rmodels"
+	}
+	home, _ := os.UserHomeDir()
+	xdg := func(name, fallback string) string {
+		if v := os.Getenv(name); filepath.IsAbs(v) {
+			return v
+		}
+		return filepath.Join(home, fallback)
+	}
+	return filepath.Join(xdg("XDG_CONFIG_HOME", ".config"), "rmodels", "config.toml"),
+		filepath.Join(xdg("XDG_STATE_HOME", ".local/state"), "rmodels")
+}
+
+// loadConfig merges file, variables and flags. file "" is the default file,
+// which may be missing; one that was named may not.
+func loadConfig(fset *pflag.FlagSet, file string) (*config, string, error) {
+	c := new(config)
+	named := file != ""
+	if !named {
+		file = os.Getenv("RMODELS_CONFIG")
+		named = file != ""
+	}
+	defaultFile, stateDir := defaultPaths()
+	if !named {
+		file = defaultFile
+	}
+	b, err := os.ReadFile(file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, file, fmt.Errorf("read configuration: %w", err)
+	default:
+		d := toml.NewDecoder(strings.NewReader(string(b)))
+		d.DisallowUnknownFields()
+		if err := d.Decode(c); err != nil {
+			msg := err.Error()
+			if e, ok := errors.AsType[*toml.StrictMissingError](err); ok {
+				msg = "unknown key:\n" + e.String()
+			} else if e, ok := errors.AsType[*toml.DecodeError](err); ok {
+				row, col := e.Position()
+				msg = fmt.Sprintf("line %d, column %d: %v", row, col, err)
+			}
+			return nil, file, usageError{fmt.Errorf("configuration %s: %s", file, msg)}
+		}
+	}
+	for _, s := range settings {
+		values, from := []string(nil), ""
+		if v, ok := os.LookupEnv(s.variable()); ok && v != "" {
+			values, from = []string{v}, s.variable()
+			if s.list {
+				values = strings.Split(v, ",")
+			}
+		}
+		if f := fset.Lookup(s.flag()); f != nil && f.Changed {
+			from = "--" + s.flag()
+			if s.list {
+				values, _ = fset.GetStringArray(s.flag())
+			} else {
+				values = []string{f.Value.String()}
+			}
+		}
+		for _, v := range values {
+			if err := s.set(c, v); err != nil {
+				return nil, file, usageError{fmt.Errorf("%s: %w", from, err)}
+			}
+		}
+	}
+	if c.StateDir == "" {
+		c.StateDir = stateDir
+	}
+	if c.StateDir, err = filepath.Abs(c.StateDir); err != nil {
+		return nil, file, err
+	}
+	return c, file, nil
+}
+
+// onlyNetwork is the network to follow when none is named.
+func (c *config) onlyNetwork() (string, error) {
+	if c.Network != "" {
+		return c.Network, nil
+	}
+	es, err := os.ReadDir(filepath.Join(c.StateDir, "networks"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	var names []string
+	for _, e := range es {
+		names = append(names, e.Name())
+	}
+	switch len(names) {
+	case 1:
+		return names[0], nil
+	case 0:
+		return "", &lifecycle.Failure{
+			Cause: lifecycle.CauseState, Err: lifecycle.ErrNoNode, Reason: "no network is set up in " + c.StateDir,
+			Hint: "set one up with: rmodels init --network NAME --root ROOT.json",
+		}
+	}
+	return "", usageError{fmt.Errorf("several networks are set up (%s): choose one with --network", strings.Join(names, ", "))}
+}
+
+// registry is the part of the configuration that reaches registries.
+func (c *config) registry() (oci.Options, error) {
+	o := oci.Options{
+		Hosts: make(map[string]oci.Host), DockerConfig: c.Registry.DockerConfig,
+		Connections: c.Registry.Connections, LimitRate: int64(c.Registry.LimitRate),
+	}
+	for name, h := range c.Hosts {
+		pw := h.Password
+		if h.PasswordFile != "" {
+			b, err := os.ReadFile(h.PasswordFile)
+			if err != nil {
+				return o, fmt.Errorf("password of %s: %w", name, err)
+			}
+			pw = strings.TrimRight(string(b), "\r\n")
+		}
+		o.Hosts[name] = oci.Host{PlainHTTP: h.PlainHTTP, CAFile: h.CA, CertFile: h.Cert, KeyFile: h.Key, Username: h.Username, Password: pw}
+	}
+	return o, nil
+}
+
+// node is the part of the configuration that package lifecycle wants.
+func (c *config) node() (lifecycle.Options, error) {
+	reg, err := c.registry()
+	if err != nil {
+		return lifecycle.Options{}, err
+	}
+	o := lifecycle.Options{
+		StateDir: c.StateDir, StoreDir: c.StoreDir, Network: c.Network, MinFree: int64(c.MinFree), Mirrors: c.Mirrors,
+		OCI: reg, Devices: c.Engine.Devices,
+		Engine: runner.EngineOptions{Name: c.Engine.Name, Path: c.Engine.Path, Args: c.Engine.Args},
+	}
+	if f := c.Facts; f != nil {
+		o.Facts = &policy.Facts{Driver: f.Driver, Memory: int64(f.Memory), CPUs: f.CPUs, Tasks: f.Tasks}
+		for _, g := range f.GPUs {
+			o.Facts.GPUs = append(o.Facts.GPUs, policy.GPU{Name: g.Name, UUID: g.UUID, Memory: int64(g.Memory), ComputeCapability: g.ComputeCapability})
+		}
+	}
+	return o, nil
+}

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/resultity/rmodels/cas"
+)
+
+func (a *app) gcCommand() *cobra.Command {
+	var dryRun, all bool
+	c := &cobra.Command{
+		Use:   "gc",
+		Short: "Free what no model needs any more",
+		Long: `gc deletes blobs, trees and partial transfers that nothing refers to. What a
+running pull, a lease or a mounted container uses is kept; every item has a
+reason. It is safe beside running commands and meant for cron.`,
+		Example: `  rmodels gc --dry-run
+  rmodels gc --quiet                     # from cron`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			n, c, err := a.node("gc")
+			if err != nil {
+				return err
+			}
+			st, err := n.Store()
+			if err != nil {
+				return err
+			}
+			o := cas.GCOptions{MinFree: int64(c.MinFree)}
+			if dryRun {
+				p, err := st.PlanGC(cmd.Context(), o)
+				if err != nil {
+					return err
+				}
+				return a.result(p, func(w io.Writer) {
+					printItems(w, p.Items, all)
+					fmt.Fprintf(w, "would free %s\n", bytesText(p.FreeBytes))
+				})
+			}
+			r, err := st.GC(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			return a.result(r, func(w io.Writer) {
+				if !a.quiet {
+					printItems(w, r.Items, all)
+				}
+				fmt.Fprintf(w, "freed %s in %d items\n", bytesText(r.Freed), r.Deleted)
+			})
+		},
+	}
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be freed and change nothing")
+	c.Flags().BoolVar(&all, "all", false, "also list what is kept, with the reason")
+	return c
+}
+
+func printItems(w io.Writer, items []cas.GCItem, all bool) {
+	rows := [][]string{{"ACTION", "KIND", "NAME", "SIZE", "WHY"}}
+	for _, i := range items {
+		if all || i.Action != "keep" {
+			rows = append(rows, []string{i.Action, i.Kind, i.Name, bytesText(i.Bytes), i.Reason})
+		}
+	}
+	if len(rows) > 1 {
+		table(w, rows)
+	}
+}

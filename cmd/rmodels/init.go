@@ -1,0 +1,132 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/pelletier/go-toml/v2"
+	"github.com/spf13/cobra"
+
+	"github.com/resultity/rmodels/internal/durable"
+	"github.com/resultity/rmodels/lifecycle"
+)
+
+// rootMax bounds a TUF root file in bytes.
+const rootMax = 1 << 20
+
+func (a *app) initCommand() *cobra.Command {
+	var rootFile string
+	c := &cobra.Command{
+		Use:   "init --network NAME --root ROOT.json",
+		Short: "Set this node up for a network: store, pinned root, configuration",
+		Long: `init creates the content store, pins the network's first root of trust and,
+where there is no configuration file yet, writes one from the flags given.
+It may be repeated; another root than the pinned one is refused.`,
+		Example: `  rmodels init --network testnet --root root.json --snapshot-source https://snapshots.example/testnet
+  rmodels init --network lab --root root.json --state-dir /data/rmodels --snapshot-source /mnt/usb/snapshots`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, file, err := a.config()
+			if err != nil {
+				return err
+			}
+			if cfg.Network == "" || rootFile == "" {
+				return usageError{errors.New("init needs --network NAME and --root ROOT.json")}
+			}
+			if !validNetwork(cfg.Network) {
+				return usageError{fmt.Errorf("--network %q: use lower-case letters, digits, dots and dashes", cfg.Network)}
+			}
+			root, err := readCapped(rootFile, rootMax)
+			if err != nil {
+				return err
+			}
+			o, err := cfg.node()
+			if err != nil {
+				return err
+			}
+			if err := lifecycle.Init(o, root); err != nil {
+				return err
+			}
+			wrote, err := writeConfig(file, cfg)
+			if err != nil {
+				return err
+			}
+			store := cfg.StoreDir
+			if store == "" {
+				store = filepath.Join(cfg.StateDir, "store")
+			}
+			return a.result(struct {
+				Network       string `json:"network"`
+				StateDir      string `json:"stateDir"`
+				StoreDir      string `json:"storeDir"`
+				Configuration string `json:"configuration"`
+				Written       bool   `json:"configurationWritten"`
+				Source        string `json:"snapshotSource"`
+			}{cfg.Network, cfg.StateDir, store, file, wrote, cfg.Snapshot.Source}, func(w io.Writer) {
+				fmt.Fprintf(w, "network        %s (root pinned)\nstate          %s\nstore          %s\n", cfg.Network, cfg.StateDir, store)
+				if wrote {
+					fmt.Fprintf(w, "configuration  %s (written)\n", file)
+				} else {
+					fmt.Fprintf(w, "configuration  %s (kept as it is)\n", file)
+				}
+				if cfg.Snapshot.Source == "" {
+					fmt.Fprintln(w, "next           hand over a snapshot: rmodels snapshot apply FILE")
+				} else {
+					fmt.Fprintln(w, "next           see what would happen: rmodels sync --dry-run")
+				}
+			})
+		},
+	}
+	c.Flags().StringVar(&rootFile, "root", "", "the network's first TUF root, from a source you trust")
+	return c
+}
+
+// validNetwork accepts what is safe as a directory name.
+func validNetwork(s string) bool {
+	if s == "" || len(s) > 64 || s[0] == '.' || s[0] == '-' {
+		return false
+	}
+	for _, r := range s {
+		if (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '.' && r != '-' {
+			return false
+		}
+	}
+	return true
+}
+
+// readCapped reads a small file that a person named.
+func readCapped(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(b)) > limit {
+		return nil, usageError{fmt.Errorf("%s is larger than %s", path, bytesText(limit))}
+	}
+	return b, nil
+}
+
+// writeConfig writes the effective configuration where there is none.
+func writeConfig(file string, cfg *config) (bool, error) {
+	if _, err := os.Lstat(file); !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	b, err := toml.Marshal(cfg)
+	if err != nil {
+		return false, err
+	}
+	if err := durable.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return false, err
+	}
+	// 0600: it may name files with passwords, or hold one.
+	return true, durable.WriteFile(file, b, 0o600)
+}

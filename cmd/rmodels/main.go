@@ -1,0 +1,196 @@
+// Command rmodels keeps a GPU node's AI models equal to what its network has
+// approved. See package lifecycle for the states and docs/ for the manual.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/resultity/rmodels/internal/version"
+	"github.com/resultity/rmodels/lifecycle"
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// run executes one command line and returns its exit code.
+func run(args []string, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	a := &app{stdout: stdout, stderr: stderr}
+	root := a.rootCommand()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	a.closeProgress()
+	if err == nil {
+		return exitOK
+	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = &lifecycle.Failure{
+			Cause: lifecycle.CauseUnexpected, Err: err, Reason: "interrupted",
+			Hint: "what was fetched is kept; the same command goes on from there",
+		}
+	}
+	code := exitCode(err)
+	a.printError(err, code)
+	return code
+}
+
+// app is what the commands share: where they print, and their configuration.
+type app struct {
+	stdout, stderr io.Writer
+	output         string // text or json
+	quiet          bool
+	verbose        bool
+	configFile     string
+	root           *cobra.Command
+	show           *display
+}
+
+func (a *app) rootCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "rmodels",
+		Short: "Keep a GPU node's AI models equal to what its network has approved",
+		Long: `rmodels keeps a GPU node's AI models exactly equal to what a network has
+approved in a signed snapshot: it fetches each listed model by digest,
+verifies who signed it, checks what it contains, runs a test inference in a
+container without a network, and only then calls it Active.
+
+` + exitHelp,
+		Version:           version.String(),
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		DisableAutoGenTag: true,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if a.output != "text" && a.output != "json" {
+				return usageError{fmt.Errorf("--output %q: write text or json", a.output)}
+			}
+			return nil
+		},
+	}
+	a.root = c
+	pf := c.PersistentFlags()
+	pf.StringVarP(&a.output, "output", "o", "text", "how to print results: text or json")
+	pf.BoolVarP(&a.quiet, "quiet", "q", false, "print results and errors alone")
+	pf.BoolVarP(&a.verbose, "verbose", "v", false, "print a structured log to standard error")
+	pf.StringVar(&a.configFile, "config", "", "configuration file (TOML)")
+	addSettings(pf)
+	c.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w; see: %s --help", err, cmd.CommandPath())}
+	})
+	c.AddGroup(
+		&cobra.Group{ID: "node", Title: "Commands for node operators:"},
+		&cobra.Group{ID: "publish", Title: "Commands for publishers:"},
+	)
+	for _, sub := range []*cobra.Command{
+		a.initCommand(), a.syncCommand(), a.pullCommand(), a.validateCommand(), a.verifyCommand(),
+		a.listCommand(), a.showCommand(), a.explainCommand(), a.incidentsCommand(), a.gcCommand(), a.snapshotCommand(),
+	} {
+		sub.GroupID = "node"
+		c.AddCommand(sub)
+	}
+	for _, sub := range []*cobra.Command{a.packCommand(), a.signCommand(), a.keygenCommand()} {
+		sub.GroupID = "publish"
+		c.AddCommand(sub)
+	}
+	return c
+}
+
+// args turns cobra's argument errors into usage errors.
+func args(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, as []string) error {
+		if err := check(cmd, as); err != nil {
+			return usageError{fmt.Errorf("%w; see: %s --help", err, cmd.CommandPath())}
+		}
+		return nil
+	}
+}
+
+// group makes a command that only has subcommands refuse anything else.
+func group(c *cobra.Command) *cobra.Command {
+	c.Args = cobra.ArbitraryArgs
+	c.RunE = func(cmd *cobra.Command, as []string) error {
+		if len(as) == 0 {
+			return cmd.Help()
+		}
+		return usageError{fmt.Errorf("%q is no command of %s; see: %s --help", as[0], cmd.CommandPath(), cmd.CommandPath())}
+	}
+	return c
+}
+
+// config reads the configuration.
+func (a *app) config() (*config, string, error) {
+	return loadConfig(a.root.PersistentFlags(), a.configFile)
+}
+
+// node opens the network's node; by is the command, kept in transitions.
+func (a *app) node(by string) (*lifecycle.Node, *config, error) {
+	c, _, err := a.config()
+	if err != nil {
+		return nil, nil, err
+	}
+	if c.Network, err = c.onlyNetwork(); err != nil {
+		return nil, nil, err
+	}
+	o, err := c.node()
+	if err != nil {
+		return nil, nil, err
+	}
+	o.By, o.Log, o.Progress = by, a.log(), a.progress()
+	n, err := lifecycle.Open(o)
+	return n, c, err
+}
+
+// printError says what went wrong and what to do next, once.
+func (a *app) printError(err error, code int) {
+	if err.Error() == "" {
+		return
+	}
+	f := *lifecycle.AsFailure(err)
+	if _, ok := errors.AsType[usageError](err); ok {
+		f.Cause = "usage"
+	}
+	if strings.HasPrefix(err.Error(), "unknown command") {
+		f.Cause = "usage"
+	}
+	// The whole chain says more than the class that was found inside it.
+	if full := err.Error(); strings.Contains(full, f.Reason) {
+		f.Reason = full
+	}
+	if a.output == "json" {
+		b, merr := json.Marshal(struct {
+			Event    string             `json:"event"`
+			ExitCode int                `json:"exitCode"`
+			Error    *lifecycle.Failure `json:"error"`
+		}{"error", code, &f})
+		if merr == nil {
+			fmt.Fprintf(a.stderr, "%s\n", b)
+			return
+		}
+	}
+	w := plain{a.stderr}
+	fmt.Fprintf(w, "rmodels: %s\n", f.Reason)
+	if f.Expected != "" && !strings.Contains(f.Reason, f.Expected) {
+		fmt.Fprintf(w, "  expected: %s\n", f.Expected)
+	}
+	if f.Found != "" && !strings.Contains(f.Reason, f.Found) {
+		fmt.Fprintf(w, "  found:    %s\n", f.Found)
+	}
+	if f.Source != "" && !strings.Contains(f.Reason, f.Source) {
+		fmt.Fprintf(w, "  source:   %s\n", f.Source)
+	}
+	if f.Hint != "" {
+		fmt.Fprintf(w, "  next:     %s\n", f.Hint)
+	}
+}

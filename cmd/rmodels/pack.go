@@ -1,0 +1,248 @@
+package main
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/resultity/rmodels/internal/durable"
+	"github.com/resultity/rmodels/oci"
+	"github.com/resultity/rmodels/policy"
+	"github.com/resultity/rmodels/snapshot"
+)
+
+// keyMax bounds a key file in bytes.
+const keyMax = 64 << 10
+
+// packed is what pack prints.
+type packed struct {
+	Reference string `json:"reference"`
+	Size      int64  `json:"size"`
+	Layers    int    `json:"layers"`
+	Signed    bool   `json:"signed"`
+	Pushed    bool   `json:"pushed"`
+}
+
+func (a *app) packCommand() *cobra.Command {
+	var (
+		po     oci.PackOptions
+		im     oci.ImageOptions
+		image  bool
+		check  bool
+		dryRun bool
+		key    string
+	)
+	c := &cobra.Command{
+		Use:   "pack DIR REGISTRY/REPOSITORY",
+		Short: "Pack a model directory as an OCI artifact, push it and sign it",
+		Long: `pack writes a directory as a ModelPack artifact with one raw layer a file,
+pushes it and prints its reference by digest. The same files give the same
+digest on every machine. With --image the directory is the root file system
+of a runtime, packed as a container image.
+
+--check runs the gate that nodes run, before anything is pushed.`,
+		Example: `  rmodels pack ./tiny registry.example/acme/tiny --sign-key publisher.key
+  rmodels pack ./rootfs registry.example/rt/llama --image --entrypoint /usr/bin/llama-server --sign-key publisher.key
+  rmodels pack ./tiny registry.example/acme/tiny --check --dry-run`,
+		Args: args(cobra.ExactArgs(2)),
+		RunE: func(cmd *cobra.Command, as []string) error {
+			ctx := cmd.Context()
+			if !image && (len(im.Entrypoint)+len(im.Cmd)+len(im.Env) > 0 || im.User != "") {
+				return usageError{errors.New("--entrypoint, --cmd, --env and --user belong to --image")}
+			}
+			var signer crypto.Signer
+			if key != "" {
+				var err error
+				if signer, err = loadKey(key); err != nil {
+					return err
+				}
+			}
+			if check && !image {
+				if err := checkDirectory(as[0]); err != nil {
+					return err
+				}
+			}
+			var p *oci.Packed
+			var err error
+			if image {
+				p, err = oci.PackImage(ctx, as[0], im)
+			} else {
+				p, err = oci.Pack(ctx, as[0], po)
+			}
+			if err != nil {
+				return err
+			}
+			defer p.Close()
+			res := packed{Reference: as[1] + "@" + p.Digest.String(), Size: p.Size(), Layers: len(p.Manifest.Layers)}
+			if !dryRun {
+				if err := a.push(ctx, p, as[1], signer, &res); err != nil {
+					return err
+				}
+			}
+			return a.result(res, func(w io.Writer) {
+				fmt.Fprintf(w, "%s\n", res.Reference)
+				if !a.quiet {
+					word := "packed, not pushed"
+					switch {
+					case res.Signed:
+						word = "pushed and signed"
+					case res.Pushed:
+						word = "pushed, not signed"
+					}
+					fmt.Fprintf(w, "%s: %d layers, %s\n", word, res.Layers, bytesText(res.Size))
+				}
+			})
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&po.Name, "name", "", "name in the artifact's configuration")
+	f.StringVar(&po.Version, "model-version", "", "version in the artifact's configuration")
+	f.StringVar(&key, "sign-key", "", "private key (PEM) that signs the artifact")
+	f.BoolVar(&check, "check", false, "run the node's content gate first")
+	f.BoolVar(&dryRun, "dry-run", false, "print the reference and push nothing")
+	f.BoolVar(&image, "image", false, "DIR is a root file system: pack a runtime's container image")
+	f.StringArrayVar(&im.Entrypoint, "entrypoint", nil, "program of the image; repeat for its arguments")
+	f.StringArrayVar(&im.Cmd, "cmd", nil, "default argument of the image; may be repeated")
+	f.StringArrayVar(&im.Env, "env", nil, "NAME=VALUE in the image; may be repeated")
+	f.StringVar(&im.User, "user", "", "user of the image, uid[:gid]")
+	return c
+}
+
+func (a *app) push(ctx context.Context, p *oci.Packed, to string, signer crypto.Signer, res *packed) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	ref, err := c.Push(ctx, p, to)
+	if err != nil {
+		return err
+	}
+	res.Reference, res.Pushed = ref.String(), true
+	if signer == nil {
+		return nil
+	}
+	if err := attach(ctx, c, ref, signer); err != nil {
+		return err
+	}
+	res.Signed = true
+	return nil
+}
+
+func attach(ctx context.Context, c *oci.Client, ref oci.Reference, signer crypto.Signer) error {
+	b, err := policy.SignBundle(signer, ref.Digest)
+	if err != nil {
+		return fmt.Errorf("sign %s: %w", ref, err)
+	}
+	if err := c.AttachBundle(ctx, ref, b); err != nil {
+		return fmt.Errorf("attach the signature to %s: %w", ref, err)
+	}
+	return nil
+}
+
+func loadKey(path string) (crypto.Signer, error) {
+	b, err := readCapped(path, keyMax)
+	if err != nil {
+		return nil, err
+	}
+	k, err := policy.LoadKey(b, []byte(os.Getenv("COSIGN_PASSWORD")))
+	if err != nil {
+		return nil, usageError{fmt.Errorf("key %s: %w", path, err)}
+	}
+	return k, nil
+}
+
+// checkDirectory runs the node's gate with its defaults on files that are not
+// packed yet.
+func checkDirectory(dir string) error {
+	files, err := oci.ListFiles(dir)
+	if err != nil {
+		return err
+	}
+	paths := make([]string, len(files))
+	in := make([]policy.ArtifactFile, len(files))
+	for i, f := range files {
+		paths[i] = f.Path
+		in[i] = policy.ArtifactFile{Path: f.Path, Size: f.Size, Open: func() (policy.ReaderAtCloser, error) { return os.Open(f.Source) }}
+	}
+	if err := policy.SafePaths(paths); err != nil {
+		return checkFailed(policy.Decision{Class: policy.ClassContent, Rule: "paths", Reason: err.Error()})
+	}
+	// A template is pinned by the snapshot's entry, which is written after packing.
+	if d := policy.AdmitContent(snapshot.Policy{Content: snapshot.Content{ChatTemplates: "any"}}, snapshot.Model{}, in); !d.Allowed {
+		return checkFailed(d)
+	}
+	return nil
+}
+
+func (a *app) signCommand() *cobra.Command {
+	var key string
+	c := &cobra.Command{
+		Use:   "sign REGISTRY/REPOSITORY@DIGEST --key FILE",
+		Short: "Sign an artifact or image that is on a registry",
+		Long: `sign attaches a Sigstore bundle (v0.3) to a manifest as an OCI referrer, the
+shape that cosign 3 writes; cosign verifies it with --new-bundle-format.`,
+		Example: `  rmodels sign registry.example/acme/tiny@sha256:... --key publisher.key`,
+		Args:    args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, as []string) error {
+			ref, err := oci.ParseReference(as[0])
+			if err != nil {
+				return usageError{err}
+			}
+			if key == "" {
+				return usageError{errors.New("sign needs --key FILE")}
+			}
+			signer, err := loadKey(key)
+			if err != nil {
+				return err
+			}
+			cl, err := a.client()
+			if err != nil {
+				return err
+			}
+			if err := attach(cmd.Context(), cl, ref, signer); err != nil {
+				return err
+			}
+			return a.result(map[string]string{"reference": ref.String()}, func(w io.Writer) { fmt.Fprintf(w, "signed %s\n", ref) })
+		},
+	}
+	c.Flags().StringVar(&key, "key", "", "private key (PEM)")
+	return c
+}
+
+func (a *app) keygenCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "keygen PREFIX",
+		Short:   "Make a key that signs artifacts: PREFIX.key and PREFIX.pub",
+		Example: `  rmodels keygen publisher`,
+		Args:    args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, as []string) error {
+			k, err := policy.GenerateKey()
+			if err != nil {
+				return err
+			}
+			private, public, err := policy.MarshalKey(k)
+			if err != nil {
+				return err
+			}
+			for _, f := range []string{as[0] + ".key", as[0] + ".pub"} {
+				if _, err := os.Lstat(f); err == nil {
+					return usageError{fmt.Errorf("%s exists: keys are not overwritten", f)}
+				}
+			}
+			if err := durable.WriteFile(as[0]+".key", private, 0o600); err != nil {
+				return err
+			}
+			if err := durable.WriteFile(as[0]+".pub", public, 0o644); err != nil {
+				return err
+			}
+			return a.result(map[string]string{"private": as[0] + ".key", "public": as[0] + ".pub"}, func(w io.Writer) {
+				fmt.Fprintf(w, "%s.key is secret; %s.pub goes into the policy\n", as[0], as[0])
+			})
+		},
+	}
+}

@@ -1,0 +1,347 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/spf13/cobra"
+
+	"github.com/resultity/rmodels/internal/durable"
+	"github.com/resultity/rmodels/oci"
+	"github.com/resultity/rmodels/snapshot"
+)
+
+// entryMax bounds a model, runtime or policy file in bytes.
+const entryMax = 1 << 20
+
+func (a *app) publishCommands() []*cobra.Command {
+	return []*cobra.Command{
+		a.snapshotInitCommand(), a.snapshotAddCommand(), a.snapshotEnableCommand("enable", true), a.snapshotEnableCommand("disable", false),
+		a.snapshotRemoveCommand(), a.snapshotSignCommand(), a.snapshotPublishCommand(),
+	}
+}
+
+func (a *app) snapshotInitCommand() *cobra.Command {
+	o := snapshot.InitOptions{}
+	c := &cobra.Command{
+		Use:   "init DIR --network NAME",
+		Short: "Start a network: keys, root of trust, empty draft",
+		Long: `init creates a ceremony directory: root and targets keys (one file each, in
+DIR/keys), an online key, the first root and an empty draft. Move each key to
+its holder's machine and keep DIR without them; sign adds signatures until
+the thresholds hold.`,
+		Example: `  rmodels snapshot init ./ceremony --network testnet
+  rmodels snapshot init ./ceremony --network mainnet --root-keys 5 --root-threshold 3`,
+		Args: args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, as []string) error {
+			cfg, _, err := a.config()
+			if err != nil {
+				return err
+			}
+			if !validNetwork(cfg.Network) {
+				return usageError{errors.New("snapshot init needs --network NAME")}
+			}
+			o.Network = cfg.Network
+			r, err := snapshot.InitRepository(as[0], o)
+			if err != nil {
+				return err
+			}
+			root, err := r.RootJSON()
+			if err != nil {
+				return err
+			}
+			rootFile := filepath.Join(as[0], "root.json")
+			if err := durable.WriteFile(rootFile, root, 0o644); err != nil {
+				return err
+			}
+			return a.result(map[string]string{"directory": as[0], "network": o.Network, "root": rootFile}, func(w io.Writer) {
+				fmt.Fprintf(w, "network %s is set up in %s\n", o.Network, as[0])
+				fmt.Fprintf(w, "nodes pin %s; the keys in %s belong to different people\n", rootFile, filepath.Join(as[0], "keys"))
+			})
+		},
+	}
+	f := c.Flags()
+	f.IntVar(&o.RootKeys, "root-keys", 3, "number of root keys")
+	f.IntVar(&o.RootThreshold, "root-threshold", 2, "root signatures needed")
+	f.IntVar(&o.TargetsKeys, "targets-keys", 3, "number of keys that sign snapshots")
+	f.IntVar(&o.TargetsThreshold, "targets-threshold", 2, "snapshot signatures needed")
+	f.DurationVar(&o.DocumentTerm, "term", 30*24*time.Hour, "how long a signed snapshot is fresh")
+	f.DurationVar(&o.OfflineGrace, "offline-grace", 14*24*time.Hour, "how long a node without a newer snapshot keeps what is active")
+	return c
+}
+
+func (a *app) snapshotAddCommand() *cobra.Command {
+	c := group(&cobra.Command{
+		Use:   "add",
+		Short: "Add or replace a model, a runtime or a policy in the draft",
+		Example: `  rmodels snapshot add policy ./ceremony policy.json
+  rmodels snapshot add runtime ./ceremony llama.json --reference registry.example/rt/llama@sha256:...
+  rmodels snapshot add model ./ceremony model.json --reference registry.example/acme/tiny@sha256:...`,
+	})
+	var reference string
+	var size int64
+	var version string
+	model := &cobra.Command{
+		Use:   "model DIR FILE",
+		Short: "Add or replace a model (same name and version)",
+		Long: `add model reads a model's entry as JSON; - is standard input. Flags replace
+fields of the entry. Without a size the registry is asked for it.`,
+		Example: `  rmodels snapshot add model ./ceremony model.json --version v2 --reference registry.example/acme/tiny@sha256:...`,
+		Args:    args(cobra.ExactArgs(2)),
+		RunE: func(cmd *cobra.Command, as []string) error {
+			r, err := snapshot.OpenRepository(as[0])
+			if err != nil {
+				return err
+			}
+			var m snapshot.Model
+			if err := readEntry(as[1], &m); err != nil {
+				return err
+			}
+			if reference != "" {
+				m.Reference = reference
+			}
+			if version != "" {
+				m.Version = version
+			}
+			if size > 0 {
+				m.Size = size
+			}
+			if m.Size == 0 {
+				if m.Size, err = a.remoteSize(cmd, m); err != nil {
+					return err
+				}
+			}
+			if err := r.AddModel(m); err != nil {
+				return err
+			}
+			return a.drafted(r, m.ID()+" is in the draft")
+		},
+	}
+	model.Flags().StringVar(&reference, "reference", "", "registry/repository@sha256:... of the artifact")
+	model.Flags().StringVar(&version, "version", "", "version of the model")
+	model.Flags().Int64Var(&size, "size", 0, "bytes of the artifact; default: as the registry says")
+	rt := &cobra.Command{
+		Use:     "runtime DIR FILE",
+		Short:   "Add or replace a runtime (same name)",
+		Example: `  rmodels snapshot add runtime ./ceremony llama.json --reference registry.example/rt/llama@sha256:...`,
+		Args:    args(cobra.ExactArgs(2)),
+		RunE: func(cmd *cobra.Command, as []string) error {
+			r, err := snapshot.OpenRepository(as[0])
+			if err != nil {
+				return err
+			}
+			var x snapshot.Runtime
+			if err := readEntry(as[1], &x); err != nil {
+				return err
+			}
+			if reference != "" {
+				x.Reference = reference
+			}
+			if err := r.AddRuntime(x); err != nil {
+				return err
+			}
+			return a.drafted(r, "runtime "+x.Name+" is in the draft")
+		},
+	}
+	rt.Flags().StringVar(&reference, "reference", "", "registry/repository@sha256:... of the image")
+	pol := &cobra.Command{
+		Use:     "policy DIR FILE",
+		Short:   "Add or replace a policy (same name)",
+		Example: `  rmodels snapshot add policy ./ceremony policy.json`,
+		Args:    args(cobra.ExactArgs(2)),
+		RunE: func(cmd *cobra.Command, as []string) error {
+			r, err := snapshot.OpenRepository(as[0])
+			if err != nil {
+				return err
+			}
+			var p snapshot.Policy
+			if err := readEntry(as[1], &p); err != nil {
+				return err
+			}
+			if err := r.AddPolicy(p); err != nil {
+				return err
+			}
+			return a.drafted(r, "policy "+p.Name+" is in the draft")
+		},
+	}
+	c.AddCommand(model, rt, pol)
+	return c
+}
+
+// readEntry decodes one entry of the document strictly.
+func readEntry(path string, v any) error {
+	var b []byte
+	var err error
+	if path == "-" {
+		b, err = io.ReadAll(io.LimitReader(os.Stdin, entryMax))
+	} else {
+		b, err = readCapped(path, entryMax)
+	}
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, v, json.RejectUnknownMembers(true)); err != nil {
+		return usageError{fmt.Errorf("%s: %w", path, err)}
+	}
+	return nil
+}
+
+// remoteSize asks the registry how large an artifact is.
+func (a *app) remoteSize(cmd *cobra.Command, m snapshot.Model) (int64, error) {
+	ref, err := oci.ParseReference(m.Reference)
+	if err != nil {
+		return 0, err
+	}
+	c, err := a.client()
+	if err != nil {
+		return 0, err
+	}
+	art, err := c.Resolve(cmd.Context(), ref, m.Mirrors)
+	if err != nil {
+		return 0, fmt.Errorf("ask for the size of %s: %w", m.Reference, err)
+	}
+	return art.Size(), nil
+}
+
+// client reaches registries without a node.
+func (a *app) client() (*oci.Client, error) {
+	cfg, _, err := a.config()
+	if err != nil {
+		return nil, err
+	}
+	o, err := cfg.registry()
+	if err != nil {
+		return nil, err
+	}
+	return oci.New(o)
+}
+
+func (a *app) snapshotEnableCommand(verb string, enabled bool) *cobra.Command {
+	return &cobra.Command{
+		Use:     verb + " DIR NAME@VERSION",
+		Short:   strings.ToUpper(verb[:1]) + verb[1:] + " a model in the draft",
+		Example: "  rmodels snapshot " + verb + " ./ceremony tiny@v1",
+		Args:    args(cobra.ExactArgs(2)),
+		RunE: func(cmd *cobra.Command, as []string) error {
+			r, err := snapshot.OpenRepository(as[0])
+			if err != nil {
+				return err
+			}
+			name, version := splitID(as[1])
+			if version == "" {
+				return usageError{fmt.Errorf("%s: write NAME@VERSION", as[1])}
+			}
+			if err := r.SetEnabled(name, version, enabled); err != nil {
+				return err
+			}
+			return a.drafted(r, as[1]+" is "+verb+"d in the draft")
+		},
+	}
+}
+
+func (a *app) snapshotRemoveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "remove DIR NAME[@VERSION]",
+		Short:   "Drop a model from the draft; without a version, every version",
+		Example: `  rmodels snapshot remove ./ceremony tiny@v1`,
+		Args:    args(cobra.ExactArgs(2)),
+		RunE: func(cmd *cobra.Command, as []string) error {
+			r, err := snapshot.OpenRepository(as[0])
+			if err != nil {
+				return err
+			}
+			name, version := splitID(as[1])
+			if err := r.RemoveModel(name, version); err != nil {
+				return err
+			}
+			return a.drafted(r, as[1]+" is out of the draft")
+		},
+	}
+}
+
+func (a *app) snapshotSignCommand() *cobra.Command {
+	var keys []string
+	c := &cobra.Command{
+		Use:   "sign DIR",
+		Short: "Sign the draft; each key holder may do it on a machine of their own",
+		Long: `sign adds the signatures of the given keys to the draft. With fewer keys than
+the threshold the result says who is missing; carry the directory (without
+keys) to the next holder and sign there.`,
+		Example: `  rmodels snapshot sign ./ceremony                       # with every key in DIR/keys
+  rmodels snapshot sign ./ceremony --key alice.pem       # one holder at a time`,
+		Args: args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, as []string) error {
+			r, err := snapshot.OpenRepository(as[0])
+			if err != nil {
+				return err
+			}
+			res, err := r.Sign(time.Now(), keys...)
+			if err != nil {
+				return err
+			}
+			return a.result(res, func(w io.Writer) {
+				for _, x := range res.Roles {
+					fmt.Fprintf(w, "%-10s version %d: %d of %d signatures, expires %s\n", x.Role, x.Version, len(x.Signed), x.Threshold, x.Expires.Format(time.RFC3339))
+				}
+				if res.Complete {
+					fmt.Fprintf(w, "snapshot %d is signed; hand it out with: rmodels snapshot publish %s --to DIRECTORY\n", res.Sequence, as[0])
+				} else {
+					fmt.Fprintln(w, "more signatures are needed: the next holder runs: rmodels snapshot sign DIR --key FILE")
+				}
+			})
+		},
+	}
+	c.Flags().StringArrayVar(&keys, "key", nil, "private key file; may be repeated")
+	return c
+}
+
+func (a *app) snapshotPublishCommand() *cobra.Command {
+	var to, bundle string
+	c := &cobra.Command{
+		Use:   "publish DIR",
+		Short: "Write the signed snapshot where nodes pull it, or as one push file",
+		Example: `  rmodels snapshot publish ./ceremony --to /srv/www/testnet
+  rmodels snapshot publish ./ceremony --bundle snapshot.bundle.json`,
+		Args: args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, as []string) error {
+			if to == "" && bundle == "" {
+				return usageError{errors.New("snapshot publish needs --to DIRECTORY, --bundle FILE, or both")}
+			}
+			r, err := snapshot.OpenRepository(as[0])
+			if err != nil {
+				return err
+			}
+			if to != "" {
+				if err := r.Publish(to); err != nil {
+					return err
+				}
+			}
+			if bundle != "" {
+				b, err := r.BundleFile()
+				if err != nil {
+					return err
+				}
+				if err := durable.WriteFile(bundle, b, 0o644); err != nil {
+					return err
+				}
+			}
+			return a.result(map[string]string{"directory": to, "bundle": bundle}, func(w io.Writer) {
+				if to != "" {
+					fmt.Fprintf(w, "published to %s\n", to)
+				}
+				if bundle != "" {
+					fmt.Fprintf(w, "wrote %s\n", bundle)
+				}
+			})
+		},
+	}
+	c.Flags().StringVar(&to, "to", "", "directory that nodes pull from, over HTTPS or as it is")
+	c.Flags().StringVar(&bundle, "bundle", "", "push file for: rmodels snapshot apply")
+	return c
+}

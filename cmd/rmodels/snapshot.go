@@ -1,0 +1,162 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/resultity/rmodels/snapshot"
+)
+
+func (a *app) snapshotCommand() *cobra.Command {
+	c := group(&cobra.Command{
+		Use:   "snapshot",
+		Short: "Look at, hand over or publish the network's signed snapshot",
+		Example: `  rmodels snapshot show
+  rmodels snapshot apply snapshot.bundle.json
+  rmodels snapshot init ./ceremony --network testnet`,
+	})
+	c.AddGroup(
+		&cobra.Group{ID: "node", Title: "For node operators:"},
+		&cobra.Group{ID: "publish", Title: "For publishers:"},
+	)
+	for _, sub := range []*cobra.Command{a.snapshotShowCommand(), a.snapshotApplyCommand()} {
+		sub.GroupID = "node"
+		c.AddCommand(sub)
+	}
+	for _, sub := range a.publishCommands() {
+		sub.GroupID = "publish"
+		c.AddCommand(sub)
+	}
+	return c
+}
+
+func (a *app) snapshotShowCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "show",
+		Short: "Show the accepted snapshot: age, signers, models, runtimes",
+		Example: `  rmodels snapshot show
+  rmodels snapshot show --output json`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			n, _, err := a.node("snapshot show")
+			if err != nil {
+				return err
+			}
+			acc, err := n.Current()
+			if err != nil {
+				return err
+			}
+			return a.result(acc, func(w io.Writer) { printAccepted(w, acc, time.Now()) })
+		},
+	}
+}
+
+func printAccepted(w io.Writer, acc *snapshot.Accepted, now time.Time) {
+	d := acc.Document
+	field(w, "network", "%s", d.Network)
+	field(w, "snapshot", "%d (%s)", d.Sequence, acc.Digest)
+	fresh := string(acc.Freshness)
+	if acc.Reason != "" {
+		fresh += ": " + acc.Reason
+	}
+	field(w, "state", "%s", fresh)
+	field(w, "created", "%s", ago(d.Created, now))
+	field(w, "accepted", "%s", ago(acc.AcceptedAt, now))
+	field(w, "stale", "%s, expired %s", ago(acc.StaleAt, now), ago(acc.ExpiredAt, now))
+	for i, s := range acc.Signers {
+		name := ""
+		if i == 0 {
+			name = "signers"
+		}
+		field(w, name, "%s", s)
+	}
+	field(w, "versions", "root %d, targets %d, snapshot %d, timestamp %d", acc.RootVersion, acc.TargetsVersion, acc.SnapshotVersion, acc.TimestampVersion)
+	rows := [][]string{{"MODEL", "VERSION", "ENABLED", "SIZE", "RUNTIME", "POLICY", "DIGEST"}}
+	for _, m := range d.Models {
+		rows = append(rows, []string{
+			m.Name, m.Version, fmt.Sprint(m.Enabled), bytesText(m.Size), m.Compat.Runtime, m.Policy, short(m.Digest().String()),
+		})
+	}
+	table(w, rows)
+}
+
+func (a *app) snapshotApplyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "apply FILE",
+		Short: "Accept a snapshot from a push file",
+		Long: `apply verifies a push file and makes its snapshot the one in force. The
+carrier need not be trusted: it can only withhold. An older snapshot, one of
+another network or one without enough signatures is refused and changes
+nothing.`,
+		Example: `  rmodels snapshot apply snapshot.bundle.json && rmodels sync --offline`,
+		Args:    args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, as []string) error {
+			n, _, err := a.node("snapshot apply")
+			if err != nil {
+				return err
+			}
+			b, err := snapshot.ReadBundle(as[0])
+			if err != nil {
+				return usageError{err}
+			}
+			acc, err := n.Apply(b)
+			if err != nil {
+				return err
+			}
+			return a.result(acc, func(w io.Writer) {
+				if !acc.Changed {
+					fmt.Fprintf(w, "snapshot %d of %s was in force already\n", acc.Document.Sequence, acc.Document.Network)
+					return
+				}
+				fmt.Fprintf(w, "snapshot %d of %s is in force (%s, %s); make it so with: rmodels sync\n",
+					acc.Document.Sequence, acc.Document.Network, short(acc.Digest.String()), acc.Freshness)
+			})
+		},
+	}
+}
+
+// splitID takes NAME[@VERSION] apart.
+func splitID(s string) (name, version string) {
+	name, version, _ = strings.Cut(s, "@")
+	return name, version
+}
+
+// draftResult is what the editing commands print.
+type draftResult struct {
+	Network  string   `json:"network"`
+	Sequence int64    `json:"sequence"`
+	Models   []string `json:"models"`
+	Runtimes []string `json:"runtimes"`
+	Policies []string `json:"policies"`
+}
+
+// drafted prints where the draft stands after a change.
+func (a *app) drafted(r *snapshot.Repository, did string) error {
+	d, err := r.Draft()
+	if err != nil {
+		return err
+	}
+	res := draftResult{Network: d.Network, Sequence: d.Sequence, Models: []string{}, Runtimes: []string{}, Policies: []string{}}
+	for _, m := range d.Models {
+		id := m.ID()
+		if !m.Enabled {
+			id += " (disabled)"
+		}
+		res.Models = append(res.Models, id)
+	}
+	for _, x := range d.Runtimes {
+		res.Runtimes = append(res.Runtimes, x.Name+"@"+x.Version)
+	}
+	for _, p := range d.Policies {
+		res.Policies = append(res.Policies, p.Name)
+	}
+	slices.Sort(res.Models)
+	return a.result(res, func(w io.Writer) {
+		fmt.Fprintf(w, "%s; the draft lists %d models, %d runtimes, %d policies\n", did, len(res.Models), len(res.Runtimes), len(res.Policies))
+	})
+}

@@ -1,0 +1,226 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/resultity/rmodels/internal/version"
+	"github.com/resultity/rmodels/lifecycle"
+	"github.com/resultity/rmodels/snapshot"
+)
+
+func (a *app) syncCommand() *cobra.Command {
+	var o lifecycle.SyncOptions
+	var offline bool
+	c := &cobra.Command{
+		Use:   "sync",
+		Short: "Make this node equal to the network's snapshot",
+		Long: `sync looks for a newer snapshot, plans, and executes: it installs, verifies,
+validates, disables and removes models until the node equals the snapshot. A
+model that fails does not stop the others. When the snapshot's source does
+not answer or does not verify, the last good snapshot stays in force.`,
+		Example: `  rmodels sync --dry-run
+  rmodels sync
+  rmodels sync --quiet --wait 10m        # from cron`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			n, cfg, err := a.node("sync")
+			if err != nil {
+				return err
+			}
+			o.Retest = o.Force
+			if !offline {
+				if o.Source, err = snapshotSource(cfg); err != nil {
+					return err
+				}
+			}
+			res, err := n.Sync(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			return a.pass(res, o, false)
+		},
+	}
+	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "print the plan and change nothing")
+	c.Flags().BoolVar(&o.Force, "force", false, "try failed models now, and test active ones again")
+	c.Flags().BoolVar(&offline, "offline", false, "do not look for a newer snapshot")
+	c.Flags().DurationVar(&o.Wait, "wait", 0, "how long to wait for another sync to end")
+	return c
+}
+
+func (a *app) pullCommand() *cobra.Command {
+	o := lifecycle.SyncOptions{Install: true}
+	c := &cobra.Command{
+		Use:   "pull NAME...",
+		Short: "Fetch and verify listed models without a test inference",
+		Long: `pull brings models of the accepted snapshot onto this node: signatures are
+verified before a layer is fetched, contents are checked, and the read-only
+tree is built. The model is Pending afterwards; validate or sync makes it
+Active. A broken transfer goes on where it stopped.`,
+		Example: `  rmodels pull mistral-7b-instruct
+  rmodels pull mistral-7b-instruct@v2 --dry-run`,
+		Args: args(cobra.MinimumNArgs(1)),
+		RunE: func(cmd *cobra.Command, as []string) error {
+			n, _, err := a.node("pull")
+			if err != nil {
+				return err
+			}
+			o.Only = as
+			o.Force = true
+			res, err := n.Sync(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			return a.pass(res, o, true)
+		},
+	}
+	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "print what would be fetched and change nothing")
+	return c
+}
+
+func (a *app) validateCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "validate NAME...",
+		Short: "Run the test inference of installed models in the sealed container",
+		Long: `validate starts the model's runtime in a container without a network, checks
+from outside that the container is closed, asks the snapshot's test question
+and judges the answer. A model that passes is Active; one that fails is
+quarantined.`,
+		Example: `  rmodels validate mistral-7b-instruct
+  rmodels validate mistral-7b-instruct@v2 --output json`,
+		Args: args(cobra.MinimumNArgs(1)),
+		RunE: func(cmd *cobra.Command, as []string) error {
+			n, _, err := a.node("validate")
+			if err != nil {
+				return err
+			}
+			o := lifecycle.SyncOptions{Only: as, Force: true, Retest: true, Test: true}
+			res, err := n.Sync(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			return a.pass(res, o, true)
+		},
+	}
+}
+
+// pass prints the result of a pass and turns it into an exit code.
+func (a *app) pass(res *lifecycle.SyncResult, o lifecycle.SyncOptions, named bool) error {
+	err := a.result(res, func(w io.Writer) {
+		if f := res.SnapshotFailure; f != nil {
+			fmt.Fprintf(w, "snapshot: %s\n  next: %s\n", f.Reason, f.Hint)
+		}
+		if o.DryRun {
+			printPlan(w, res.Plan)
+			return
+		}
+		printOutcomes(w, res, a.quiet)
+	})
+	if err != nil {
+		return err
+	}
+	if code := passCode(res, named); code != exitOK {
+		return exitError{code}
+	}
+	return nil
+}
+
+func printPlan(w io.Writer, p lifecycle.Plan) {
+	rows := [][]string{{"MODEL", "DO", "STATE", "FETCH AT MOST", "WHY"}}
+	for _, x := range p.Actions {
+		fetch := "-"
+		if x.Bytes > 0 {
+			fetch = bytesText(x.Bytes)
+		}
+		state := string(x.State)
+		if x.Next != x.State {
+			state += " > " + string(x.Next)
+		}
+		rows = append(rows, []string{x.ID(), string(x.Verb), state, fetch, x.Reason})
+	}
+	table(w, rows)
+	fmt.Fprintf(w, "network %s, snapshot %d (%s, %s): %s to fetch at most, %s free\n",
+		p.Network, p.Sequence, short(p.Snapshot.String()), p.Freshness, bytesText(p.FetchBytes), bytesText(max(0, p.FreeBytes)))
+}
+
+func printOutcomes(w io.Writer, res *lifecycle.SyncResult, quiet bool) {
+	rows := [][]string{{"MODEL", "DID", "STATE", "TOOK", "WHY"}}
+	count := map[lifecycle.State]int{}
+	for _, x := range res.Outcomes {
+		count[x.After]++
+		why := x.Reason
+		if x.Failure != nil {
+			why = x.Failure.Reason
+		}
+		if quiet && x.Failure == nil && x.After == x.State {
+			continue
+		}
+		state := string(x.After)
+		if x.After != x.State {
+			state = string(x.State) + " > " + state
+		}
+		rows = append(rows, []string{x.ID(), string(x.Verb), state, secondsText(x.Seconds), why})
+	}
+	if len(rows) > 1 {
+		table(w, rows)
+	}
+	var counts []string
+	for _, s := range []lifecycle.State{lifecycle.Active, lifecycle.Pending, lifecycle.Inactive, lifecycle.Failed, lifecycle.Archived, lifecycle.Absent} {
+		if count[s] > 0 {
+			counts = append(counts, fmt.Sprintf("%d %s", count[s], s))
+		}
+	}
+	if counts == nil {
+		counts = []string{"no models"}
+	}
+	fmt.Fprintf(w, "network %s, snapshot %d (%s): %s; %s fetched in %s\n", res.Plan.Network, res.Plan.Sequence,
+		res.Plan.Freshness, strings.Join(counts, ", "), bytesText(res.Fetched), secondsText(res.Seconds))
+	for _, x := range res.Outcomes {
+		if x.Failure != nil && x.Failure.Hint != "" {
+			fmt.Fprintf(w, "next for %s: %s\n", x.ID(), x.Failure.Hint)
+		}
+	}
+}
+
+// snapshotSource is where the configuration says that snapshots come from.
+func snapshotSource(c *config) (snapshot.Source, error) {
+	s := c.Snapshot.Source
+	switch {
+	case s == "":
+		return nil, nil
+	case strings.HasPrefix(s, "https://"), strings.HasPrefix(s, "http://"):
+		u, err := url.Parse(s)
+		if err != nil || u.Host == "" {
+			return nil, usageError{fmt.Errorf("snapshot.source %q is not an address", s)}
+		}
+		if h := c.Hosts[u.Host]; u.Scheme == "http" && !h.PlainHTTP {
+			return nil, usageError{fmt.Errorf("snapshot.source %s is plain HTTP: use https, or allow it with [hosts.%q] plain-http = true", s, u.Host)}
+		}
+		client, err := httpClient(c.Hosts[u.Host])
+		if err != nil {
+			return nil, err
+		}
+		return snapshot.HTTPSource(client, s), nil
+	case strings.HasPrefix(s, "/"):
+		return snapshot.DirSource(s), nil
+	}
+	return nil, usageError{fmt.Errorf("snapshot.source %q: write an https:// address or an absolute directory", s)}
+}
+
+// agent adds our name to requests.
+type agent struct{ http.RoundTripper }
+
+func (t agent) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("User-Agent", version.UserAgent())
+	return t.RoundTripper.RoundTrip(r)
+}
+
+// snapshotTimeout bounds one request for a snapshot file: they are small.
+const snapshotTimeout = 30 * time.Second

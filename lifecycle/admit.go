@@ -1,0 +1,126 @@
+package lifecycle
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/oci"
+	"github.com/resultity/rmodels/policy"
+	"github.com/resultity/rmodels/snapshot"
+)
+
+// evidenceMax bounds one stored signature or bundle in bytes.
+const evidenceMax = 4 << 20
+
+// admission is an artifact that the policy lets in, with what shows it.
+type admission struct {
+	ref     oci.Reference
+	mirrors []string
+	receipt Receipt
+	blobs   []digest.Digest // the evidence, in the store
+}
+
+// admit finds the signatures of a reference on its sources, asks the policy,
+// and keeps the evidence in the store under lease l. Nothing of the artifact
+// but signatures is fetched before the policy has said yes.
+func (n *Node) admit(ctx context.Context, l *cas.Lease, acc *snapshot.Accepted, policyName, reference string, mirrors []string) (*admission, error) {
+	ref, err := oci.ParseReference(reference)
+	if err != nil {
+		return nil, err
+	}
+	c, err := n.client()
+	if err != nil {
+		return nil, err
+	}
+	st, err := n.store()
+	if err != nil {
+		return nil, err
+	}
+	ad := &admission{ref: ref, mirrors: n.mirrors(acc.Document, ref, mirrors)}
+	ev := inline(acc, ref.Digest)
+	found, err := c.Evidence(ctx, ref, ad.mirrors)
+	if err != nil && len(ev) == 0 {
+		return nil, fmt.Errorf("look for signatures of %s: %w", ref, err)
+	}
+	for _, e := range found {
+		ev = append(ev, policy.Evidence(e))
+	}
+	d := policy.AdmitSignatures(acc, policyName, reference, ref.Digest, ev, n.now())
+	if !d.Allowed {
+		source := ref.Name()
+		if len(ev) > 0 && ev[0].Source != "" {
+			source = ev[0].Source
+		}
+		return nil, refusal(d, ref.Digest, source)
+	}
+	ad.receipt = Receipt{At: n.now(), Snapshot: acc.Digest, Policy: policyName, Decision: d}
+	// Only what counted is kept: the store must not grow by what strangers attach.
+	for _, e := range ev {
+		dg := digest.FromBytes(e.Payload)
+		if !slices.ContainsFunc(d.Signers, func(s policy.Signer) bool { return s.Evidence == dg }) {
+			continue
+		}
+		if err := st.Put(ctx, l, dg, e.Payload); err != nil {
+			return nil, fmt.Errorf("keep signature %s: %w", dg, err)
+		}
+		ad.blobs = append(ad.blobs, dg)
+		ad.receipt.Evidence = append(ad.receipt.Evidence, StoredEvidence{Digest: dg, MediaType: e.MediaType, Annotations: e.Annotations, Source: e.Source})
+	}
+	return ad, nil
+}
+
+// readmit makes the decision of a receipt again, offline, under the snapshot
+// in force: a revoked key, a changed policy or a withdrawn digest shows here.
+func (n *Node) readmit(acc *snapshot.Accepted, policyName, reference string, rc *Receipt) policy.Decision {
+	_, d, err := snapshot.SplitReference(reference)
+	if err != nil {
+		return policy.Decision{Class: policy.ClassListing, Rule: "models.reference", Reason: err.Error()}
+	}
+	ev := inline(acc, d)
+	if rc != nil {
+		st, err := n.store()
+		if err != nil {
+			return policy.Decision{Class: policy.ClassSignature, Rule: "evidence", Reason: "the stored signatures cannot be read: " + err.Error()}
+		}
+		for _, s := range rc.Evidence {
+			b, err := st.ReadAll(s.Digest, evidenceMax)
+			if err != nil {
+				n.o.Log.Warn("stored signature unreadable", "digest", s.Digest, "error", err)
+				continue // the policy counts what is left
+			}
+			ev = append(ev, policy.Evidence{MediaType: s.MediaType, Payload: b, Annotations: s.Annotations, Source: s.Source})
+		}
+	}
+	return policy.AdmitSignatures(acc, policyName, reference, d, ev, n.now())
+}
+
+// inline is the evidence that came with the snapshot itself.
+func inline(acc *snapshot.Accepted, d digest.Digest) []policy.Evidence {
+	var ev []policy.Evidence
+	for _, b := range acc.Bundles[d] {
+		ev = append(ev, policy.Evidence{MediaType: policy.BundleMediaType, Payload: b, Source: "snapshot"})
+	}
+	return ev
+}
+
+// mirrors lists where else an artifact may come from: its own mirrors, the
+// snapshot's fallbacks, and the node's mirrors where the snapshot permits
+// them. They change where bytes come from, never which.
+func (n *Node) mirrors(doc *snapshot.Snapshot, ref oci.Reference, own []string) []string {
+	out := slices.Clone(own)
+	prefixed := func(prefixes []string) {
+		for _, p := range prefixes {
+			out = append(out, strings.TrimSuffix(strings.TrimPrefix(p, "oci://"), "/")+"/"+ref.Repository)
+		}
+	}
+	prefixed(doc.Sources.Fallback)
+	if doc.Sources.AllowNode {
+		prefixed(n.o.Mirrors)
+	}
+	return out
+}

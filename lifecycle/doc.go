@@ -1,0 +1,45 @@
+// Package lifecycle owns a model's life on a node: its state, how it moves
+// from one state to the next, the evidence kept for each move, and the
+// reconcile pass that makes the node equal to the network's snapshot.
+//
+// # States
+//
+// A model version is Absent, Pending, Active, Inactive, Failed or Archived
+// (see [State]). Only Active may be used. Every move is a [Transition] with
+// who, when, why and the snapshot that asked for it.
+//
+// # Invariants
+//
+//  1. A record is durable before its effect is visible to anyone: a model is
+//     used only through its record, so a crash leaves either the old state or
+//     the new one.
+//  2. Active is written in one place only ([Node.Validate]), after a verdict that passed for exactly
+//     this manifest, runtime definition and test, under the snapshot that lists it; or when a
+//     disabled model is enabled again and that verdict still holds.
+//  3. A failed check writes an [Incident] before it changes the record.
+//  4. A failed hash or signature check keeps no bytes reachable; a failed
+//     test inference quarantines the tree: it stays on disk, and nobody can
+//     acquire it.
+//  5. What the snapshot does not list is never Active, from the moment the
+//     snapshot is accepted.
+//  6. Planning is pure: [MakePlan] reads values and returns one; only
+//     executing it touches the node.
+//
+// # Layout
+//
+// Below the node's state directory:
+//
+//	store/                              the content store (package cas), shared by all networks
+//	floor/<network>.json                the rollback floor, kept apart from the cache it guards
+//	networks/<network>/trust/           accepted snapshots (package snapshot)
+//	networks/<network>/models/          one record a model version: <name>@<version>.json
+//	networks/<network>/runtimes/        one record a runtime image
+//	networks/<network>/incidents.jsonl  failed checks, append-only
+//	networks/<network>/runs/            traces of validation runs (package runner)
+//	networks/<network>/sync.lock        one reconcile pass at a time
+//
+// # Concurrency
+//
+// Any number of processes may use one state directory. A record is changed
+// under its model's lock and replaced atomically, so readers take no lock.
+package lifecycle

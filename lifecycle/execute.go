@@ -1,0 +1,369 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/snapshot"
+)
+
+// free is how many bytes the store may still take.
+func (n *Node) free() (int64, error) {
+	var s unix.Statfs_t
+	if err := unix.Statfs(n.o.StoreDir, &s); err != nil {
+		return 0, fmt.Errorf("ask for free space of %s: %w", n.o.StoreDir, err)
+	}
+	return int64(s.Bavail)*s.Bsize - n.o.MinFree, nil
+}
+
+// do executes one action under its model's lock.
+func (n *Node) do(ctx context.Context, acc *snapshot.Accepted, a Action, o SyncOptions) Outcome {
+	out := Outcome{Action: a, After: a.State}
+	lk, err := n.models.lock(ctx, a.ID())
+	if err != nil {
+		out.Failure = AsFailure(err)
+		return out
+	}
+	defer lk.release()
+	r := &Record{Name: a.Name, Version: a.Version, State: Absent}
+	if err := n.models.read(a.ID(), r); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		out.Failure = AsFailure(err)
+		return out
+	}
+	if r.State != a.State {
+		out.After = r.State
+		out.Failure = &Failure{Cause: CauseBusy, Reason: fmt.Sprintf("it became %s while this pass was planned", r.State), Hint: "the next sync goes on from there"}
+		return out
+	}
+	err = n.perform(ctx, acc, a, r, o, &out)
+	out.After = r.State
+	if err != nil {
+		out.Failure = AsFailure(err)
+	}
+	return out
+}
+
+// perform is the one place that maps a verb to what is done. It stores the
+// record whenever the record changed.
+func (n *Node) perform(ctx context.Context, acc *snapshot.Accepted, a Action, r *Record, o SyncOptions, out *Outcome) error {
+	if a.model != nil {
+		r.Unlisted = time.Time{}
+	} else if r.Unlisted.IsZero() {
+		r.Unlisted = n.now()
+	}
+	switch a.Verb {
+	case Quarantine:
+		return n.quarantine(ctx, acc, a, r)
+	case Disable:
+		return n.settle(acc, r, n.disable(ctx, acc, a, r))
+	case Refuse:
+		return n.refuse(acc, a, r)
+	case Wait:
+		if a.model == nil {
+			return n.save(r)
+		}
+		return nil
+	case Keep:
+		return n.keep(ctx, acc, a, r)
+	case Enable:
+		return n.enable(ctx, acc, a, r, o, out)
+	case Install:
+		if o.Test && r.State == Absent {
+			return &Failure{Cause: CauseListing, Reason: "it is not on this node", Hint: "fetch it with: rmodels pull " + r.ID()}
+		}
+		return n.bring(ctx, acc, a, r, o, out)
+	case Validate, Retest:
+		if r.State != Pending && a.Verb == Validate {
+			if err := r.move(Pending, n.o.By, a.Reason, acc.Digest, n.now()); err != nil {
+				return err
+			}
+			if err := n.save(r); err != nil {
+				return err
+			}
+		}
+		return n.settle(acc, r, n.validate(ctx, acc, a.model, r))
+	case Remove:
+		return n.remove(ctx, acc, a, r)
+	}
+	return fmt.Errorf("no such action: %q", a.Verb)
+}
+
+func (n *Node) save(r *Record) error { return n.models.write(r.ID(), r) }
+
+// settle stores what a step did to a record. A failed check becomes an
+// incident first, then a Failed state; any other error leaves the state as it
+// is and notes why nothing moved.
+func (n *Node) settle(acc *snapshot.Accepted, r *Record, err error) error {
+	if err == nil {
+		return n.save(r)
+	}
+	f := AsFailure(err)
+	if errors.Is(err, context.Canceled) {
+		return err // interrupted: the record says what held before
+	}
+	if !f.Cause.failedCheck() {
+		if r.State != Active && f.Cause != CauseBusy {
+			r.Reason, r.Cause, r.Updated = f.Reason, f.Cause, n.now()
+			return errors.Join(err, n.save(r))
+		}
+		return err
+	}
+	// A failed test inference is judged on verified bytes: they stay, in
+	// quarantine. Any other failed check discards them (invariant 4).
+	keep := f.Cause == CauseValidation || f.Cause == CauseIsolation
+	action := "quarantined"
+	if !keep {
+		action = "discarded"
+	}
+	retry := n.backoff(acc.Document.Settings.Retry, r.Failures)
+	if ierr := n.incident(Incident{
+		Kind: f.Cause, Model: r.Name, Version: r.Version, Digest: f.Digest, Expected: f.Expected, Found: f.Found, Source: f.Source,
+		Reason: f.Reason, Action: fmt.Sprintf("%s; next attempt after %s", action, retry), Snapshot: acc.Digest,
+	}); ierr != nil {
+		return errors.Join(err, ierr)
+	}
+	r.Failures++
+	r.RetryAfter = n.now().Add(retry)
+	r.Cause, r.Holds = f.Cause, ""
+	if merr := r.move(Failed, n.o.By, f.Reason, acc.Digest, n.now()); merr != nil {
+		return errors.Join(err, merr)
+	}
+	if !keep {
+		r.Tree, r.Receipt = "", nil
+	}
+	if serr := n.save(r); serr != nil {
+		return errors.Join(err, serr)
+	}
+	if !keep {
+		return errors.Join(err, n.dropRef(r))
+	}
+	return err
+}
+
+// backoff doubles from Initial to Max with every failure in a row.
+func (n *Node) backoff(retry snapshot.Retry, failures int) time.Duration {
+	d, most := retry.Initial.Std(), retry.Max.Std()
+	if d <= 0 {
+		d = time.Minute
+	}
+	if most <= 0 {
+		most = 6 * time.Hour
+	}
+	for range failures {
+		if d *= 2; d >= most {
+			return most
+		}
+	}
+	return min(d, most)
+}
+
+// dropRef takes a model's root out of the store, so that gc frees its bytes.
+func (n *Node) dropRef(r *Record) error {
+	st, err := n.store()
+	if err != nil {
+		return err
+	}
+	if err := st.DeleteRef(context.Background(), n.modelRef(r.ID())); err != nil && !errors.Is(err, cas.ErrNotFound) {
+		return fmt.Errorf("drop the root of %s: %w", r.ID(), err)
+	}
+	return nil
+}
+
+// bring installs a model and, unless only installing was asked for, validates it.
+func (n *Node) bring(ctx context.Context, acc *snapshot.Accepted, a Action, r *Record, o SyncOptions, out *Outcome) error {
+	if r.State == Active {
+		// The listed content is another one: what runs now is not listed any more.
+		if err := r.move(Inactive, n.o.By, a.Reason, acc.Digest, n.now()); err != nil {
+			return err
+		}
+		if err := n.save(r); err != nil {
+			return err
+		}
+	}
+	if err := n.settle(acc, r, n.install(ctx, acc, a.model, r)); err != nil {
+		return err
+	}
+	out.Fetched = r.Receipt.Fetched
+	if o.Install {
+		return nil
+	}
+	return n.settle(acc, r, n.validate(ctx, acc, a.model, r))
+}
+
+// enable makes a disabled model Active again: its bytes are looked at, its
+// last verdict still holds.
+func (n *Node) enable(ctx context.Context, acc *snapshot.Accepted, a Action, r *Record, o SyncOptions, out *Outcome) error {
+	st, err := n.store()
+	if err != nil {
+		return err
+	}
+	switch err := st.CheckTree(ctx, r.Manifest); {
+	case errors.Is(err, cas.ErrNotFound): // gc freed it while it was Inactive
+		if err := r.move(Absent, n.o.By, "freed while it was Inactive", acc.Digest, n.now()); err != nil {
+			return err
+		}
+		return n.bring(ctx, acc, a, r, o, out)
+	case err != nil:
+		return n.settle(acc, r, treeFailure(r, err))
+	}
+	if err := n.root(ctx, r, true); err != nil {
+		return err
+	}
+	return n.settle(acc, r, r.move(Active, n.o.By, a.Reason, acc.Digest, n.now()))
+}
+
+func (n *Node) disable(ctx context.Context, acc *snapshot.Accepted, a Action, r *Record) error {
+	if err := r.move(Inactive, n.o.By, a.Reason, acc.Digest, n.now()); err != nil {
+		return err
+	}
+	if err := n.save(r); err != nil {
+		return err
+	}
+	return n.root(ctx, r, false)
+}
+
+// root pins a model in the store while it is wanted; an unpinned one may be
+// freed when the disk runs full.
+func (n *Node) root(ctx context.Context, r *Record, pinned bool) error {
+	st, err := n.store()
+	if err != nil {
+		return err
+	}
+	ref, err := st.Ref(n.modelRef(r.ID()))
+	if errors.Is(err, cas.ErrNotFound) && !pinned {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	ref.Pinned = pinned
+	return st.PutRef(ctx, ref)
+}
+
+// refuse notes why a listed model is not on this node. A new reason is an
+// incident; the same one again is not.
+func (n *Node) refuse(acc *snapshot.Accepted, a Action, r *Record) error {
+	f := &Failure{Cause: a.Cause, Reason: a.Reason, Digest: a.model.Digest()}
+	if a.decision != nil {
+		f = refusal(*a.decision, a.model.Digest(), "this node")
+	}
+	if r.Cause != f.Cause || r.Reason != f.Reason {
+		if a.Cause != CauseSpace {
+			if err := n.incident(Incident{
+				Kind: f.Cause, Model: r.Name, Version: r.Version, Digest: f.Digest, Expected: f.Expected, Found: f.Found,
+				Source: f.Source, Reason: f.Reason, Action: "not fetched", Snapshot: acc.Digest,
+			}); err != nil {
+				return err
+			}
+		}
+		r.Reference, r.Cause, r.Reason, r.Updated = a.model.Reference, f.Cause, f.Reason, n.now()
+		if err := n.save(r); err != nil {
+			return errors.Join(f, err)
+		}
+	}
+	return f
+}
+
+// keep looks at what is Active, so that a tree that somebody damaged does not
+// stay Active until it is used.
+func (n *Node) keep(ctx context.Context, acc *snapshot.Accepted, a Action, r *Record) error {
+	if r.State != Active {
+		if r.State == Absent && a.model != nil && r.Reason != a.Reason {
+			r.Reason, r.Cause, r.Reference, r.Updated = a.Reason, "", a.model.Reference, n.now()
+			return n.save(r)
+		}
+		return nil
+	}
+	st, err := n.store()
+	if err != nil {
+		return err
+	}
+	if err := st.CheckTree(ctx, r.Manifest); err != nil {
+		return n.settle(acc, r, treeFailure(r, err))
+	}
+	return nil
+}
+
+// quarantine takes a model out of use that the policy no longer admits. The
+// sources are asked first, unless the artifact itself is revoked: a new policy
+// may be met by signatures that were not kept.
+func (n *Node) quarantine(ctx context.Context, acc *snapshot.Accepted, a Action, r *Record) error {
+	if a.Cause != CauseRevoked {
+		err := n.readmitOnline(ctx, acc, a.model, r)
+		if err == nil {
+			return n.save(r)
+		}
+		n.o.Log.Warn("not admitted again", "model", r.ID(), "error", err)
+	}
+	f := refusal(*a.decision, r.Manifest, r.Receipt.source())
+	if err := n.incident(Incident{
+		Kind: f.Cause, Model: r.Name, Version: r.Version, Digest: r.Manifest, Expected: f.Expected, Found: f.Found, Source: f.Source,
+		Reason: f.Reason, Action: "quarantined", Snapshot: acc.Digest,
+	}); err != nil {
+		return err
+	}
+	r.Cause, r.Holds = f.Cause, ""
+	r.Failures++
+	r.RetryAfter = n.now().Add(n.backoff(acc.Document.Settings.Retry, r.Failures))
+	if err := r.move(Failed, n.o.By, f.Reason, acc.Digest, n.now()); err != nil {
+		return err
+	}
+	return errors.Join(f, n.save(r))
+}
+
+func (rc *Receipt) source() string {
+	if rc == nil {
+		return ""
+	}
+	return rc.Source
+}
+
+// readmitOnline asks the sources for signatures that satisfy the policy in
+// force, and keeps them with the model.
+func (n *Node) readmitOnline(ctx context.Context, acc *snapshot.Accepted, m *snapshot.Model, r *Record) error {
+	st, err := n.store()
+	if err != nil {
+		return err
+	}
+	l, err := st.Lease(ctx, "admit "+m.ID(), m.Digest())
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+	ad, err := n.admit(ctx, l, acc, m.Policy, m.Reference, m.Mirrors)
+	if err != nil {
+		return err
+	}
+	ref, err := st.Ref(n.modelRef(r.ID()))
+	if err != nil {
+		return err
+	}
+	ref.Blobs = append(ref.Blobs, ad.blobs...)
+	if err := st.PutRef(ctx, ref); err != nil {
+		return err
+	}
+	ad.receipt.Source, ad.receipt.Fetched = r.Receipt.source(), 0
+	r.Receipt = &ad.receipt
+	return nil
+}
+
+// remove forgets a model's bytes. The record stays and says why.
+func (n *Node) remove(ctx context.Context, acc *snapshot.Accepted, a Action, r *Record) error {
+	if r.State != Absent {
+		if err := r.move(Absent, n.o.By, a.Reason, acc.Digest, n.now()); err != nil {
+			return err
+		}
+	}
+	r.Reason, r.Cause, r.Tree, r.Verdict, r.Holds, r.Receipt = a.Reason, "", "", nil, "", nil
+	r.Failures, r.RetryAfter = 0, time.Time{}
+	if err := n.save(r); err != nil {
+		return err
+	}
+	return n.dropRef(r)
+}

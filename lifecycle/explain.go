@@ -1,0 +1,60 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+
+	"github.com/resultity/rmodels/policy"
+)
+
+// Explanation says why a model is in its state and what happens next.
+type Explanation struct {
+	Name      string           `json:"name"`
+	Version   string           `json:"version"`
+	State     State            `json:"state"`
+	Reason    string           `json:"reason"`
+	Cause     Cause            `json:"cause,omitempty"`
+	Listed    bool             `json:"listed"`
+	Enabled   bool             `json:"enabled"`
+	Next      Action           `json:"next"`                // what the next sync does
+	Admission *policy.Decision `json:"admission,omitempty"` // the policy's decision on the evidence at hand
+	Record    *Record          `json:"record,omitempty"`
+	Incidents []Incident       `json:"incidents,omitempty"` // the newest five
+}
+
+// Explain answers for every version of a model that matches, without a
+// network and without changing anything.
+func (n *Node) Explain(ctx context.Context, nameOrID string) ([]Explanation, error) {
+	acc, err := n.Current()
+	if err != nil {
+		return nil, err
+	}
+	p, err := n.plan(ctx, acc, SyncOptions{Only: []string{nameOrID}})
+	if err != nil {
+		return nil, err
+	}
+	var out []Explanation
+	for _, a := range p.Actions {
+		e := Explanation{Name: a.Name, Version: a.Version, State: a.State, Next: a, Reason: a.Reason, Cause: a.Cause}
+		var r Record
+		if err := n.models.read(a.ID(), &r); err == nil {
+			e.Record, e.Reason, e.Cause = &r, r.Reason, r.Cause
+		}
+		if a.model != nil {
+			e.Listed, e.Enabled = true, a.model.Enabled
+			if e.Record != nil && e.Record.Receipt != nil {
+				d := n.readmit(acc, a.model.Policy, a.model.Reference, e.Record.Receipt)
+				e.Admission = &d
+			}
+		}
+		if e.Incidents, err = n.Incidents(a.ID(), 5); err != nil {
+			return nil, err
+		}
+		out = append(out, e)
+	}
+	if len(out) == 0 {
+		_, err := n.Record(nameOrID)
+		return nil, errors.Join(err)
+	}
+	return out, nil
+}

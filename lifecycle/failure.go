@@ -1,0 +1,141 @@
+package lifecycle
+
+import (
+	"errors"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/oci"
+	"github.com/resultity/rmodels/policy"
+	"github.com/resultity/rmodels/runner"
+	"github.com/resultity/rmodels/snapshot"
+)
+
+// Cause classes what went wrong, by what an operator does about it. The
+// classes of package policy are causes too.
+type Cause string
+
+const (
+	CauseListing       = Cause(policy.ClassListing)
+	CausePolicy        = Cause(policy.ClassPolicy)
+	CauseRevoked       = Cause(policy.ClassRevoked)
+	CauseSignature     = Cause(policy.ClassSignature)
+	CauseAttestation   = Cause(policy.ClassAttestation)
+	CauseLayout        = Cause(policy.ClassLayout)
+	CauseContent       = Cause(policy.ClassContent)
+	CauseCompatibility = Cause(policy.ClassCompatibility)
+
+	CauseHash        Cause = "hash"        // bytes do not have the digest that pins them
+	CauseValidation  Cause = "validation"  // the test inference failed
+	CauseIsolation   Cause = "isolation"   // the sandbox was not closed
+	CauseEngine      Cause = "engine"      // no container engine, or it cannot do what is needed
+	CauseUnavailable Cause = "unavailable" // a source or the network did not answer
+	CauseSpace       Cause = "space"       // the disk is full, or would be
+	CauseBusy        Cause = "busy"        // another process works on it
+	CauseSnapshot    Cause = "snapshot"    // the snapshot was rejected
+	CauseState       Cause = "state"       // a file of the node's own state is damaged
+	CauseUnexpected  Cause = "unexpected"
+)
+
+// failedCheck reports whether the cause is a check that said no, so that it
+// is an incident and the model is Failed. The others are circumstances: the
+// model stays as it was, and the next pass tries again.
+func (c Cause) failedCheck() bool {
+	switch c {
+	case CausePolicy, CauseRevoked, CauseSignature, CauseAttestation, CauseLayout, CauseContent,
+		CauseHash, CauseValidation, CauseIsolation:
+		return true
+	}
+	return false
+}
+
+// Failure is an error with the evidence that an incident needs.
+type Failure struct {
+	Cause    Cause         `json:"cause"`
+	Reason   string        `json:"reason"`         // one sentence, without the model's name
+	Hint     string        `json:"hint,omitempty"` // what to do next
+	Digest   digest.Digest `json:"digest,omitempty"`
+	Expected string        `json:"expected,omitempty"`
+	Found    string        `json:"found,omitempty"`
+	Source   string        `json:"source,omitempty"`
+	Err      error         `json:"-"`
+}
+
+func (f *Failure) Error() string { return f.Reason }
+func (f *Failure) Unwrap() error { return f.Err }
+
+// refusal turns a decision that did not allow into a failure.
+func refusal(d policy.Decision, of digest.Digest, source string) *Failure {
+	reason := d.Reason
+	if d.Rule != "" {
+		reason += " (rule " + d.Rule + ")"
+	}
+	return &Failure{
+		Cause: Cause(d.Class), Reason: reason, Digest: of, Expected: d.Expected, Found: d.Found, Source: source,
+		Hint: "see who signed it and what the policy asks with: rmodels explain",
+	}
+}
+
+// AsFailure classes any error of the packages below. It is the one place that
+// knows their sentinels.
+func AsFailure(err error) *Failure {
+	if err == nil {
+		return nil
+	}
+	if f, ok := errors.AsType[*Failure](err); ok {
+		return f
+	}
+	f := &Failure{Cause: CauseUnexpected, Reason: err.Error(), Err: err}
+	if d, ok := errors.AsType[*oci.DigestError](err); ok {
+		f.Cause, f.Expected, f.Found, f.Source, f.Digest = CauseHash, d.Expected.String(), d.Found.String(), d.Source, d.Expected
+		f.Hint = "the next sync fetches it again; if it repeats, tell the network which source serves wrong bytes"
+		return f
+	}
+	if m, ok := errors.AsType[*cas.MismatchError](err); ok {
+		f.Cause, f.Expected, f.Found, f.Digest = CauseHash, m.Digest.String(), m.Found.String(), m.Digest
+		return f
+	}
+	for _, c := range causes {
+		if errors.Is(err, c.sentinel) {
+			f.Cause, f.Hint = c.cause, c.hint
+			return f
+		}
+	}
+	return f
+}
+
+// causes maps the sentinels of the packages below, the most specific first.
+var causes = []struct {
+	sentinel error
+	cause    Cause
+	hint     string
+}{
+	{ErrBusy, CauseBusy, "wait for it, or give --wait 10m"},
+	{runner.ErrBusy, CauseBusy, "one test inference runs at a time; try again when it has ended"},
+	{runner.ErrGPUBusy, CauseBusy, "the GPU is held by another runtime; stop it or let the agent yield it"},
+	{runner.ErrNoEngine, CauseEngine, "install nerdctl with containerd, docker or podman, or set engine.path in the configuration"},
+	{runner.ErrDevice, CauseEngine, "list the devices with: nvidia-ctk cdi list"},
+	{runner.ErrIsolation, CauseIsolation, "do not run models on this engine before it is mended; see rmodels incidents"},
+	{runner.ErrImage, CauseContent, "the runtime image cannot be run sealed; tell the network"},
+	{runner.ErrRuntime, CausePolicy, "the runtime's definition cannot be run sealed; tell the network"},
+	{runner.ErrEngine, CauseEngine, "see the engine's own log; containerd must be running"},
+	{cas.ErrNoSpace, CauseSpace, "free space with: rmodels gc, or move the store to a larger disk"},
+	{cas.ErrBusy, CauseBusy, "wait for it, or give --wait 10m"},
+	{cas.ErrDigestMismatch, CauseHash, "repair it with: rmodels verify --repair"},
+	{cas.ErrSuspect, CauseHash, "repair it with: rmodels verify --repair"},
+	{cas.ErrNoStore, CauseState, "create it with: rmodels init"},
+	{oci.ErrDigest, CauseHash, ""},
+	{oci.ErrTag, CauseListing, "write registry/repository@sha256:…; a tag can be moved"},
+	{oci.ErrFormat, CauseLayout, "the artifact is of no format that rmodels reads; tell the publisher"},
+	{oci.ErrTooLarge, CauseLayout, "the artifact claims more than it may; tell the publisher"},
+	{oci.ErrUnauthorized, CauseUnavailable, "check the registry's user and password: rmodels reads [hosts] of its configuration and docker's config.json"},
+	{oci.ErrTLS, CauseUnavailable, "give the registry's certificate authority: [hosts.\"…\"] ca = \"/path/ca.pem\""},
+	{oci.ErrNotFound, CauseUnavailable, "the registry does not have it; check the reference and its mirrors"},
+	{oci.ErrUnavailable, CauseUnavailable, "check the network and the registry; the next sync goes on where this one stopped"},
+	{snapshot.ErrSource, CauseUnavailable, "check the snapshot source; the node goes on with the last snapshot it accepted"},
+	{snapshot.ErrRejected, CauseSnapshot, "the node goes on with the last snapshot it accepted; tell the network"},
+	{snapshot.ErrNone, CauseSnapshot, "fetch one with: rmodels sync, or hand one over with: rmodels snapshot apply FILE"},
+	{snapshot.ErrNotPinned, CauseState, "pin the network's root with: rmodels init"},
+	{errCorrupt, CauseState, "it was moved aside; run rmodels sync to rebuild it"},
+}

@@ -1,0 +1,192 @@
+package lifecycle
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/progress"
+	"github.com/resultity/rmodels/oci"
+	"github.com/resultity/rmodels/policy"
+	"github.com/resultity/rmodels/snapshot"
+)
+
+// modelRef is the name of a model's root in the store, runtimeRef a runtime
+// image's. They carry the network: one store serves several.
+func (n *Node) modelRef(id string) string   { return "model." + n.o.Network + "." + id }
+func (n *Node) runtimeRef(id string) string { return "runtime." + n.o.Network + "." + id }
+
+// install brings one listed model onto the node: signatures first, then the
+// manifest's claims, then the bytes, then what the bytes are, and only then a
+// tree. On success r is Pending in memory; the caller stores it.
+func (n *Node) install(ctx context.Context, acc *snapshot.Accepted, m *snapshot.Model, r *Record) error {
+	st, err := n.store()
+	if err != nil {
+		return err
+	}
+	c, err := n.client()
+	if err != nil {
+		return err
+	}
+	pol, ok := acc.Document.Policy(m.Policy)
+	if !ok {
+		return &Failure{Cause: CausePolicy, Reason: fmt.Sprintf("the snapshot has no policy %q", m.Policy)}
+	}
+	// Announce, then check: from here on no collector takes what this needs.
+	l, err := st.Lease(ctx, "install "+m.ID(), m.Digest())
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+
+	step := n.step(m.ID(), "verify signatures")
+	ad, err := n.admit(ctx, l, acc, m.Policy, m.Reference, m.Mirrors)
+	step(err, signedBy(ad))
+	if err != nil {
+		return err
+	}
+
+	a, err := c.Resolve(ctx, ad.ref, ad.mirrors)
+	if err != nil {
+		return fmt.Errorf("fetch manifest: %w", err)
+	}
+	if err := n.reportMismatches(m, acc, a.Mismatches); err != nil {
+		return err
+	}
+	if d := policy.AdmitLayout(pol, *m, string(a.Format), claims(a)); !d.Allowed {
+		return refusal(d, ad.ref.Digest, a.From)
+	}
+	if err := st.Put(ctx, l, ad.ref.Digest, a.Raw); err != nil {
+		return fmt.Errorf("keep manifest: %w", err)
+	}
+
+	step = n.step(m.ID(), "fetch")
+	res, err := c.Fetch(ctx, st, l, a, oci.FetchOptions{Progress: n.o.Progress, Model: m.ID()})
+	step(err, fetchedLine(res))
+	if merr := n.reportMismatches(m, acc, res.Mismatches); merr != nil && err == nil {
+		err = merr
+	}
+	if err != nil {
+		return fmt.Errorf("fetch: %w", err)
+	}
+
+	entries, err := a.Entries(st)
+	if err != nil {
+		return fmt.Errorf("list files: %w", err)
+	}
+	step = n.step(m.ID(), "check content")
+	err = n.checkContent(st, pol, m, ad.ref, a.From, entries)
+	step(err, fmt.Sprintf("%d files", len(entries)))
+	if err != nil {
+		return err
+	}
+
+	step = n.step(m.ID(), "build tree")
+	tree, err := st.BuildTree(ctx, l, ad.ref.Digest, entries)
+	step(err, tree.Path)
+	if err != nil {
+		return fmt.Errorf("build tree: %w", err)
+	}
+	blobs := append([]digest.Digest{ad.ref.Digest}, ad.blobs...)
+	for _, d := range a.Blobs() {
+		blobs = append(blobs, d.Digest)
+	}
+	if err := st.PutRef(ctx, cas.Ref{Name: n.modelRef(m.ID()), Tree: ad.ref.Digest, Blobs: blobs, Pinned: true, LastUsed: n.now()}); err != nil {
+		return fmt.Errorf("root %s in the store: %w", m.ID(), err)
+	}
+	ad.receipt.Source, ad.receipt.Fetched = a.From, res.Bytes
+	r.Reference, r.Manifest, r.Format, r.Size, r.Tree = m.Reference, ad.ref.Digest, string(a.Format), tree.Size, tree.Path
+	r.Receipt, r.Verdict, r.Holds = &ad.receipt, nil, ""
+	r.Failures, r.Cause, r.Unlisted = 0, "", time.Time{}
+	return r.move(Pending, n.o.By, "bytes and signatures verified; not validated yet", acc.Digest, n.now())
+}
+
+// claims is what the manifest says of each file, before a byte of it.
+func claims(a *oci.Artifact) []policy.FileClaim {
+	out := make([]policy.FileClaim, len(a.Files))
+	for i, f := range a.Files {
+		out[i] = policy.FileClaim{Path: f.Path, Size: f.Desc.Size, MediaType: f.Desc.MediaType, Archive: f.Tar}
+	}
+	return out
+}
+
+// checkContent runs the path guard and the content gate on every file before
+// a tree exists.
+func (n *Node) checkContent(st *cas.Store, pol snapshot.Policy, m *snapshot.Model, ref oci.Reference, source string, entries []cas.TreeEntry) error {
+	files := make([]policy.ArtifactFile, len(entries))
+	paths := make([]string, len(entries))
+	for i, e := range entries {
+		stat, err := st.Stat(e.Blob)
+		if err != nil {
+			return err
+		}
+		paths[i] = e.Path
+		files[i] = policy.ArtifactFile{Path: e.Path, Size: stat.Size, Open: func() (policy.ReaderAtCloser, error) { return st.Open(e.Blob) }}
+	}
+	if err := policy.SafePaths(paths); err != nil {
+		return &Failure{Cause: CauseContent, Reason: err.Error(), Digest: ref.Digest, Expected: "relative paths that stay inside the model", Found: shorten(err.Error(), 200), Source: source, Err: err}
+	}
+	if d := policy.AdmitContent(pol, *m, files); !d.Allowed {
+		return refusal(d, ref.Digest, source)
+	}
+	return nil
+}
+
+// reportMismatches writes an incident for each source that sent wrong bytes,
+// also when another source had the right ones.
+func (n *Node) reportMismatches(m *snapshot.Model, acc *snapshot.Accepted, ms []oci.Mismatch) error {
+	for _, x := range ms {
+		found := x.Found.String()
+		if len(x.Ranges) > 0 {
+			found = fmt.Sprintf("%s (wrong in %d ranges, the first at byte %d)", found, len(x.Ranges), x.Ranges[0].Off)
+		}
+		err := n.incident(Incident{
+			Kind: CauseHash, Model: m.Name, Version: m.Version, Digest: x.Expected, Expected: x.Expected.String(), Found: found,
+			Source: x.Source, Reason: "a source sent bytes that do not match the digest of the " + x.What,
+			Action: "discarded; other sources were asked", Snapshot: acc.Digest,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// step reports one step of a model to whoever watches.
+func (n *Node) step(id, name string) func(err error, result string) {
+	n.o.Progress.Emit(progress.Event{Kind: progress.StepStart, Model: id, Step: name})
+	return func(err error, result string) {
+		if err != nil {
+			result = "failed: " + err.Error()
+		}
+		n.o.Progress.Emit(progress.Event{Kind: progress.StepEnd, Model: id, Step: name, Message: result})
+	}
+}
+
+func signedBy(ad *admission) string {
+	if ad == nil {
+		return ""
+	}
+	s := "signed by"
+	for i, x := range ad.receipt.Decision.Signers {
+		if i > 0 {
+			s += ","
+		}
+		s += " " + x.Authority
+	}
+	return s
+}
+
+func fetchedLine(r oci.FetchResult) string {
+	s := humanBytes(r.Bytes) + " fetched"
+	if r.Resumed > 0 {
+		s += ", " + humanBytes(r.Resumed) + " resumed"
+	}
+	if r.Present > 0 {
+		s += ", " + humanBytes(r.Present) + " here already"
+	}
+	return s
+}

@@ -1,0 +1,67 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrBusy says that another process works on the same thing.
+var ErrBusy = errors.New("busy")
+
+// lock is an advisory file lock. The kernel drops it when the process ends,
+// however it ends, so there is no stale lock to clean up.
+type lock struct{ f *os.File }
+
+// takeLock takes the lock at path, waiting at most wait for another holder.
+// The file carries the holder's pid for the message only.
+func takeLock(ctx context.Context, path, what string, wait time.Duration) (*lock, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	deadline := time.Now().Add(wait)
+	for {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) || !time.Now().Before(deadline) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		holder := ""
+		b := make([]byte, 16)
+		if n, _ := f.ReadAt(b, 0); n > 0 {
+			if pid, err := strconv.Atoi(strings.TrimSpace(string(b[:n]))); err == nil {
+				holder = fmt.Sprintf(" (process %d)", pid)
+			}
+		}
+		f.Close()
+		return nil, fmt.Errorf("%s: another rmodels is at work on it%s: %w", what, holder, ErrBusy)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	_ = f.Truncate(0)
+	_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	return &lock{f}, nil
+}
+
+// release drops the lock. The file stays: removing it would let two holders
+// lock two inodes of one name.
+func (l *lock) release() { l.f.Close() }

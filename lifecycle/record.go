@@ -1,0 +1,184 @@
+package lifecycle
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/resultity/rmodels/internal/durable"
+	"github.com/resultity/rmodels/policy"
+	"github.com/resultity/rmodels/runner"
+)
+
+// recordVersion is the layout of a record file. A file of another version is
+// refused, never guessed at.
+const recordVersion = 1
+
+// recordMax bounds a record file in bytes.
+const recordMax = 1 << 20
+
+// Record is all that a node remembers of one model version.
+type Record struct {
+	Name      string        `json:"name"`
+	Version   string        `json:"version"`
+	State     State         `json:"state"`
+	Reason    string        `json:"reason"`             // why it is in this state, one sentence
+	Cause     Cause         `json:"cause,omitzero"`     // class of the failure or refusal behind the state
+	Reference string        `json:"reference,omitzero"` // what the snapshot pins
+	Manifest  digest.Digest `json:"manifest,omitzero"`
+	Format    string        `json:"format,omitzero"` // artifact format, as package oci names it
+	Size      int64         `json:"size,omitzero"`   // bytes of the model's files
+	Tree      string        `json:"tree,omitzero"`   // directory of the read-only tree; empty when there is none
+
+	Receipt *Receipt        `json:"receipt,omitzero"`
+	Verdict *runner.Verdict `json:"verdict,omitzero"`
+	Holds   string          `json:"holds,omitzero"` // what the verdict was made for; see verdictKey
+	Tested  time.Time       `json:"tested,omitzero"`
+
+	Failures   int          `json:"failures,omitzero"`   // in a row
+	RetryAfter time.Time    `json:"retryAfter,omitzero"` // a Failed model is not tried before
+	Unlisted   time.Time    `json:"unlisted,omitzero"`   // since when no snapshot lists it
+	Updated    time.Time    `json:"updated"`
+	History    []Transition `json:"history,omitzero"`
+}
+
+// Receipt is the proof of admission: who signed, by which rule, under which
+// snapshot. The evidence itself is kept in the store, so that the decision
+// can be made again without a network.
+type Receipt struct {
+	At       time.Time        `json:"at"`
+	Snapshot digest.Digest    `json:"snapshot"`
+	Policy   string           `json:"policy"`
+	Decision policy.Decision  `json:"decision"`
+	Evidence []StoredEvidence `json:"evidence"`
+	Source   string           `json:"source"` // where the manifest came from
+	Fetched  int64            `json:"fetched"`
+}
+
+// StoredEvidence names one signature or bundle that is kept in the store.
+type StoredEvidence struct {
+	Digest      digest.Digest     `json:"digest"`
+	MediaType   string            `json:"mediaType"`
+	Annotations map[string]string `json:"annotations,omitzero"`
+	Source      string            `json:"source,omitzero"`
+}
+
+// ID is the name a person uses for the record: name@version.
+func (r *Record) ID() string { return modelID(r.Name, r.Version) }
+
+func modelID(name, version string) string { return name + "@" + version }
+
+// envelope guards a record against a torn or edited file: Sum is the SHA-256
+// of Record's bytes.
+type envelope struct {
+	Version int            `json:"version"`
+	Sum     string         `json:"sum"`
+	Record  jsontext.Value `json:"record"`
+}
+
+// seal encodes v for a state file; unseal is its strict inverse.
+func seal(v any) ([]byte, error) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(b)
+	return json.Marshal(envelope{recordVersion, hex.EncodeToString(sum[:]), b})
+}
+
+func unseal(b []byte, v any) error {
+	var e envelope
+	if err := json.Unmarshal(b, &e, json.RejectUnknownMembers(true)); err != nil {
+		return err
+	}
+	if e.Version != recordVersion {
+		return fmt.Errorf("layout version %d, this rmodels reads %d", e.Version, recordVersion)
+	}
+	if sum := sha256.Sum256(e.Record); hex.EncodeToString(sum[:]) != e.Sum {
+		return errors.New("checksum does not fit")
+	}
+	return json.Unmarshal(e.Record, v, json.RejectUnknownMembers(true))
+}
+
+// records is a directory of sealed state files, one a key.
+type records struct{ dir string }
+
+func (rs records) path(id string) string { return filepath.Join(rs.dir, id+".json") }
+
+// errCorrupt marks a state file that cannot be read back.
+var errCorrupt = errors.New("state file is damaged")
+
+func (rs records) read(id string, v any) error {
+	f, err := os.Open(rs.path(id))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, recordMax+1))
+	if err != nil {
+		return fmt.Errorf("read %s: %w", rs.path(id), err)
+	}
+	if len(b) > recordMax {
+		return fmt.Errorf("%s: larger than %d bytes: %w", rs.path(id), recordMax, errCorrupt)
+	}
+	if err := unseal(b, v); err != nil {
+		return fmt.Errorf("%s: %v: %w", rs.path(id), err, errCorrupt)
+	}
+	return nil
+}
+
+func (rs records) write(id string, v any) error {
+	b, err := seal(v)
+	if err != nil {
+		return err
+	}
+	if err := durable.MkdirAll(rs.dir, 0o755); err != nil {
+		return err
+	}
+	return durable.WriteFile(rs.path(id), b, 0o644)
+}
+
+// setAside moves a damaged file out of the way, so that it can be looked at
+// and the next sync rebuilds what it said. It returns the new path.
+func (rs records) setAside(id string, now time.Time) (string, error) {
+	to := rs.path(id) + ".corrupt-" + now.UTC().Format("20060102T150405")
+	return to, os.Rename(rs.path(id), to)
+}
+
+// ids lists the keys in name order.
+func (rs records) ids() ([]string, error) {
+	es, err := os.ReadDir(rs.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, e := range es {
+		if id, ok := strings.CutSuffix(e.Name(), ".json"); ok && !strings.HasPrefix(id, ".") {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+// lock takes the lock of one key without waiting; [ErrBusy] names the holder.
+func (rs records) lock(ctx context.Context, id string) (*lock, error) {
+	if err := durable.MkdirAll(rs.dir, 0o755); err != nil {
+		return nil, err
+	}
+	return takeLock(ctx, filepath.Join(rs.dir, "."+id+".lock"), id, 0)
+}

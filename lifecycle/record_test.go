@@ -1,0 +1,152 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-json-experiment/json"
+)
+
+func TestRecordsComeBackAsWritten(t *testing.T) {
+	rs := records{filepath.Join(t.TempDir(), "models")}
+	want := record(Active)
+	want.History = []Transition{{At: testNow, From: Pending, To: Active, By: "sync", Why: "passed"}}
+	if err := rs.write(want.ID(), want); err != nil {
+		t.Fatal(err)
+	}
+	var got Record
+	if err := rs.read(want.ID(), &got); err != nil {
+		t.Fatal(err)
+	}
+	a, _ := json.Marshal(want)
+	b, _ := json.Marshal(got)
+	if string(a) != string(b) {
+		t.Errorf("got  %s\nwant %s", b, a)
+	}
+	if ids, err := rs.ids(); err != nil || len(ids) != 1 || ids[0] != "tiny@v1" {
+		t.Errorf("ids: %v, %v", ids, err)
+	}
+}
+
+func TestDamagedRecordsAreNotRead(t *testing.T) {
+	good, err := seal(record(Pending))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, b := range map[string][]byte{
+		"empty":          nil,
+		"torn":           good[:len(good)/2],
+		"trailing":       append(append([]byte{}, good...), '1'),
+		"state edited":   []byte(strings.Replace(string(good), `"Pending"`, `"Active"`, 1)),
+		"other version":  []byte(strings.Replace(string(good), `"version":1`, `"version":2`, 1)),
+		"duplicate name": []byte(strings.Replace(string(good), `"version":1`, `"version":1,"version":1`, 1)),
+		"unknown name":   []byte(strings.Replace(string(good), `"version":1`, `"version":1,"more":1`, 1)),
+		"huge":           []byte(strings.Repeat(" ", recordMax+1)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			rs := records{t.TempDir()}
+			if err := os.WriteFile(rs.path("tiny@v1"), b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var r Record
+			if err := rs.read("tiny@v1", &r); !errors.Is(err, errCorrupt) {
+				t.Fatalf("got %v, want errCorrupt", err)
+			}
+			to, err := rs.setAside("tiny@v1", testNow)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := os.Stat(to); err != nil {
+				t.Errorf("not kept for a look: %v", err)
+			}
+			if ids, _ := rs.ids(); len(ids) != 0 {
+				t.Errorf("still listed: %v", ids)
+			}
+		})
+	}
+}
+
+func FuzzUnseal(f *testing.F) {
+	good, _ := seal(record(Active))
+	f.Add(good)
+	f.Add([]byte(`{"version":1,"sum":"","record":{}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var r Record
+		if unseal(b, &r) == nil {
+			if _, err := seal(&r); err != nil {
+				t.Errorf("read but cannot be written: %v", err)
+			}
+		}
+	})
+}
+
+func TestLockNamesItsHolder(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	l, err := takeLock(context.Background(), path, "tiny@v1", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = takeLock(context.Background(), path, "tiny@v1", 0)
+	if !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), "process") {
+		t.Errorf("got %v", err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		l2, err := takeLock(context.Background(), path, "tiny@v1", 10*time.Second)
+		if err == nil {
+			l2.release()
+		}
+		done <- err
+	}()
+	l.release()
+	if err := <-done; err != nil {
+		t.Errorf("waiting for a lock that was released: %v", err)
+	}
+}
+
+func TestIncidents(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "incidents.jsonl")
+	if ins, err := readIncidents(path, nil, 0); err != nil || ins != nil {
+		t.Fatalf("no file: %v, %v", ins, err)
+	}
+	for i := range 5 {
+		in := Incident{Time: testNow, Kind: CauseHash, Model: "tiny", Version: "v1", Reason: strings.Repeat("x", i)}
+		if err := appendIncident(path, in); err != nil {
+			t.Fatal(err)
+		}
+	}
+	long := Incident{Kind: CauseValidation, Model: "other", Version: "v1", Found: strings.Repeat("\u00e9", 100_000), Reason: "\xff\x1b[2J", Expected: strings.Repeat("\"", 5000)}
+	if err := appendIncident(path, long); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString(`{"time":"2026-11-22T`); err != nil { // a crash tore this one
+		t.Fatal(err)
+	}
+	f.Close()
+	if err := appendIncident(path, Incident{Kind: CauseHash, Model: "after", Version: "v1"}); err != nil {
+		t.Fatal(err)
+	}
+	all, err := readIncidents(path, nil, 0)
+	if err != nil || len(all) != 7 {
+		t.Fatalf("got %d incidents, %v; want 7", len(all), err)
+	}
+	if all[6].Model != "after" {
+		t.Errorf("what follows a torn line is lost: %+v", all[6])
+	}
+	if n := len(all[5].Found); n == 0 || n > 2000 {
+		t.Errorf("found kept in %d bytes", n)
+	}
+	newest, err := readIncidents(path, func(in Incident) bool { return in.Model == "tiny" }, 2)
+	if err != nil || len(newest) != 2 || newest[1].Reason != "xxxx" || newest[0].Reason != "xxx" {
+		t.Errorf("newest two: %+v, %v", newest, err)
+	}
+}

@@ -1,0 +1,326 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/resultity/rmodels/policy"
+	"github.com/resultity/rmodels/runner"
+	"github.com/resultity/rmodels/snapshot"
+)
+
+// SyncOptions choose what a pass does.
+type SyncOptions struct {
+	Source  snapshot.Source // where to look for a newer snapshot; nil: act on the stored one
+	DryRun  bool            // plan only; nothing on the node changes
+	Install bool            // install alone, no test inference
+	Test    bool            // test alone: what is not installed is not fetched
+	Only    []string        // names or name@version; empty: all
+	Force   bool            // ignore backoff
+	Retest  bool            // test what is Active again
+	Wait    time.Duration   // for another pass to end
+}
+
+// Outcome is what became of one action.
+type Outcome struct {
+	Action
+	After   State    `json:"after"` // the state that holds now
+	Failure *Failure `json:"failure,omitempty"`
+	Fetched int64    `json:"fetched,omitempty"` // bytes over the network
+	Seconds float64  `json:"seconds"`
+}
+
+// SyncResult is the outcome of one pass.
+type SyncResult struct {
+	Plan            Plan      `json:"plan"`
+	Changed         bool      `json:"changed"` // this pass accepted a newer snapshot
+	SnapshotFailure *Failure  `json:"snapshotFailure,omitempty"`
+	Outcomes        []Outcome `json:"outcomes,omitempty"`
+	Fetched         int64     `json:"fetched"`
+	Seconds         float64   `json:"seconds"`
+}
+
+// Sync makes the node equal to the snapshot: it looks for a newer one, plans,
+// and executes. A model that fails does not stop the others. The error is for
+// what stops the pass itself.
+func (n *Node) Sync(ctx context.Context, o SyncOptions) (*SyncResult, error) {
+	start := time.Now()
+	res := new(SyncResult)
+	defer func() { res.Seconds = time.Since(start).Seconds() }()
+	if !o.DryRun && len(o.Only) == 0 {
+		lk, err := takeLock(ctx, filepath.Join(n.dir, "sync.lock"), "sync of "+n.o.Network, o.Wait)
+		if err != nil {
+			return res, err
+		}
+		defer lk.release()
+	}
+	acc, err := n.refresh(ctx, o, res)
+	if err != nil {
+		return res, err
+	}
+	if !o.DryRun {
+		if err := n.mend(ctx); err != nil {
+			return res, err
+		}
+	}
+	res.Plan, err = n.plan(ctx, acc, o)
+	if err != nil || o.DryRun {
+		return res, err
+	}
+	n.runPlan(ctx, acc, o, res, res.Plan, func(v Verb) bool { return v != Archive && v != Remove })
+	// What goes is decided after what comes: a version is archived once its
+	// successor is Active, which this pass may have brought about.
+	after, err := n.plan(ctx, acc, o)
+	if err != nil {
+		return res, err
+	}
+	n.runPlan(ctx, acc, o, res, after, func(v Verb) bool { return v == Archive || v == Remove })
+	return res, ctx.Err()
+}
+
+// refresh returns the snapshot to act upon. A source that fails or lies is
+// reported in res, and the last good snapshot stays in force.
+func (n *Node) refresh(ctx context.Context, o SyncOptions, res *SyncResult) (*snapshot.Accepted, error) {
+	t, err := n.trust()
+	if err != nil {
+		return nil, err
+	}
+	if o.Source == nil {
+		return t.Current(n.now())
+	}
+	if o.DryRun {
+		scratch, err := n.trustCopy()
+		if err != nil {
+			return nil, err
+		}
+		defer os.RemoveAll(scratch.dir)
+		t = scratch.Trust
+	}
+	acc, err := t.Pull(ctx, o.Source, n.now())
+	if err == nil {
+		res.Changed = acc.Changed
+		return acc, nil
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	res.SnapshotFailure = AsFailure(err)
+	if !o.DryRun {
+		if ierr := n.rejected(err); ierr != nil {
+			return nil, errors.Join(err, ierr)
+		}
+	}
+	acc, cerr := t.Current(n.now())
+	if cerr != nil {
+		return nil, err // nothing to fall back to: the source's error is the one to read
+	}
+	return acc, nil
+}
+
+// Apply accepts a pushed snapshot. A refusal is an incident and changes nothing.
+func (n *Node) Apply(bundle []byte) (*snapshot.Accepted, error) {
+	t, err := n.trust()
+	if err != nil {
+		return nil, err
+	}
+	acc, err := t.Apply(bundle, n.now())
+	if err != nil {
+		return nil, errors.Join(err, n.rejected(err))
+	}
+	return acc, nil
+}
+
+// rejected writes the incident of a snapshot that did not verify. A source
+// that merely did not answer is no incident.
+func (n *Node) rejected(err error) error {
+	if !errors.Is(err, snapshot.ErrRejected) {
+		return nil
+	}
+	in := Incident{
+		Kind: CauseSnapshot, Expected: "a snapshot signed by " + n.o.Network + " and not older than the accepted one",
+		Found: err.Error(), Reason: "the snapshot was rejected", Action: "the last good snapshot stays in force",
+	}
+	if cur, cerr := n.Current(); cerr == nil {
+		in.Snapshot = cur.Digest
+		in.Expected = fmt.Sprintf("a snapshot signed by %s with sequence %d or later", n.o.Network, cur.Document.Sequence)
+	}
+	return n.incident(in)
+}
+
+// trustCopy is the trust state in a scratch directory, for a dry run.
+type trustScratch struct {
+	*snapshot.Trust
+	dir string
+}
+
+func (n *Node) trustCopy() (trustScratch, error) {
+	dir, err := os.MkdirTemp("", "rmodels-dry-run-")
+	if err != nil {
+		return trustScratch{}, err
+	}
+	fail := func(err error) (trustScratch, error) {
+		os.RemoveAll(dir)
+		return trustScratch{}, err
+	}
+	if err := os.CopyFS(filepath.Join(dir, "trust"), os.DirFS(n.trustDir())); err != nil {
+		return fail(fmt.Errorf("copy trust state: %w", err))
+	}
+	floor := filepath.Join(dir, "floor", filepath.Base(n.floorPath()))
+	if b, err := os.ReadFile(n.floorPath()); err == nil {
+		if err := os.MkdirAll(filepath.Dir(floor), 0o700); err != nil {
+			return fail(err)
+		}
+		if err := os.WriteFile(floor, b, 0o600); err != nil {
+			return fail(err)
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return fail(err)
+	}
+	t, err := snapshot.OpenTrust(filepath.Join(dir, "trust"), floor)
+	if err != nil {
+		return fail(err)
+	}
+	return trustScratch{t, dir}, nil
+}
+
+// mend clears what a crash left: damaged records, roots in the store that no
+// record stands for, containers of runs that died.
+func (n *Node) mend(ctx context.Context) error {
+	ids, err := n.models.ids()
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		var r Record
+		err := n.models.read(id, &r)
+		if err == nil && r.ID() == id || errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil && !errors.Is(err, errCorrupt) {
+			return err
+		}
+		to, merr := n.models.setAside(id, n.now())
+		if merr != nil {
+			return merr
+		}
+		name, version, _ := strings.Cut(id, "@")
+		if err := n.incident(Incident{
+			Kind: CauseState, Model: name, Version: version, Expected: "a record with a valid checksum", Found: fmt.Sprint(err),
+			Source: to, Reason: "the model's record is damaged", Action: "moved aside; the model is verified and validated again",
+		}); err != nil {
+			return err
+		}
+	}
+	st, err := n.store()
+	if err != nil {
+		return err
+	}
+	refs, err := st.Refs()
+	if err != nil {
+		return err
+	}
+	for _, ref := range refs {
+		id, ok := strings.CutPrefix(ref.Name, n.modelRef(""))
+		if !ok {
+			continue
+		}
+		if _, err := os.Stat(n.models.path(id)); !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		lk, err := n.models.lock(ctx, id)
+		if errors.Is(err, ErrBusy) {
+			continue // being installed: its record comes after its root
+		} else if err != nil {
+			return err
+		}
+		_, err = os.Stat(n.models.path(id))
+		if errors.Is(err, fs.ErrNotExist) {
+			err = st.DeleteRef(ctx, ref.Name)
+		}
+		lk.release()
+		if err != nil {
+			return err
+		}
+	}
+	if eng, err := runner.FindEngine(ctx, n.o.Engine); err == nil {
+		gone, err := eng.RemoveOrphans(ctx, n.runsDir())
+		if err != nil {
+			n.o.Log.Warn("orphans of earlier runs", "error", err)
+		}
+		for _, c := range gone {
+			n.o.Log.Info("removed the container of a run that died", "container", c)
+		}
+	}
+	return nil
+}
+
+// plan gathers the inputs and makes the plan.
+func (n *Node) plan(ctx context.Context, acc *snapshot.Accepted, o SyncOptions) (Plan, error) {
+	recs, err := n.Records()
+	if err != nil && !errors.Is(err, errCorrupt) {
+		return Plan{}, err
+	}
+	f, err := n.facts(ctx)
+	if err != nil {
+		return Plan{}, err
+	}
+	free, err := n.free()
+	if err != nil {
+		return Plan{}, err
+	}
+	byID := make(map[string]*Record, len(recs))
+	for _, r := range recs {
+		byID[r.ID()] = r
+	}
+	admitted := make(map[string]policy.Decision, len(acc.Document.Models))
+	for _, m := range acc.Document.Models {
+		var rc *Receipt
+		if r := byID[m.ID()]; r != nil {
+			rc = r.Receipt
+		}
+		admitted[m.ID()] = n.readmit(acc, m.Policy, m.Reference, rc)
+	}
+	for _, want := range o.Only {
+		known := byID[want] != nil
+		for _, m := range acc.Document.Models {
+			known = known || m.Name == want || m.ID() == want
+		}
+		for _, r := range recs {
+			known = known || r.Name == want
+		}
+		if !known {
+			return Plan{}, &Failure{
+				Cause: CauseListing, Reason: fmt.Sprintf("%s: the snapshot %d of %s does not list it", want, acc.Document.Sequence, n.o.Network),
+				Hint: "see what it lists with: rmodels snapshot show",
+			}
+		}
+	}
+	return MakePlan(Inputs{
+		Accepted: acc, Records: recs, Facts: f, Free: free, Admitted: admitted,
+		Now: n.now(), Only: o.Only, Force: o.Force, Retest: o.Retest, Install: o.Install,
+	}), nil
+}
+
+// runPlan executes the actions that are wanted and adds their outcomes.
+func (n *Node) runPlan(ctx context.Context, acc *snapshot.Accepted, o SyncOptions, res *SyncResult, p Plan, wanted func(Verb) bool) {
+	for _, a := range p.Actions {
+		if !wanted(a.Verb) {
+			continue
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		start := time.Now()
+		out := n.do(ctx, acc, a, o)
+		out.Seconds = time.Since(start).Seconds()
+		res.Outcomes = append(res.Outcomes, out)
+		res.Fetched += out.Fetched
+		n.o.Log.Info("action", "verb", a.Verb, "model", a.ID(), "from", a.State, "state", out.After, "seconds", out.Seconds)
+	}
+}

@@ -1,0 +1,205 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/oci"
+	"github.com/resultity/rmodels/runner"
+	"github.com/resultity/rmodels/snapshot"
+)
+
+// RuntimeRecord is what a node remembers of a runtime image that it admitted.
+type RuntimeRecord struct {
+	Name      string          `json:"name"`
+	Version   string          `json:"version"`
+	Reference string          `json:"reference"`
+	Receipt   *Receipt        `json:"receipt"`
+	Image     digest.Digest   `json:"image"` // the platform's manifest
+	Blobs     []digest.Digest `json:"blobs"`
+	Size      int64           `json:"size"`
+	Updated   time.Time       `json:"updated"`
+}
+
+// validate runs the test inference of an installed model and judges it. On
+// success r is Active in memory. A refusal by the verdict is a [Failure] with
+// CauseValidation or CauseIsolation; any other error means that no run could
+// be made.
+func (n *Node) validate(ctx context.Context, acc *snapshot.Accepted, m *snapshot.Model, r *Record) error {
+	st, err := n.store()
+	if err != nil {
+		return err
+	}
+	f, err := n.facts(ctx)
+	if err != nil {
+		return err
+	}
+	l, err := st.Lease(ctx, "validate "+m.ID(), r.Manifest)
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+	if err := st.CheckTree(ctx, r.Manifest); err != nil {
+		return treeFailure(r, err)
+	}
+	job, err := n.job(ctx, l, acc, m, r)
+	if err != nil {
+		return err
+	}
+	eng, err := runner.FindEngine(ctx, n.o.Engine)
+	if err != nil {
+		return err
+	}
+	if _, err := eng.RemoveOrphans(ctx, n.runsDir()); err != nil {
+		n.o.Log.Warn("orphans of earlier runs", "error", err)
+	}
+	step := n.step(m.ID(), "test inference")
+	v, err := eng.Validate(ctx, *job)
+	if err != nil {
+		step(err, "")
+		return err
+	}
+	step(nil, v.Reason)
+	r.Verdict, r.Tested = v, n.now()
+	if !v.Passed {
+		r.Holds = ""
+		fl := &Failure{
+			Cause: CauseValidation, Reason: "test inference: " + v.Reason, Digest: r.Manifest,
+			Expected: v.Expected, Found: v.Found, Source: job.Runtime.Reference,
+			Hint: "see the engine's answer and log with: rmodels show " + m.ID(),
+		}
+		if v.Cause == runner.CauseIsolation {
+			fl.Cause = CauseIsolation
+		}
+		return fl
+	}
+	r.Holds = verdictKey(acc.Document, m, f)
+	r.Failures, r.RetryAfter, r.Cause = 0, time.Time{}, ""
+	if err := st.Touch(ctx, n.modelRef(m.ID()), n.now()); err != nil {
+		n.o.Log.Warn("last use not recorded", "model", m.ID(), "error", err)
+	}
+	return r.move(Active, n.o.By, "test inference passed on "+job.Runtime.Name+" "+job.Runtime.Version, acc.Digest, n.now())
+}
+
+// treeFailure is what a tree that does not fit its blobs means.
+func treeFailure(r *Record, err error) error {
+	return &Failure{
+		Cause: CauseHash, Reason: "the tree does not match the store: " + err.Error(), Digest: r.Manifest,
+		Expected: "the files of " + r.Manifest.String(), Found: err.Error(), Source: r.Tree,
+		Hint: "the next sync fetches what is bad; at once with: rmodels verify --repair", Err: err,
+	}
+}
+
+// job puts a run together: the model's tree, and the runtime's image admitted
+// by its policy and present in the store.
+func (n *Node) job(ctx context.Context, l *cas.Lease, acc *snapshot.Accepted, m *snapshot.Model, r *Record) (*runner.Job, error) {
+	rt, ok := acc.Document.Runtime(m.Compat.Runtime)
+	if !ok {
+		return nil, &Failure{Cause: CausePolicy, Reason: fmt.Sprintf("the snapshot has no runtime %q", m.Compat.Runtime)}
+	}
+	devices, err := n.devices(ctx, rt.GPU)
+	if err != nil {
+		return nil, err
+	}
+	im, err := n.runtimeImage(ctx, l, acc, rt, m.ID())
+	if err != nil {
+		return nil, err
+	}
+	return &runner.Job{
+		Name: m.Name, Version: m.Version, Manifest: r.Manifest, ModelDir: r.Tree,
+		Runtime: rt, Image: runner.Image{Reference: rt.Reference, Manifest: im.ManifestDigest, Config: im.ConfigDigest, Archive: im.WriteArchive},
+		Validation: m.Validation, Devices: devices, StateDir: n.runsDir(),
+		Lock: filepath.Join(n.o.StateDir, "run.lock"), GPULock: filepath.Join(n.o.StateDir, "gpu.lock"),
+		Progress: n.o.Progress,
+	}, nil
+}
+
+// runtimeImage admits a runtime's image and brings it into the store. An
+// image that is here already is admitted again from its stored evidence, so
+// that a node without a network still validates.
+func (n *Node) runtimeImage(ctx context.Context, l *cas.Lease, acc *snapshot.Accepted, rt snapshot.Runtime, forModel string) (*oci.Image, error) {
+	st, err := n.store()
+	if err != nil {
+		return nil, err
+	}
+	c, err := n.client()
+	if err != nil {
+		return nil, err
+	}
+	ref, err := oci.ParseReference(rt.Reference)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.Add(ctx, ref.Digest); err != nil {
+		return nil, err
+	}
+	id := modelID(rt.Name, rt.Version)
+	lk, err := n.runtimes.lock(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	defer lk.release()
+	var rec RuntimeRecord
+	switch err := n.runtimes.read(id, &rec); {
+	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, errCorrupt):
+		if _, err := n.runtimes.setAside(id, n.now()); err != nil {
+			return nil, err
+		}
+		rec = RuntimeRecord{}
+	case err != nil:
+		return nil, err
+	}
+	mirrors := n.mirrors(acc.Document, ref, rt.Mirrors)
+	platform := runtime.GOOS + "/" + runtime.GOARCH
+	if rec.Reference == rt.Reference {
+		if d := n.readmit(acc, rt.Policy, rt.Reference, rec.Receipt); d.Allowed {
+			if im, err := oci.StoredImage(st, ref, platform); err == nil {
+				return im, nil
+			}
+		}
+	}
+	step := n.step(forModel, "runtime image")
+	im, receipt, evidence, err := n.fetchImage(ctx, c, st, l, acc, rt, mirrors, platform)
+	if err != nil {
+		step(err, "")
+		if f := AsFailure(err); f.Cause.failedCheck() {
+			// The model is not at fault: it stays Pending. The incident names the image.
+			if ierr := n.incident(Incident{
+				Kind: f.Cause, Model: rt.Name, Version: rt.Version, Digest: ref.Digest, Expected: f.Expected, Found: f.Found,
+				Source: f.Source, Reason: "runtime image: " + f.Reason, Action: "its models stay Pending", Snapshot: acc.Digest,
+			}); ierr != nil {
+				return nil, errors.Join(err, ierr)
+			}
+			return nil, &Failure{Cause: CauseEngine, Reason: "runtime image " + id + " is not admitted: " + f.Reason, Hint: f.Hint, Err: err}
+		}
+		return nil, fmt.Errorf("runtime image %s: %w", id, err)
+	}
+	step(nil, humanBytes(im.Size))
+	rec = RuntimeRecord{Name: rt.Name, Version: rt.Version, Reference: rt.Reference, Receipt: receipt, Image: im.ManifestDigest, Size: im.Size, Updated: n.now()}
+	rec.Blobs = append(append(rec.Blobs, im.Blobs...), evidence...)
+	if err := st.PutRef(ctx, cas.Ref{Name: n.runtimeRef(id), Blobs: rec.Blobs, Pinned: true, LastUsed: n.now()}); err != nil {
+		return nil, err
+	}
+	return im, n.runtimes.write(id, &rec)
+}
+
+func (n *Node) fetchImage(ctx context.Context, c *oci.Client, st *cas.Store, l *cas.Lease, acc *snapshot.Accepted, rt snapshot.Runtime, mirrors []string, platform string) (*oci.Image, *Receipt, []digest.Digest, error) {
+	ad, err := n.admit(ctx, l, acc, rt.Policy, rt.Reference, rt.Mirrors)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	im, err := c.Image(ctx, st, l, ad.ref, mirrors, platform)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return im, &ad.receipt, ad.blobs, nil
+}

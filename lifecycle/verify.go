@@ -1,0 +1,176 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/progress"
+	"github.com/resultity/rmodels/policy"
+	"github.com/resultity/rmodels/snapshot"
+)
+
+// Verification is what a full check of one model found.
+type Verification struct {
+	Name     string          `json:"name"`
+	Version  string          `json:"version"`
+	State    State           `json:"state"` // afterwards
+	OK       bool            `json:"ok"`
+	Bytes    int64           `json:"bytes"`             // read and hashed
+	Decision policy.Decision `json:"decision"`          // the admission, made again offline under the snapshot in force
+	Receipt  *Receipt        `json:"receipt,omitempty"` // what was decided at installation
+	Findings []cas.Finding   `json:"findings,omitempty"`
+	Repaired bool            `json:"repaired"`
+	Failure  *Failure        `json:"failure,omitempty"`
+}
+
+// VerifyOptions choose what is verified.
+type VerifyOptions struct {
+	Only   []string // names or name@version; empty: every installed model
+	Repair bool     // fetch again what is bad, and validate again
+}
+
+// Verify reads every byte of installed models again, compares each blob with
+// its digest and each tree with its blobs, and makes the admission decision
+// again, without a network. A model that fails is Failed from then on.
+func (n *Node) Verify(ctx context.Context, o VerifyOptions) ([]Verification, error) {
+	acc, err := n.Current()
+	if err != nil {
+		return nil, err
+	}
+	recs, err := n.Records()
+	if err != nil {
+		return nil, err
+	}
+	for _, want := range o.Only {
+		if !slices.ContainsFunc(recs, func(r *Record) bool { return r.Name == want || r.ID() == want }) {
+			_, err := n.Record(want)
+			return nil, err
+		}
+	}
+	var out []Verification
+	for _, r := range recs {
+		if len(o.Only) > 0 && !slices.Contains(o.Only, r.Name) && !slices.Contains(o.Only, r.ID()) {
+			continue
+		}
+		if !r.State.Installed() && r.Tree == "" && !o.Repair {
+			if len(o.Only) > 0 && r.State != Absent {
+				f := &Failure{Cause: r.Cause, Reason: r.Reason, Hint: "fetch it again with: rmodels verify --repair " + r.ID()}
+				out = append(out, Verification{Name: r.Name, Version: r.Version, State: r.State, Failure: f})
+			}
+			continue
+		}
+		v, err := n.verifyOne(ctx, acc, r.ID(), o.Repair)
+		if err != nil {
+			return out, err
+		}
+		out = append(out, *v)
+	}
+	return out, nil
+}
+
+func (n *Node) verifyOne(ctx context.Context, acc *snapshot.Accepted, id string, repair bool) (*Verification, error) {
+	lk, err := n.models.lock(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	var r Record
+	err = n.models.read(id, &r)
+	if err != nil {
+		lk.release()
+		return nil, err
+	}
+	v := &Verification{Name: r.Name, Version: r.Version, Receipt: r.Receipt}
+	if r.Tree != "" {
+		err = n.verifyRecord(ctx, acc, &r, v)
+	}
+	v.State = r.State
+	lk.release()
+	if err != nil && AsFailure(err).Cause == CauseUnexpected {
+		return nil, err
+	}
+	if err != nil {
+		v.Failure = AsFailure(err)
+	}
+	v.OK = v.Failure == nil && r.State != Failed
+	if v.OK || !repair {
+		if r.State == Failed && v.Failure == nil {
+			v.Failure = &Failure{Cause: r.Cause, Reason: r.Reason, Hint: "try again with: rmodels validate " + id}
+		}
+		return v, nil
+	}
+	res, err := n.Sync(ctx, SyncOptions{Only: []string{id}, Force: true})
+	if err != nil {
+		return nil, err
+	}
+	for _, out := range res.Outcomes {
+		v.State, v.Failure = out.After, out.Failure
+	}
+	v.Repaired = v.Failure == nil && (v.State.Installed())
+	v.OK = v.Repaired
+	return v, nil
+}
+
+// verifyRecord checks one installed model under its lock and settles what it
+// found.
+func (n *Node) verifyRecord(ctx context.Context, acc *snapshot.Accepted, r *Record, v *Verification) error {
+	st, err := n.store()
+	if err != nil {
+		return err
+	}
+	l, err := st.Lease(ctx, "verify "+r.ID(), r.Manifest)
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+	ref, err := st.Ref(n.modelRef(r.ID()))
+	if errors.Is(err, cas.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+		return n.settle(acc, r, treeFailure(r, err))
+	}
+	if err != nil {
+		return err
+	}
+	if err := l.Add(ctx, ref.Blobs...); err != nil {
+		return err
+	}
+	step := n.step(r.ID(), "hash")
+	v.Findings, err = st.Verify(ctx, ref.Blobs, cas.VerifyOptions{OnProgress: func(d digest.Digest, done, total int64) {
+		n.o.Progress.Emit(progress.Event{Kind: progress.Bytes, Model: r.ID(), Step: "hash", Digest: d.String(), Source: "disk", Done: done, Total: total})
+	}})
+	step(err, humanBytes(r.Size))
+	if err != nil {
+		return err
+	}
+	v.Bytes = r.Size
+	if len(v.Findings) > 0 {
+		f := v.Findings[0]
+		err := n.settle(acc, r, &Failure{
+			Cause: CauseHash, Reason: f.Kind + " " + f.Name + ": " + f.Problem, Expected: f.Expected, Found: f.Found, Source: r.Tree,
+			Digest: r.Manifest, Hint: "repair it with: rmodels verify --repair " + r.ID(),
+		})
+		for _, f := range v.Findings {
+			if d := digest.Digest(f.Name); d.Validate() == nil {
+				if derr := st.Discard(ctx, d, f.Problem); derr != nil {
+					n.o.Log.Warn("bad blob not discarded", "digest", d, "error", derr)
+				}
+			}
+		}
+		return err
+	}
+	if err := st.CheckTree(ctx, r.Manifest); err != nil {
+		return n.settle(acc, r, treeFailure(r, err))
+	}
+	m, ok := acc.Document.Model(r.Name, r.Version)
+	if !ok {
+		return nil // installed and unlisted: the next sync removes it
+	}
+	v.Decision = n.readmit(acc, m.Policy, m.Reference, r.Receipt)
+	if !v.Decision.Allowed {
+		return n.settle(acc, r, refusal(v.Decision, r.Manifest, r.Receipt.source()))
+	}
+	return nil
+}
