@@ -1,8 +1,11 @@
 package oci
 
 import (
+	"fmt"
+
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/resultity/rmodels/cas"
 )
 
 // Format is the convention by which an artifact's layers become files.
@@ -93,4 +96,17 @@ func uniqueBlobs(all []ocispec.Descriptor) []ocispec.Descriptor {
 		}
 	}
 	return out
+}
+
+// Entries lists the model's files for [cas.Store.BuildTree], once Fetch has
+// brought every layer in.
+func (a *Artifact) Entries(st *cas.Store) ([]cas.TreeEntry, error) {
+	entries := make([]cas.TreeEntry, 0, len(a.Files))
+	for _, f := range a.Files {
+		if f.Tar || f.Compression != Plain {
+			return nil, fmt.Errorf("layer %s: %w: packed layers are not unpacked yet", f.Desc.Digest, ErrFormat)
+		}
+		entries = append(entries, cas.TreeEntry{Path: f.Path, Blob: f.Desc.Digest, Executable: f.Mode&0o111 != 0})
+	}
+	return entries, nil
 }

@@ -3,6 +3,8 @@ package oci
 import (
 	"net/http"
 	"time"
+
+	"github.com/resultity/rmodels/internal/progress"
 )
 
 // Options configure a [Client]. The zero value speaks HTTPS with the system's
@@ -11,6 +13,7 @@ type Options struct {
 	Hosts        map[string]Host   // by registry, host[:port] as references write it
 	DockerConfig string            // path of a docker config.json; "" is $DOCKER_CONFIG or ~/.docker
 	Connections  int               // per host at most; 0 is 16
+	Progress     progress.Sink     // of pushes
 	LimitRate    int64             // bytes per second over all hosts; 0 is no limit
 	Stall        time.Duration     // a connection that brings nothing for so long is replaced; 0 is 20 s
 	Attempts     int               // failures in a row, without progress, until a source is given up for a blob; 0 is 6

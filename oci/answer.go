@@ -1,0 +1,166 @@
+package oci
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"oras.land/oras-go/v2/registry/remote/auth"
+	"oras.land/oras-go/v2/registry/remote/errcode"
+)
+
+// statusError is an answer that is not the content.
+type statusError struct {
+	status     int
+	detail     string        // what the registry said, quoted
+	retryAfter time.Duration // 0: it did not say
+	class      error
+}
+
+func (e *statusError) Error() string {
+	s := fmt.Sprintf("%v: answers %d %s", e.class, e.status, http.StatusText(e.status))
+	if e.detail != "" {
+		s += ": " + e.detail
+	}
+	return s
+}
+
+func (e *statusError) Unwrap() error { return e.class }
+
+// answerError reads what a registry says beside a status that is no success.
+func answerError(resp *http.Response) error {
+	e := &statusError{status: resp.StatusCode, class: statusClass(resp.StatusCode), detail: answerDetail(resp.Body)}
+	e.retryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
+	return e
+}
+
+func statusClass(status int) error {
+	switch status {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusProxyAuthRequired:
+		return ErrUnauthorized
+	case http.StatusNotFound, http.StatusGone:
+		return ErrNotFound
+	}
+	return ErrUnavailable
+}
+
+// answerDetail reads the error document of the distribution specification.
+// Its text is the registry's: quoted, and never long.
+func answerDetail(r io.Reader) string {
+	b, _ := io.ReadAll(io.LimitReader(r, 8<<10))
+	var doc struct {
+		Errors []struct {
+			Code    string `json:"code"`
+			Message string `json:"message"`
+		} `json:"errors"`
+	}
+	if json.Unmarshal(b, &doc) != nil || len(doc.Errors) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%q", truncate(strings.TrimSpace(doc.Errors[0].Code+" "+doc.Errors[0].Message), 200))
+}
+
+// maxRetryAfter bounds what a server may ask us to wait.
+const maxRetryAfter = 2 * time.Minute
+
+func parseRetryAfter(s string, now time.Time) time.Duration {
+	var d time.Duration
+	if n, ok := parseDecimal(s); ok {
+		d = time.Duration(min(n, int64(maxRetryAfter/time.Second))) * time.Second
+	} else if t, err := http.ParseTime(s); err == nil {
+		d = t.Sub(now)
+	}
+	return max(0, min(d, maxRetryAfter))
+}
+
+// transportError gives a failure below HTTP its class.
+func transportError(ctx context.Context, err error) error {
+	if ctx.Err() != nil && context.Cause(ctx) != nil {
+		return context.Cause(ctx)
+	}
+	var (
+		authority x509.UnknownAuthorityError
+		name      x509.HostnameError
+		invalid   x509.CertificateInvalidError
+		verify    *tls.CertificateVerificationError
+		record    tls.RecordHeaderError
+		alert     tls.AlertError
+		answer    *errcode.ErrorResponse
+	)
+	// A redirect's URL may be signed: its query is a secret that must not
+	// reach a log.
+	var at *url.Error
+	if errors.As(err, &at) {
+		err = at.Err
+		if u, perr := url.Parse(at.URL); perr == nil {
+			err = fmt.Errorf("%s %s: %w", strings.ToUpper(at.Op), u.Host, at.Err)
+		}
+	}
+	switch {
+	case errors.Is(err, ErrRedirect):
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	case errors.As(err, &authority):
+		return fmt.Errorf("%w: %v; if the registry has its own CA, name its file in the host's options", ErrTLS, err)
+	case errors.As(err, &name), errors.As(err, &invalid), errors.As(err, &verify), errors.As(err, &alert):
+		return fmt.Errorf("%w: %v", ErrTLS, err)
+	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
+		return fmt.Errorf("%w: %v; if plain http is meant, say so in the host's options", ErrTLS, err)
+	case errors.Is(err, auth.ErrBasicCredentialNotFound):
+		return fmt.Errorf("%w: %v; log in or name a user in the host's options", ErrUnauthorized, err)
+	case errors.As(err, &answer): // of a token server
+		return &statusError{status: answer.StatusCode, class: statusClass(answer.StatusCode), detail: fmt.Sprintf("%q", truncate(answer.Errors.Error(), 200))}
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+// retryable says whether asking the same source again may help, and how long
+// it asked us to wait.
+func retryable(err error) (again bool, after time.Duration) {
+	var status *statusError
+	if errors.As(err, &status) {
+		switch status.status {
+		case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
+			return true, status.retryAfter
+		case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
+			return false, 0
+		}
+		return status.status >= 500, status.retryAfter
+	}
+	var other *rangeError
+	if errors.As(err, &other) {
+		return !other.wrongSize, 0
+	}
+	for _, final := range []error{ErrRedirect, ErrTLS, ErrUnauthorized, ErrNotFound, ErrTooLarge, ErrDigest, context.Canceled} {
+		if errors.Is(err, final) {
+			return false, 0
+		}
+	}
+	return errors.Is(err, ErrUnavailable), 0
+}
+
+// backoff is how long to wait after the n-th failure in a row, from 1 on.
+func backoff(n int) time.Duration {
+	d := min(100*time.Millisecond<<min(n, 10), 10*time.Second)
+	return d/2 + rand.N(d/2)
+}
+
+// sleep waits d or until ctx ends.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.C:
+		return nil
+	}
+}

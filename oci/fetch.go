@@ -1,0 +1,166 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/progress"
+	"golang.org/x/sync/errgroup"
+)
+
+// FetchOptions are what the caller wants to see.
+type FetchOptions struct {
+	Progress progress.Sink
+	Model    string // names the model in events
+}
+
+// FetchResult counts bytes of blobs; manifests and evidence are not counted.
+type FetchResult struct {
+	Bytes      int64            // received over the network
+	Resumed    int64            // taken from an earlier run's partial blobs
+	Present    int64            // of blobs that the store held already
+	Sources    map[string]int64 // Bytes by source
+	Mismatches []Mismatch       // sources that sent wrong content
+}
+
+// maxOpen bounds the blobs, and so the file descriptors, of one Fetch.
+const maxOpen = 32
+
+// Fetch brings the manifest and every blob of a into the store. The lease
+// announces all digests first; blobs that are present are not fetched again,
+// partial ones go on where their last checkpoint stands. Ranges of one blob
+// and of many are fetched in parallel within each host's budget of
+// connections, and come from the first source in order that serves them.
+//
+// The result is meaningful beside an error too. Errors: [*DigestError] when
+// every source that answered sent wrong bytes, [ErrUnavailable] and the other
+// classes when no source could serve a blob, and the store's own.
+func (c *Client) Fetch(ctx context.Context, st *cas.Store, l *cas.Lease, a *Artifact, o FetchOptions) (FetchResult, error) {
+	sources, err := c.open(a.Sources)
+	if err != nil {
+		return FetchResult{}, err
+	}
+	all := []digest.Digest{a.Ref.Digest}
+	for _, b := range a.Blobs() {
+		all = append(all, b.Digest)
+	}
+	if err := l.Add(ctx, all...); err != nil {
+		return FetchResult{}, fmt.Errorf("fetch %s: %w", a.Ref, err)
+	}
+	if err := st.Put(ctx, l, a.Ref.Digest, a.Raw); err != nil && !errors.Is(err, cas.ErrExists) {
+		return FetchResult{}, fmt.Errorf("fetch %s: manifest: %w", a.Ref, err)
+	}
+	result, err := c.fetchBlobs(ctx, st, l, sources, a.Blobs(), o)
+	if err != nil {
+		return result, fmt.Errorf("fetch %s: %w", a.Ref, err)
+	}
+	return result, nil
+}
+
+// fetchBlobs brings blobs, which the lease holds already, into the store.
+func (c *Client) fetchBlobs(ctx context.Context, st *cas.Store, l *cas.Lease, sources []source, blobs []ocispec.Descriptor, o FetchOptions) (FetchResult, error) {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(maxOpen)
+	p := newPull(ctx, c, sources, o)
+	var mu sync.Mutex
+	var total FetchResult
+	for _, b := range blobs {
+		group.Go(func() error {
+			r, err := p.blob(ctx, st, l, b)
+			mu.Lock()
+			defer mu.Unlock()
+			total.Resumed += r.Resumed
+			total.Present += r.Present
+			total.Mismatches = append(total.Mismatches, r.Mismatches...)
+			return err
+		})
+	}
+	err := group.Wait()
+	p.close()
+	total.Sources = map[string]int64{}
+	for _, or := range p.origins {
+		if or.bytes > 0 {
+			total.Sources[or.String()] += or.bytes
+			total.Bytes += or.bytes
+		}
+	}
+	return total, err
+}
+
+// blob brings one blob in. The ingest's partial data outlives every failure
+// except wrong content.
+func (p *pull) blob(ctx context.Context, st *cas.Store, l *cas.Lease, desc ocispec.Descriptor) (FetchResult, error) {
+	var r FetchResult
+	if err := ctx.Err(); err != nil {
+		return r, context.Cause(ctx)
+	}
+	in, err := st.Ingest(ctx, l, desc.Digest, desc.Size, cas.IngestOptions{OnWait: func(done, total int64) {
+		p.o.Progress.Emit(progress.Event{Kind: progress.Waiting, Model: p.o.Model, Digest: desc.Digest.String(), Done: done, Total: total})
+	}})
+	if errors.Is(err, cas.ErrExists) {
+		r.Present = desc.Size
+		p.emit(desc, desc.Size, "")
+		return r, nil
+	}
+	if err != nil {
+		return r, fmt.Errorf("blob %s: %w", desc.Digest, err)
+	}
+	t := newTransfer(desc, in)
+	r.Resumed = t.resumed
+	for {
+		err := p.complete(ctx, t)
+		if err != nil && t.only != nil && ctx.Err() == nil {
+			// The source that was to show the right bytes failed too.
+			err = p.convict(t, "")
+			if err == nil {
+				continue
+			}
+		}
+		if err != nil {
+			r.Mismatches = t.mismatches
+			if errors.Is(err, ErrDigest) {
+				return r, errors.Join(err, in.Discard())
+			}
+			return r, errors.Join(err, in.Close())
+		}
+		err = in.Commit(ctx)
+		if err == nil {
+			p.exonerate(t)
+			r.Mismatches = t.mismatches
+			p.emit(desc, desc.Size, "")
+			return r, nil
+		}
+		var wrong *cas.MismatchError
+		if !errors.As(err, &wrong) {
+			return r, errors.Join(fmt.Errorf("blob %s: %w", desc.Digest, err), in.Close())
+		}
+		if err := p.convict(t, wrong.Found); err != nil {
+			r.Mismatches = t.mismatches
+			return r, errors.Join(err, in.Discard())
+		}
+	}
+}
+
+func (p *pull) emit(desc ocispec.Descriptor, done int64, from string) {
+	p.o.Progress.Emit(progress.Event{Kind: progress.Bytes, Model: p.o.Model, Digest: desc.Digest.String(), Source: from, Done: done, Total: desc.Size})
+}
+
+// add counts another result into r.
+func (r *FetchResult) add(o FetchResult) {
+	r.Bytes += o.Bytes
+	r.Resumed += o.Resumed
+	r.Present += o.Present
+	r.Mismatches = append(r.Mismatches, o.Mismatches...)
+	if r.Sources == nil {
+		r.Sources = map[string]int64{}
+	}
+	for s, n := range maps.All(o.Sources) {
+		r.Sources[s] += n
+	}
+}

@@ -1,0 +1,43 @@
+package oci
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// A model inside a container image (RamaLama's raw and car images, KServe's
+// modelcars): its files stand under /models/ of the root filesystem.
+const (
+	labelImageModel = "org.containers.type"
+	imagePrefix     = "models/"
+)
+
+func planImage(m ocispec.Manifest, config []byte) ([]File, error) {
+	var image ocispec.Image
+	if err := json.Unmarshal(config, &image); err != nil {
+		return nil, fmt.Errorf("%w: image config: %v", ErrFormat, err)
+	}
+	switch label := image.Config.Labels[labelImageModel]; label {
+	case "", "ai.image.model.raw", "ai.image.model.car":
+	default:
+		return nil, fmt.Errorf("%w: an image of type %q (label %s)", ErrFormat, truncate(label, 100), labelImageModel)
+	}
+	var files []File
+	for i, l := range m.Layers {
+		f := File{Path: ".", Desc: l, Kind: "image", Tar: true, Mode: modeFile}
+		switch {
+		case strings.HasSuffix(l.MediaType, "tar+gzip"), strings.HasSuffix(l.MediaType, "tar.gzip"):
+			f.Compression = Gzip
+		case strings.HasSuffix(l.MediaType, "tar+zstd"):
+			f.Compression = Zstd
+		case strings.HasSuffix(l.MediaType, ".tar"):
+		default:
+			return nil, fmt.Errorf("%w: image layer %d has media type %q", ErrFormat, i+1, truncate(l.MediaType, 100))
+		}
+		files = append(files, f)
+	}
+	return files, nil
+}

@@ -1,0 +1,275 @@
+package oci
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/resultity/rmodels/internal/version"
+	"oras.land/oras-go/v2/registry"
+	"oras.land/oras-go/v2/registry/remote/auth"
+	"oras.land/oras-go/v2/registry/remote/credentials"
+)
+
+// host is one registry: its address, its credentials, and the budget of
+// connections that every transfer to it shares.
+type host struct {
+	name string // as references write it
+	base url.URL
+	auth *auth.Client
+
+	mu    sync.Mutex
+	max   int
+	inUse int
+}
+
+// acquire takes one connection of the budget, or says that none is free.
+func (h *host) acquire() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.inUse >= h.max {
+		return false
+	}
+	h.inUse++
+	return true
+}
+
+func (h *host) release() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.inUse--
+}
+
+// do sends one request for a repository with the credentials of this host.
+func (h *host) do(ctx context.Context, method, path, repository string, header http.Header, actions ...string) (*http.Response, error) {
+	u := h.base
+	u.Path = path
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	if header != nil {
+		req.Header = header
+	}
+	ctx = auth.AppendRepositoryScope(ctx, registry.Reference{Registry: h.name, Repository: repository}, actions...)
+	return h.auth.Do(req.WithContext(ctx))
+}
+
+// newHost prepares the registry that references call name.
+func (c *Client) newHost(name string) (*host, error) {
+	addr := name
+	if name == "docker.io" {
+		addr = "registry-1.docker.io"
+	}
+	h := &host{name: name, base: url.URL{Scheme: "https", Host: addr}, max: c.o.connections()}
+	if c.o.Hosts[name].PlainHTTP {
+		h.base.Scheme = "http"
+	}
+	h.auth = &auth.Client{
+		Client:   &http.Client{Transport: c.transport, CheckRedirect: c.checkRedirect},
+		Header:   http.Header{"User-Agent": {version.UserAgent()}},
+		Cache:    auth.NewCache(),
+		ClientID: "rmodels",
+		Credential: func(ctx context.Context, hostport string) (auth.Credential, error) {
+			if hostport != addr {
+				return auth.EmptyCredential, nil
+			}
+			return c.credential(ctx, name, addr)
+		},
+	}
+	return h, nil
+}
+
+// credential answers a challenge: options first, docker's configuration next.
+func (c *Client) credential(ctx context.Context, name, addr string) (auth.Credential, error) {
+	if o := c.o.Hosts[name]; o.Username != "" || o.Password != "" {
+		return auth.Credential{Username: o.Username, Password: o.Password}, nil
+	}
+	c.dockerOnce.Do(func() {
+		// A node that runs from cron may have no home directory and needs
+		// none: that is not an error, a file that cannot be read is.
+		if c.o.DockerConfig != "" {
+			c.docker, c.dockerErr = credentials.NewStore(c.o.DockerConfig, credentials.StoreOptions{})
+		} else if _, err := os.UserHomeDir(); err == nil || os.Getenv("DOCKER_CONFIG") != "" {
+			c.docker, c.dockerErr = credentials.NewStoreFromDocker(credentials.StoreOptions{})
+		}
+	})
+	if c.dockerErr != nil {
+		return auth.EmptyCredential, fmt.Errorf("docker configuration: %w", c.dockerErr)
+	}
+	if c.docker == nil {
+		return auth.EmptyCredential, nil
+	}
+	return credentials.Credential(c.docker)(ctx, addr)
+}
+
+// transports sends each request, redirected ones included, through the TLS
+// settings of the host that it goes to: client certificates and extra CAs of
+// one host are never used with another.
+type transports struct {
+	byHost   map[string]http.RoundTripper // by URL host
+	standard http.RoundTripper
+}
+
+func (t *transports) RoundTrip(req *http.Request) (*http.Response, error) {
+	if rt, ok := t.byHost[req.URL.Host]; ok {
+		return rt.RoundTrip(req)
+	}
+	return t.standard.RoundTrip(req)
+}
+
+func newTransports(o Options) (http.RoundTripper, error) {
+	if o.Transport != nil {
+		return o.Transport, nil
+	}
+	t := &transports{byHost: map[string]http.RoundTripper{}, standard: newTransport(o, nil, false)}
+	for name, h := range o.Hosts {
+		config, err := h.tls()
+		if err != nil {
+			return nil, fmt.Errorf("host %s: %w", name, err)
+		}
+		addr := name
+		if name == "docker.io" {
+			addr = "registry-1.docker.io"
+		}
+		t.byHost[addr] = newTransport(o, config, isLinkLocalName(addr))
+	}
+	return t, nil
+}
+
+// newTransport speaks HTTP/1.1 alone: one HTTP/2 connection shares one
+// congestion window among all ranges, which is what parallel ranges are meant
+// to avoid.
+func newTransport(o Options, config *tls.Config, linkLocal bool) *http.Transport {
+	if config == nil {
+		config = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	dialer := &net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}
+	if !linkLocal {
+		dialer.Control = refuseMetadataAddress
+	}
+	return &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           dialer.DialContext,
+		TLSClientConfig:       config,
+		TLSHandshakeTimeout:   15 * time.Second,
+		TLSNextProto:          map[string]func(string, *tls.Conn) http.RoundTripper{},
+		DisableCompression:    true, // ranges and digests are of the bytes as stored
+		MaxIdleConnsPerHost:   o.connections(),
+		IdleConnTimeout:       30 * time.Second,
+		ResponseHeaderTimeout: 60 * time.Second, // a pull-through cache answers a cold miss late
+		ReadBufferSize:        32 << 10,
+	}
+}
+
+func (h Host) tls() (*tls.Config, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12}
+	if h.CAFile != "" {
+		pem, err := os.ReadFile(h.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("%w: ca file: %v", ErrTLS, err)
+		}
+		pool, err := x509.SystemCertPool()
+		if err != nil {
+			pool = x509.NewCertPool()
+		}
+		if !pool.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%w: ca file %s holds no certificate in PEM", ErrTLS, h.CAFile)
+		}
+		config.RootCAs = pool
+	}
+	if h.CertFile != "" || h.KeyFile != "" {
+		pair, err := tls.LoadX509KeyPair(h.CertFile, h.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("%w: client certificate: %v", ErrTLS, err)
+		}
+		config.Certificates = []tls.Certificate{pair}
+	}
+	return config, nil
+}
+
+// maxRedirects is what net/http allows when it is not told otherwise.
+const maxRedirects = 10
+
+// checkRedirect runs before each hop. Credentials are dropped on another
+// origin by the auth client; here the target itself is judged.
+func (c *Client) checkRedirect(req *http.Request, via []*http.Request) error {
+	if len(via) >= maxRedirects {
+		return fmt.Errorf("%w: more than %d in a row", ErrRedirect, maxRedirects)
+	}
+	switch req.URL.Scheme {
+	case "https":
+	case "http":
+		if !c.o.Hosts[req.URL.Host].PlainHTTP {
+			return fmt.Errorf("%w: to plain http on %s, which no host option allows", ErrRedirect, req.URL.Host)
+		}
+	default:
+		return fmt.Errorf("%w: to scheme %q", ErrRedirect, req.URL.Scheme)
+	}
+	if req.URL.User != nil {
+		return fmt.Errorf("%w: to a URL that carries credentials", ErrRedirect)
+	}
+	if isLinkLocalName(req.URL.Host) {
+		return fmt.Errorf("%w: to %s, a link-local or metadata address", ErrRedirect, req.URL.Host)
+	}
+	// net/http copies headers to every hop; a client's Referer would tell a
+	// storage host which registry path was asked for.
+	req.Header.Del("Referer")
+	return nil
+}
+
+// metadataAddresses are cloud metadata services outside the link-local
+// ranges: Alibaba, AWS over IPv6, Oracle, Azure's wire server.
+var metadataAddresses = []netip.Addr{
+	netip.MustParseAddr("100.100.100.200"),
+	netip.MustParseAddr("fd00:ec2::254"),
+	netip.MustParseAddr("192.0.0.192"),
+	netip.MustParseAddr("168.63.129.16"),
+}
+
+func isMetadataAddress(a netip.Addr) bool {
+	a = a.Unmap().WithZone("")
+	if a.IsLinkLocalUnicast() || a.IsLinkLocalMulticast() || a.IsMulticast() {
+		return true
+	}
+	for _, m := range metadataAddresses {
+		if a == m {
+			return true
+		}
+	}
+	return false
+}
+
+func isLinkLocalName(hostport string) bool {
+	u := url.URL{Host: hostport}
+	name := strings.ToLower(strings.TrimSuffix(u.Hostname(), "."))
+	switch name {
+	case "metadata", "metadata.google.internal", "metadata.goog", "instance-data":
+		return true
+	}
+	a, err := netip.ParseAddr(name)
+	return err == nil && isMetadataAddress(a)
+}
+
+// refuseMetadataAddress sees the address after name resolution, so a name
+// that resolves to a metadata service is refused too.
+func refuseMetadataAddress(_, address string, _ syscall.RawConn) error {
+	ap, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return nil // not an IP address: a Unix socket of a proxy
+	}
+	if isMetadataAddress(ap.Addr()) {
+		return fmt.Errorf("%w: %s is a link-local or metadata address", ErrRedirect, ap.Addr())
+	}
+	return nil
+}

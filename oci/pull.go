@@ -1,0 +1,238 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/resultity/rmodels/cas"
+)
+
+// pull is the work of one Fetch: transfers that wait for bytes, and segments
+// that bring them. A segment starts whenever one may ([pull.dispatch]); there
+// are no idle workers.
+type pull struct {
+	c       *Client
+	o       FetchOptions
+	ctx     context.Context
+	stop    context.CancelCauseFunc
+	origins []*origin // in the order to ask
+	work    sync.WaitGroup
+
+	mu        sync.Mutex
+	transfers []*transfer // in order of arrival
+	running   int         // segments
+	ramp      ramp
+}
+
+// origin is a source as one pull knows it.
+type origin struct {
+	source
+	bytes    int64     // received
+	before   time.Time // not to be asked earlier
+	failures int       // requests in a row that got no answer
+	ranged   bool      // it has answered a range with that range
+	rate     float64   // bytes per second of one connection, smoothed; 0: unknown
+}
+
+var (
+	errAbandoned = errors.New("transfer ended")
+	errStalled   = stallError{}
+)
+
+// stallError is retryable: the line may be better on another connection.
+type stallError struct{}
+
+func (stallError) Error() string { return "the connection brought no bytes for too long" }
+func (stallError) Unwrap() error { return ErrUnavailable }
+
+const tick = 100 * time.Millisecond
+
+func newPull(ctx context.Context, c *Client, sources []source, o FetchOptions) *pull {
+	p := &pull{c: c, o: o, ramp: newRamp(c.o.connections() * len(sources))}
+	p.ctx, p.stop = context.WithCancelCause(ctx)
+	for _, s := range sources {
+		p.origins = append(p.origins, &origin{source: s})
+	}
+	p.work.Add(1)
+	go func() {
+		defer p.work.Done()
+		t := time.NewTicker(tick)
+		defer t.Stop()
+		for {
+			select {
+			case <-p.ctx.Done():
+				return
+			case now := <-t.C:
+				p.watch(now)
+			}
+		}
+	}()
+	return p
+}
+
+// close ends the clock and waits for the last segment's goroutine.
+func (p *pull) close() {
+	p.stop(errAbandoned)
+	p.work.Wait()
+}
+
+// watch runs on every tick: it ends connections that stopped bringing bytes,
+// adapts their number, reports progress, and starts what had to wait.
+func (p *pull) watch(now time.Time) {
+	p.mu.Lock()
+	bytes := int64(0)
+	for _, o := range p.origins {
+		bytes += o.bytes
+	}
+	p.ramp.observe(now, bytes, p.running)
+	type report struct {
+		t    *transfer
+		done int64
+		from string
+	}
+	var reports []report
+	for _, t := range p.transfers {
+		done := t.present()
+		from := ""
+		for s := range t.active {
+			p.watchSegment(s, now)
+			from = s.from.String()
+		}
+		if len(t.active) > 0 {
+			reports = append(reports, report{t, done, from})
+		}
+	}
+	p.dispatch()
+	p.mu.Unlock()
+	for _, r := range reports {
+		p.emit(r.t.desc, r.done, r.from)
+	}
+}
+
+// dripRate is the least that a connection must bring on average over one
+// stall period, in bytes per second.
+const dripRate = 1 << 10
+
+func (p *pull) watchSegment(s *segment, now time.Time) {
+	stall := p.c.o.stall()
+	if !s.started {
+		stall *= 3 // a pull-through cache first fetches the blob itself
+	}
+	if now.Sub(s.checked) < stall {
+		return
+	}
+	slow := s.received-s.atCheck < int64(stall.Seconds()*dripRate)
+	if s.received == s.atCheck || slow && p.c.limit == nil {
+		s.cancel(errStalled)
+	}
+	s.checked, s.atCheck = now, s.received
+}
+
+// dispatch starts segments while connections may be added and there is
+// something to fetch. The mutex is held.
+func (p *pull) dispatch() {
+	now := time.Now()
+	for p.running < p.ramp.target && p.ctx.Err() == nil {
+		s := p.next(now)
+		if s == nil {
+			return
+		}
+		p.running++
+		p.work.Add(1)
+		s.t.active[s] = struct{}{}
+		go p.run(s)
+	}
+}
+
+// next plans one segment for the transfer that has the fewest, or splits what
+// another connection still has before it.
+func (p *pull) next(now time.Time) *segment {
+	order := slices.Clone(p.transfers)
+	slices.SortStableFunc(order, func(a, b *transfer) int { return len(a.active) - len(b.active) })
+	for _, t := range order {
+		if t.err != nil || len(t.pending) == 0 || t.exclusive() {
+			continue
+		}
+		o := p.usable(t, now)
+		if o == nil {
+			continue
+		}
+		if h := o.budget(); h != nil && !h.acquire() {
+			continue
+		}
+		return p.plan(t, o, now)
+	}
+	return p.split(order, now)
+}
+
+// plan claims the next bytes of t.
+func (p *pull) plan(t *transfer, o *origin, now time.Time) *segment {
+	st := t.standing(o)
+	s := newSegment(p.ctx, t, o, now)
+	switch {
+	case st.whole:
+		// The stream brings everything; what is present is dropped.
+		s.todo, t.pending, s.whole = t.pending, nil, true
+	case len(t.pending) == 1 && t.pending[0] == cas.Range{Len: t.desc.Size} && t.desc.Size <= segmentSize(o):
+		s.todo = []cas.Range{t.take(t.desc.Size)}
+	default:
+		s.todo = []cas.Range{t.take(segmentSize(o))}
+		s.probing = !st.ranged && !o.ranged
+	}
+	return s
+}
+
+// Bounds of a segment. The upper one limits what a reset costs in requests,
+// not in bytes: what arrived is kept.
+const (
+	minSegment   = 4 << 20
+	firstSegment = 8 << 20
+	maxSegment   = 64 << 20
+)
+
+// segmentSize is what one connection brings in about a second.
+func segmentSize(o *origin) int64 {
+	if o.rate == 0 {
+		return firstSegment
+	}
+	return max(minSegment, min(int64(o.rate)&^(1<<20-1), maxSegment))
+}
+
+// minSplit is the least that is worth a new request.
+const minSplit = 2 << 20
+
+// split gives half of the longest remaining segment to a free connection, so
+// that the end of a blob does not wait for its slowest range.
+func (p *pull) split(order []*transfer, now time.Time) *segment {
+	var from *segment
+	for _, t := range order {
+		if t.err != nil || t.exclusive() {
+			continue
+		}
+		for s := range t.active {
+			if s.started && s.left() >= 2*minSplit && (from == nil || s.left() > from.left()) && s.outlasts(now) {
+				from = s
+			}
+		}
+	}
+	if from == nil {
+		return nil
+	}
+	t := from.t
+	o := p.usable(t, now)
+	if o == nil || t.standing(o).whole {
+		return nil
+	}
+	if h := o.budget(); h != nil && !h.acquire() {
+		return nil
+	}
+	s := newSegment(p.ctx, t, o, now)
+	s.todo = []cas.Range{from.cede()}
+	return s
+}
+
+// slower halves the connections: a source asked for it.
+func (p *pull) slower() { p.ramp.halve(time.Now()) }

@@ -1,0 +1,216 @@
+package oci
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/go-json-experiment/json"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/resultity/rmodels/internal/progress"
+	"golang.org/x/sync/errgroup"
+	orasremote "oras.land/oras-go/v2/registry/remote"
+)
+
+// pushParallel is how many blobs are uploaded at once.
+const pushParallel = 4
+
+// Push uploads the artifact to registry/repository and returns the reference
+// that pins it. Blobs that the repository has are not sent again, so a push
+// that was cut off goes on with the missing ones; the manifest comes last.
+func (c *Client) Push(ctx context.Context, p *Packed, to string) (Reference, error) {
+	registry, repository, err := splitName(to)
+	if err != nil {
+		return Reference{}, fmt.Errorf("push to %q: %w", to, err)
+	}
+	ref := Reference{Registry: registry, Repository: repository, Digest: p.Digest}
+	r, repo, err := c.repository(to)
+	if err != nil {
+		return Reference{}, err
+	}
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(pushParallel)
+	for _, b := range p.Blobs() {
+		group.Go(func() error {
+			return c.upload(gctx, r, repo, b, func() (io.ReadCloser, error) { return p.Open(b.Digest) })
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return Reference{}, fmt.Errorf("push to %s: %w", to, err)
+	}
+	desc := ocispec.Descriptor{MediaType: p.MediaType, Digest: p.Digest, Size: int64(len(p.Raw))}
+	err = repeat(ctx, func() error {
+		if err := repo.Manifests().Push(ctx, desc, bytes.NewReader(p.Raw)); err != nil {
+			return r.fail("manifest "+desc.Digest.String(), transportError(ctx, err))
+		}
+		return nil
+	})
+	if err != nil {
+		return Reference{}, fmt.Errorf("push to %s: %w", to, err)
+	}
+	return ref, nil
+}
+
+func (c *Client) repository(name string) (*remote, *orasremote.Repository, error) {
+	s, err := c.source(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, ok := s.(*remote)
+	if !ok {
+		return nil, nil, fmt.Errorf("%q: %w: not a registry", name, ErrReference)
+	}
+	repo, err := r.oras()
+	return r, repo, err
+}
+
+// upload sends one blob unless the repository has it.
+func (c *Client) upload(ctx context.Context, r *remote, repo *orasremote.Repository, desc ocispec.Descriptor, open func() (io.ReadCloser, error)) error {
+	return repeat(ctx, func() error {
+		what := "blob " + desc.Digest.String()
+		has, err := repo.Blobs().Exists(ctx, desc)
+		if err != nil {
+			return r.fail(what, transportError(ctx, err))
+		}
+		if !has {
+			content, err := open()
+			if err != nil {
+				return fmt.Errorf("%s: %w", what, err)
+			}
+			sent := &counted{ReadCloser: content, step: func(n int64) { c.sent(r, desc, n) }}
+			// oras asks for a body that is read once; a failure starts anew.
+			err = repo.Blobs().Push(ctx, desc, sent)
+			content.Close()
+			if err != nil {
+				return r.fail(what, transportError(ctx, err))
+			}
+		}
+		c.sent(r, desc, desc.Size)
+		return nil
+	})
+}
+
+func (c *Client) sent(r *remote, desc ocispec.Descriptor, n int64) {
+	c.o.Progress.Emit(progress.Event{Kind: progress.Bytes, Step: "push", Digest: desc.Digest.String(), Source: r.String(), Done: n, Total: desc.Size})
+}
+
+// counted reports what was read of an upload, every 4 MiB.
+type counted struct {
+	io.ReadCloser
+	n, told int64
+	step    func(int64)
+}
+
+func (c *counted) Read(b []byte) (int, error) {
+	n, err := c.ReadCloser.Read(b)
+	if c.n += int64(n); c.n-c.told >= 4<<20 {
+		c.told = c.n
+		c.step(c.n)
+	}
+	return n, err
+}
+
+// AttachBundle stores a sigstore bundle beside the artifact that it signs: as
+// an OCI 1.1 referrer with the annotations that cosign v3 writes, indexed
+// under the fallback tag where the registry has no referrers API.
+func (c *Client) AttachBundle(ctx context.Context, ref Reference, bundle []byte) error {
+	if err := c.attachBundle(ctx, ref, bundle); err != nil {
+		return fmt.Errorf("attach bundle to %s: %w", ref, err)
+	}
+	return nil
+}
+
+func (c *Client) attachBundle(ctx context.Context, ref Reference, bundle []byte) error {
+	content, predicate, err := bundleContent(bundle)
+	if err != nil {
+		return err
+	}
+	annotations := map[string]string{"dev.sigstore.bundle.content": content}
+	if predicate != "" {
+		annotations["dev.sigstore.bundle.predicateType"] = predicate
+	}
+	return c.attach(ctx, ref, mediaTypeBundle, ocispec.Descriptor{MediaType: mediaTypeBundle}, bundle, annotations)
+}
+
+// attach pushes a one-layer manifest whose subject is ref.
+func (c *Client) attach(ctx context.Context, ref Reference, artifactType string, layer ocispec.Descriptor, content []byte, annotations map[string]string) error {
+	r, repo, err := c.repository(ref.Name())
+	if err != nil {
+		return err
+	}
+	subject, err := c.pinned(ctx, []source{r}, ref.Digest)
+	if err != nil {
+		return err
+	}
+	m, err := parseManifest(subject.content, subject.mediaType)
+	if err != nil {
+		return err
+	}
+	layer.Digest, layer.Size = digest.FromBytes(content), int64(len(content))
+	blobs := map[digest.Digest][]byte{layer.Digest: content, ocispec.DescriptorEmptyJSON.Digest: []byte("{}")}
+	empty := ocispec.DescriptorEmptyJSON
+	empty.Data = nil
+	for _, d := range []ocispec.Descriptor{layer, empty} {
+		if err := c.upload(ctx, r, repo, d, func() (io.ReadCloser, error) {
+			return io.NopCloser(bytes.NewReader(blobs[d.Digest])), nil
+		}); err != nil {
+			return err
+		}
+	}
+	raw, err := marshal(ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: artifactType,
+		Config: empty, Layers: []ocispec.Descriptor{layer}, Annotations: annotations,
+		Subject: &ocispec.Descriptor{MediaType: m.MediaType, Digest: ref.Digest, Size: int64(len(subject.content))},
+	})
+	if err != nil {
+		return err
+	}
+	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(raw), Size: int64(len(raw))}
+	return repeat(ctx, func() error {
+		// oras-go adds the manifest to the fallback tag's index when the
+		// answer shows that the registry did not take note of the subject.
+		if err := repo.Manifests().Push(ctx, desc, bytes.NewReader(raw)); err != nil {
+			return r.fail("manifest "+desc.Digest.String(), transportError(ctx, err))
+		}
+		return nil
+	})
+}
+
+// bundleContent reads what the annotations say about a bundle.
+func bundleContent(bundle []byte) (content, predicate string, err error) {
+	var doc struct {
+		MediaType    string `json:"mediaType"`
+		DSSEEnvelope *struct {
+			Payload string `json:"payload"`
+		} `json:"dsseEnvelope"`
+		MessageSignature map[string]any `json:"messageSignature"`
+	}
+	if len(bundle) > maxEvidenceBytes {
+		return "", "", fmt.Errorf("%w: bundle of %d bytes", ErrTooLarge, len(bundle))
+	}
+	if err := json.Unmarshal(bundle, &doc); err != nil {
+		return "", "", fmt.Errorf("not a sigstore bundle: %v", err)
+	}
+	switch {
+	case doc.DSSEEnvelope != nil:
+		payload, err := base64.StdEncoding.DecodeString(doc.DSSEEnvelope.Payload)
+		if err != nil {
+			return "", "", fmt.Errorf("not a sigstore bundle: payload: %v", err)
+		}
+		var statement struct {
+			PredicateType string `json:"predicateType"`
+		}
+		if err := json.Unmarshal(payload, &statement); err != nil {
+			return "", "", fmt.Errorf("not a sigstore bundle: statement: %v", err)
+		}
+		return "dsse-envelope", statement.PredicateType, nil
+	case doc.MessageSignature != nil:
+		return "message-signature", "", nil
+	}
+	return "", "", errors.New("not a sigstore bundle: neither an envelope nor a signature in it")
+}

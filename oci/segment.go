@@ -1,0 +1,240 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/resultity/rmodels/cas"
+)
+
+// segment is one request: what it is to bring, and how it goes. Fields other
+// than the first group belong to the pull's mutex.
+type segment struct {
+	t      *transfer
+	from   *origin
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	ended  chan struct{}
+
+	todo    []cas.Range // ascending; cut from the front as bytes arrive
+	whole   bool        // the stream brings the whole blob
+	probing bool        // the first range that this source is asked for
+
+	begun    time.Time
+	started  bool      // the answer's header is there
+	received int64     // bytes of the body
+	checked  time.Time // when received was last compared
+	atCheck  int64
+}
+
+func newSegment(ctx context.Context, t *transfer, o *origin, now time.Time) *segment {
+	s := &segment{t: t, from: o, begun: now, checked: now, ended: make(chan struct{})}
+	s.ctx, s.cancel = context.WithCancelCause(ctx)
+	return s
+}
+
+// left is what it still is to bring.
+func (s *segment) left() int64 {
+	var n int64
+	for _, r := range s.todo {
+		n += r.Len
+	}
+	return n
+}
+
+// outlasts says whether the rest will take longer than another request costs.
+func (s *segment) outlasts(now time.Time) bool {
+	seconds := now.Sub(s.begun).Seconds()
+	if seconds < 0.2 {
+		return false
+	}
+	return float64(s.left()) > float64(s.received)/seconds*0.5
+}
+
+// cede gives away the second half of a range.
+func (s *segment) cede() cas.Range {
+	r := &s.todo[len(s.todo)-1]
+	keep := (r.Len / 2) &^ (bufferSize - 1)
+	away := cas.Range{Off: r.Off + keep, Len: r.Len - keep}
+	r.Len = keep
+	return away
+}
+
+// bufferSize is one connection's buffer: with 16 connections 4 MiB in all
+// (invariant 6).
+const bufferSize = 256 << 10
+
+var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+
+// storeError is a failure to keep bytes, which no other source can mend.
+type storeError struct{ err error }
+
+func (e *storeError) Error() string { return e.err.Error() }
+func (e *storeError) Unwrap() error { return e.err }
+
+// run is a segment's goroutine.
+func (p *pull) run(s *segment) {
+	defer p.work.Done()
+	err := p.stream(s)
+	s.cancel(errAbandoned)
+	if h := s.from.budget(); h != nil {
+		h.release()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.running--
+	delete(s.t.active, s)
+	s.t.giveBack(s.todo)
+	if err != nil && !errors.Is(err, errDone) {
+		p.failed(s, err)
+	} else {
+		s.t.standing(s.from).failures = 0
+	}
+	p.measure(s)
+	close(s.ended)
+	p.settle(s.t)
+	p.dispatch()
+}
+
+// measure keeps what one connection to a source brings.
+func (p *pull) measure(s *segment) {
+	seconds := time.Since(s.begun).Seconds()
+	if s.received < 1<<20 || seconds <= 0 {
+		return
+	}
+	rate := float64(s.received) / seconds
+	if s.from.rate == 0 {
+		s.from.rate = rate
+	} else {
+		s.from.rate += (rate - s.from.rate) / 4
+	}
+}
+
+// errDone ends a segment whose work was done, or taken over, before its
+// stream ended.
+var errDone = errors.New("nothing left to bring")
+
+func (p *pull) stream(s *segment) error {
+	p.mu.Lock()
+	off, n := int64(0), s.t.desc.Size
+	if !s.whole {
+		off, n = s.todo[0].Off, s.todo[0].Len
+	}
+	p.mu.Unlock()
+	body, err := s.from.read(s.ctx, s.t.desc, off, n)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if err := p.opened(s, body); err != nil {
+		return err
+	}
+	buffer := buffers.Get().(*[bufferSize]byte)
+	defer buffers.Put(buffer)
+	at, end := body.off, body.off+body.n
+	for at < end {
+		b := buffer[:min(p.c.chunk, end-at)]
+		if p.c.limit != nil {
+			if err := p.c.limit.WaitN(s.ctx, len(b)); err != nil {
+				return transportError(s.ctx, err)
+			}
+		}
+		n, err := io.ReadFull(body, b)
+		if n > 0 {
+			if kerr := p.keep(s, b[:n], at, end); kerr != nil {
+				return kerr
+			}
+			at += int64(n)
+		}
+		if err != nil {
+			return &SourceError{Source: s.from.String(), What: "blob " + s.t.desc.Digest.String(), Err: transportError(s.ctx, err)}
+		}
+	}
+	// Reading the end of the body lets the connection be used again.
+	var one [1]byte
+	_, _ = body.Read(one[:])
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(s.todo) > 0 {
+		// The source sent less than was asked for, which a 206 may.
+		return &SourceError{Source: s.from.String(), What: "blob " + s.t.desc.Digest.String(), Err: fmt.Errorf("%w: %d bytes less than asked for", ErrUnavailable, s.left())}
+	}
+	return nil
+}
+
+// opened books what the header of the answer says about the source.
+func (p *pull) opened(s *segment, body *stream) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	st := s.t.standing(s.from)
+	s.started, s.checked = true, time.Now()
+	s.from.failures = 0
+	if !body.whole {
+		if s.probing || body.n != s.t.desc.Size {
+			st.ranged, s.from.ranged = true, true
+		}
+		s.probing = false
+		p.dispatch()
+		return nil
+	}
+	s.probing = false
+	st.whole = true
+	for other := range s.t.active {
+		if other != s && other.whole {
+			return errDone // one stream of everything is enough
+		}
+	}
+	// Everything that no other connection has comes with this stream.
+	s.whole = true
+	s.t.giveBack(s.todo)
+	s.todo, s.t.pending = s.t.pending, nil
+	return nil
+}
+
+// keep writes the parts of b that are this segment's to bring. b starts at
+// byte at of the blob; the stream goes on until last. It ends the segment
+// when the rest of the stream is not its to bring.
+func (p *pull) keep(s *segment, b []byte, at, last int64) error {
+	end := at + int64(len(b))
+	var mine [8]cas.Range
+	p.mu.Lock()
+	parts := mine[:0]
+	s.received += int64(len(b))
+	s.from.bytes += int64(len(b))
+	for len(s.todo) > 0 && s.todo[0].Off < end {
+		r := &s.todo[0]
+		n := min(r.Off+r.Len, end) - r.Off
+		parts = append(parts, cas.Range{Off: r.Off, Len: n})
+		s.t.sent(cas.Range{Off: r.Off, Len: n}, s.from)
+		if r.Off, r.Len = r.Off+n, r.Len-n; r.Len > 0 {
+			break
+		}
+		s.todo = s.todo[1:]
+	}
+	empty := len(s.todo) == 0
+	p.mu.Unlock()
+	for _, r := range parts {
+		if _, err := s.t.in.WriteAt(b[r.Off-at:r.Off-at+r.Len], r.Off); err != nil {
+			return &storeError{err}
+		}
+	}
+	if empty && end < last {
+		return errDone
+	}
+	return nil
+}
+
+// sent books who sent a range, joining it to what that source sent before.
+func (t *transfer) sent(r cas.Range, from *origin) {
+	for i := len(t.spans) - 1; i >= 0 && i >= len(t.spans)-64; i-- {
+		if s := &t.spans[i]; s.from == from && s.Off+s.Len == r.Off {
+			s.Len += r.Len
+			return
+		}
+	}
+	t.spans = append(t.spans, span{r, from})
+}

@@ -1,0 +1,291 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/resultity/rmodels/cas"
+)
+
+// transfer is one blob on its way. Its fields belong to the pull's mutex.
+type transfer struct {
+	desc    ocispec.Descriptor
+	in      *cas.Ingest
+	resumed int64
+	pending []cas.Range // ascending, claimed by no segment
+	active  map[*segment]struct{}
+	at      map[*origin]*standing
+	only    *origin // after a mismatch: the one source that may serve it
+	spans   []span  // who sent what, in order of arrival
+	done    chan struct{}
+	err     error
+
+	mismatches []Mismatch
+}
+
+// standing is what one blob has learned about one source.
+type standing struct {
+	failures int       // in a row, without progress
+	before   time.Time // do not ask again earlier
+	gone     error     // why the source is given up for this blob
+	ranged   bool      // it answered a range with that range
+	whole    bool      // it answers ranges with everything
+	refused  bool      // it answers ranges with 416
+}
+
+// span is who sent a range.
+type span struct {
+	cas.Range
+	from *origin
+}
+
+func newTransfer(desc ocispec.Descriptor, in *cas.Ingest) *transfer {
+	t := &transfer{desc: desc, in: in, resumed: in.Done(), active: map[*segment]struct{}{}, at: map[*origin]*standing{}}
+	t.pending = in.Missing()
+	return t
+}
+
+func (t *transfer) standing(o *origin) *standing {
+	s := t.at[o]
+	if s == nil {
+		s = &standing{}
+		t.at[o] = s
+	}
+	return s
+}
+
+// present is how many bytes need not be fetched any more.
+func (t *transfer) present() int64 {
+	n := t.desc.Size
+	for _, r := range t.pending {
+		n -= r.Len
+	}
+	for s := range t.active {
+		n -= s.left()
+	}
+	return n
+}
+
+// giveBack returns ranges that a segment did not fetch.
+func (t *transfer) giveBack(ranges []cas.Range) {
+	t.pending = append(t.pending, ranges...)
+	slices.SortFunc(t.pending, func(a, b cas.Range) int { return int(min(1, max(-1, a.Off-b.Off))) })
+	t.pending = slices.DeleteFunc(t.pending, func(r cas.Range) bool { return r.Len == 0 })
+}
+
+// take cuts at most n bytes from the first pending range.
+func (t *transfer) take(n int64) cas.Range {
+	r := t.pending[0]
+	if r.Len <= n {
+		t.pending = t.pending[1:]
+		return r
+	}
+	t.pending[0] = cas.Range{Off: r.Off + n, Len: r.Len - n}
+	return cas.Range{Off: r.Off, Len: n}
+}
+
+// exclusive says whether a running segment must stay the only one: it streams
+// the whole blob, or it asks a source for the first time whether it knows
+// ranges.
+func (t *transfer) exclusive() bool {
+	for s := range t.active {
+		if s.whole || s.probing {
+			return true
+		}
+	}
+	return false
+}
+
+// complete fetches everything that is pending.
+func (p *pull) complete(ctx context.Context, t *transfer) error {
+	t.done = make(chan struct{})
+	p.mu.Lock()
+	p.transfers = append(p.transfers, t)
+	p.settle(t)
+	p.dispatch()
+	p.mu.Unlock()
+	var err error
+	select {
+	case <-t.done:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	p.mu.Lock()
+	p.transfers = slices.DeleteFunc(p.transfers, func(o *transfer) bool { return o == t })
+	if err == nil {
+		err = t.err
+	} else if t.err == nil {
+		t.err = err // no new segment is started for it
+	}
+	running := make([]*segment, 0, len(t.active))
+	for s := range t.active {
+		s.cancel(errAbandoned)
+		running = append(running, s)
+	}
+	p.mu.Unlock()
+	for _, s := range running {
+		<-s.ended // a segment writes into the ingest until it ended
+	}
+	if err != nil {
+		return fmt.Errorf("blob %s: %w", t.desc.Digest, err)
+	}
+	return nil
+}
+
+// settle closes the transfer when nothing is left to do.
+func (p *pull) settle(t *transfer) {
+	if t.err != nil || len(t.pending) == 0 && len(t.active) == 0 {
+		select {
+		case <-t.done:
+		default:
+			close(t.done)
+		}
+	}
+}
+
+// usable returns the source to ask next: the first in order that is neither
+// given up nor waiting. When all are given up the transfer has failed.
+func (p *pull) usable(t *transfer, now time.Time) *origin {
+	var errs []error
+	waiting := false
+	for _, o := range p.origins {
+		if t.only != nil && t.only != o {
+			continue
+		}
+		st := t.standing(o)
+		if st.gone != nil {
+			errs = append(errs, st.gone)
+			continue
+		}
+		if now.Before(st.before) || now.Before(o.before) {
+			waiting = true
+			continue
+		}
+		return o
+	}
+	if !waiting {
+		t.err = worst(errs)
+		p.settle(t)
+	}
+	return nil
+}
+
+// failed books what went wrong with a segment against its source.
+func (p *pull) failed(s *segment, err error) {
+	t, o := s.t, s.from
+	st := t.standing(o)
+	if errors.Is(err, errAbandoned) || p.ctx.Err() != nil {
+		return
+	}
+	if s.received >= progressBytes {
+		st.failures = 0 // the source brings something; a slow line is no fault
+	}
+	var store *storeError
+	if errors.As(err, &store) {
+		t.err = store.err
+		return
+	}
+	var status *statusError
+	if errors.As(err, &status) && status.status == 416 && !st.refused {
+		st.whole, st.refused = true, true
+		return
+	}
+	// A pull-through cache that streamed everything on a miss may know the
+	// range by now.
+	st.whole = st.refused
+	var other *rangeError
+	if errors.As(err, &other) && other.wrongSize {
+		st.gone = &DigestError{What: "blob", Expected: t.desc.Digest, Source: o.String()}
+		t.mismatches = append(t.mismatches, Mismatch{What: "blob", Expected: t.desc.Digest, Source: o.String()})
+		return
+	}
+	retry, after := retryable(err)
+	if !retry {
+		st.gone = err
+		return
+	}
+	st.failures++
+	if st.failures >= p.c.o.attempts() {
+		st.gone = fmt.Errorf("%w (given up after %d attempts)", err, st.failures)
+		return
+	}
+	now := time.Now()
+	st.before = now.Add(max(after, backoff(st.failures)))
+	if !s.started {
+		if o.failures++; o.failures >= 3 {
+			o.before = now.Add(backoff(o.failures))
+		}
+	}
+	if after > 0 || status != nil && status.status == 429 {
+		// The source asked everyone to slow down, not this blob alone.
+		o.before = st.before
+		p.slower()
+	}
+}
+
+// progressBytes is how much a connection must bring to count as progress: a
+// source that resets after every byte is not asked for ever.
+const progressBytes = 64 << 10
+
+// convict decides after a mismatch where the blob is taken from next. The
+// blob is fetched whole from one source at a time, so each mismatch names
+// exactly one; when no source is left the error says what they sent.
+func (p *pull) convict(t *transfer, found digest.Digest) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t.err = nil
+	var from []*origin
+	covered := int64(0)
+	for _, sp := range t.spans {
+		covered += sp.Len
+		if !slices.Contains(from, sp.from) {
+			from = append(from, sp.from)
+		}
+	}
+	if found != "" && len(from) == 1 && covered >= t.desc.Size {
+		o := from[0]
+		err := &DigestError{What: "blob", Expected: t.desc.Digest, Found: found, Source: o.String()}
+		t.standing(o).gone = err
+		t.mismatches = append(t.mismatches, Mismatch{What: "blob", Expected: t.desc.Digest, Found: found, Source: o.String()})
+	}
+	// Take the whole blob from one source: the first that is not given up.
+	var errs []error
+	for _, o := range p.origins {
+		if gone := t.standing(o).gone; gone != nil {
+			errs = append(errs, gone)
+			continue
+		}
+		t.only = o
+		t.refetch(o)
+		return nil
+	}
+	if len(errs) == 0 {
+		errs = append(errs, &DigestError{What: "blob", Expected: t.desc.Digest, Found: found, Source: "the store's partial copy"})
+	}
+	return fmt.Errorf("blob %s: %w", t.desc.Digest, worst(errs))
+}
+
+// refetch makes everything pending that o did not send.
+func (t *transfer) refetch(o *origin) {
+	keep := slices.DeleteFunc(t.spans, func(s span) bool { return s.from != o })
+	slices.SortFunc(keep, func(a, b span) int { return int(min(1, max(-1, a.Off-b.Off))) })
+	t.spans, t.pending = keep, nil
+	at := int64(0)
+	for _, s := range keep {
+		if s.Off > at {
+			t.pending = append(t.pending, cas.Range{Off: at, Len: s.Off - at})
+		}
+		at = max(at, s.Off+s.Len)
+	}
+	if at < t.desc.Size {
+		t.pending = append(t.pending, cas.Range{Off: at, Len: t.desc.Size - at})
+	}
+}
+
+// exonerate ends the search for a wrong range: the digest fits.
+func (p *pull) exonerate(t *transfer) {}
