@@ -34,15 +34,15 @@ const (
 
 // Action is one line of a [Plan].
 type Action struct {
-	Verb    Verb         `json:"verb"`
-	Name    string       `json:"name"`
-	Version string       `json:"version"`
-	State   State        `json:"state"`          // before
-	Next    State        `json:"next"`           // when all goes well
-	Reason  string       `json:"reason"`         // why this verb
-	Cause   Cause        `json:"cause,omitzero"` // class of a refusal
-	Bytes   int64        `json:"bytes,omitzero"` // at most, to be fetched
-	After   time.Time    `json:"after,omitzero"` // when a wait ends
+	Verb    Verb      `json:"verb"`
+	Name    string    `json:"name"`
+	Version string    `json:"version"`
+	State   State     `json:"state"`          // before
+	Next    State     `json:"next"`           // when all goes well
+	Reason  string    `json:"reason"`         // why this verb
+	Cause   Cause     `json:"cause,omitzero"` // class of a refusal
+	Bytes   int64     `json:"bytes,omitzero"` // at most, to be fetched
+	After   time.Time `json:"after,omitzero"` // when a wait ends
 
 	model    *snapshot.Model // nil when the snapshot does not list it
 	decision *policy.Decision
@@ -69,10 +69,10 @@ type Inputs struct {
 	Accepted *snapshot.Accepted
 	Records  []*Record
 	Facts    policy.Facts
-	Free     int64 // bytes that may be used on the store's file system
+	Free     int64                       // bytes that may be used on the store's file system
 	Present  func(*snapshot.Model) int64 // bytes of it that the store holds already
 	Admitted map[string]policy.Decision  // by name@version: what the policy says of the evidence at hand
-	Archive  bool // an archive is configured
+	Archive  bool                        // an archive is configured
 	Now      time.Time
 	Only     []string // names or name@version; empty: all
 	Force    bool     // ignore backoff
