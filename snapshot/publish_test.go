@@ -1,0 +1,191 @@
+package snapshot_test
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/resultity/rmodels/snapshot"
+)
+
+// TestCeremony: three holders, each with one key on a machine of its own; what
+// travels between them holds no secret.
+func TestCeremony(t *testing.T) {
+	holders := t.TempDir()
+	var public []string
+	for _, h := range []string{"root-a", "root-b", "root-c", "targets-a", "targets-b", "targets-c", "online"} {
+		public = append(public, holderKey(t, filepath.Join(holders, h+".pem")))
+	}
+	key := func(h string) string { return filepath.Join(holders, h+".pem") }
+	c := &clock{start}
+	dir := filepath.Join(t.TempDir(), "ceremony")
+	repo, err := snapshot.InitRepository(dir, snapshot.InitOptions{
+		Network: "mainnet", RootPublicKeys: public[:3], TargetsPublicKeys: public[3:6], OnlinePublicKey: public[6], Now: c.now,
+	})
+	check(t, err)
+	if entries, err := os.ReadDir(filepath.Join(dir, "keys")); err != nil || len(entries) > 0 {
+		t.Errorf("keys/ holds %v (%v)", entries, err)
+	}
+	if _, err := repo.RootJSON(); err == nil {
+		t.Error("an unsigned root was handed out")
+	}
+	// carry moves the ceremony to another machine.
+	carry := func() {
+		t.Helper()
+		next := filepath.Join(t.TempDir(), "ceremony")
+		check(t, os.CopyFS(next, os.DirFS(dir)))
+		dir = next
+		repo, err = snapshot.OpenRepository(dir)
+		check(t, err)
+		repo.Now = c.now
+	}
+	check(t, repo.AddPolicy(testPolicy()))
+	check(t, repo.AddRuntime(testRuntime()))
+	check(t, repo.AddModel(testModel("tiny", "v1")))
+	steps := []struct {
+		key      string
+		complete bool
+	}{
+		{"root-a", false}, {"targets-a", false}, {"root-c", false}, {"online", false}, {"targets-c", false}, {"online", true},
+	}
+	for i, s := range steps {
+		carry()
+		res, err := repo.Sign(key(s.key))
+		check(t, err)
+		if res.Complete != s.complete || res.Restarted {
+			t.Errorf("step %d %s: %+v", i, s.key, res)
+		}
+		if !res.Complete {
+			_, err = repo.BundleFile()
+			wantErr(t, err, snapshot.ErrIncomplete)
+		}
+	}
+	b, err := repo.BundleFile()
+	check(t, err)
+	root, err := repo.RootJSON()
+	check(t, err)
+	n := newNode(t, "mainnet", root)
+	acc := must1(n.Apply(b, c.now()))(t)
+	if len(acc.Signers) != 2 || acc.Document.Sequence != 1 {
+		t.Errorf("%+v", acc)
+	}
+
+	// The draft changes between two signatures: they are for another document.
+	check(t, repo.SetEnabled("tiny", "v1", false))
+	must1(repo.Sign(key("targets-a")))(t)
+	check(t, repo.AddModel(testModel("tiny", "v2")))
+	res := must1(repo.Sign(key("targets-b")))(t)
+	if !res.Restarted || res.Complete {
+		t.Errorf("%+v", res)
+	}
+	must1(repo.Sign(key("targets-c")))(t)
+	res = must1(repo.Sign(key("online")))(t)
+	if !res.Complete || res.Sequence != 2 {
+		t.Errorf("%+v", res)
+	}
+	b, err = repo.BundleFile()
+	check(t, err)
+	acc = must1(n.Apply(b, c.now()))(t)
+	if acc.Document.Sequence != 2 || len(acc.Document.Models) != 2 || acc.Document.Models[0].Enabled {
+		t.Errorf("%+v", acc.Document)
+	}
+
+	// A key of no role is a mistake to be told.
+	holderKey(t, key("stranger"))
+	_, err = repo.Sign(key("stranger"))
+	wantErr(t, err, snapshot.ErrKey, "stranger")
+}
+
+// holderKey makes a key file and returns the public half.
+func holderKey(t *testing.T, file string) string {
+	t.Helper()
+	_, priv, err := ed25519.GenerateKey(rand.Reader)
+	check(t, err)
+	der, err := x509.MarshalPKCS8PrivateKey(priv)
+	check(t, err)
+	check(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600))
+	pub, err := snapshot.PublicKeyPEM(file)
+	check(t, err)
+	return pub
+}
+
+// TestRenew: the online key alone keeps a snapshot fresh.
+func TestRenew(t *testing.T) {
+	net := newNetwork(t)
+	n := newNode(t, "mainnet", net.root())
+	acc := must1(n.Apply(net.release(), net.now()))(t)
+	for i := range 4 {
+		net.forward(6 * days)
+		next := must1(n.Apply(net.release("online"), net.now()))(t)
+		if next.Changed || next.Digest != acc.Digest || next.TimestampVersion != int64(i+2) || next.Freshness != snapshot.Fresh {
+			t.Errorf("%+v", next)
+		}
+	}
+	// Beyond the targets' term the online key is not enough.
+	net.forward(7 * days)
+	must1(net.repo.Sign(net.key("online")))(t)
+	_, err := net.repo.BundleFile()
+	wantErr(t, err, snapshot.ErrExpired)
+	acc = must1(n.Apply(net.release("targets-1", "targets-2", "online"), net.now()))(t)
+	if acc.Document.Sequence != 2 || !acc.Changed {
+		t.Errorf("%+v", acc)
+	}
+}
+
+func TestDraft(t *testing.T) {
+	net := newNetwork(t)
+	r := net.repo
+	wantErr(t, r.RemoveModel("none", ""), fs.ErrNotExist, "none")
+	wantErr(t, r.SetEnabled("tiny", "v9", false), fs.ErrNotExist, "tiny@v9")
+	bad := testModel("bad", "v1")
+	bad.Policy = "nobody"
+	wantErr(t, r.AddModel(bad), snapshot.ErrInvalid, "policy")
+	if d := must1(r.Draft())(t); len(d.Models) != 1 {
+		t.Error("a refused edit was stored")
+	}
+	check(t, r.AddModel(testModel("tiny", "v2")))
+	check(t, r.SetEnabled("tiny", "", false))
+	m := testModel("tiny", "v1")
+	m.Size = 5
+	check(t, r.AddModel(m))
+	d := must1(r.Draft())(t)
+	if len(d.Models) != 2 || d.Models[0].Size != 5 || !d.Models[0].Enabled || d.Models[1].Enabled {
+		t.Errorf("%+v", d.Models)
+	}
+	check(t, r.RemoveModel("tiny", "v1"))
+	check(t, r.RemoveModel("tiny", ""))
+	if d := must1(r.Draft())(t); len(d.Models) != 0 {
+		t.Errorf("%+v", d.Models)
+	}
+	if _, err := snapshot.InitRepository(net.dir, snapshot.InitOptions{Network: "mainnet"}); err == nil {
+		t.Error("made over an existing repository")
+	}
+}
+
+// TestTargets: trust roots and bundles travel as targets of their own.
+func TestTargets(t *testing.T) {
+	net := newNetwork(t)
+	check(t, net.repo.AddTrustRoot("net", []byte(`{"mediaType":"x"}`)))
+	d := testDigest("tinyv1")
+	check(t, net.repo.AddBundle(d, []byte(`{"one":1}`)))
+	check(t, net.repo.AddBundle(d, []byte(`{"two":2}`)))
+	check(t, net.repo.AddBundle(d, []byte(`{"two":2}`)))
+	check(t, net.repo.AddBundle(testDigest("unlisted"), []byte(`{}`)))
+	n := newNode(t, "mainnet", net.root())
+	must1(n.Apply(net.release(), net.now()))(t)
+	acc := must1(n.Current(net.now()))(t)
+	if string(acc.TrustRoots["net"]) != `{"mediaType":"x"}` || len(acc.Bundles) != 1 || len(acc.Bundles[d]) != 2 {
+		t.Errorf("%v %v", acc.TrustRoots, acc.Bundles)
+	}
+	to := t.TempDir()
+	check(t, net.repo.Publish(to))
+	other := newNode(t, "mainnet", net.root())
+	if acc := must1(other.Pull(t.Context(), snapshot.DirSource(to), net.now()))(t); len(acc.Bundles[d]) != 2 {
+		t.Errorf("%v", acc.Bundles)
+	}
+}
