@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# up.sh DIRECTORY starts a private containerd and the development registry in
-# one directory that it owns. Running it again is safe: what runs is kept, what
+# up.sh [--registry-only] DIRECTORY starts a private containerd and the
+# development registry in one directory that it owns. Running it again is safe: what runs is kept, what
 # a killed run left is cleaned up. down.sh ends and removes it all.
 #
 # It writes DIRECTORY/env.json (for programs) and DIRECTORY/env (for a shell).
@@ -8,15 +8,22 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/lib.sh"
+engine=containerd
+if [ "${1-}" = --registry-only ]; then
+  engine=none
+  shift
+fi
 open_bed "$@"
 top=$(cd "$here/../.." && pwd)
 nerdctl=$(realpath -m -- "${NERDCTL:-$top/bin/nerdctl}")
 registry=$(realpath -m -- "${REGISTRY:-$top/bin/registry}")
 
-for tool in containerd runc; do
-  command -v $tool >/dev/null || die "$tool is missing: run make deps, or apt-get install $tool"
-done
-[ -x "$nerdctl" ] || die "$nerdctl is missing: run make tools"
+if [ $engine = containerd ]; then
+  for tool in containerd runc; do
+    command -v $tool >/dev/null || die "$tool is missing: run make deps, or apt-get install $tool"
+  done
+  [ -x "$nerdctl" ] || die "$nerdctl is missing: run make tools"
+fi
 [ -x "$registry" ] || die "$registry is missing: run make tools"
 
 # A directory that we did not make may hold what someone wants to keep.
@@ -51,7 +58,9 @@ END
   wait_for 30 answers || { tail -n 20 "$bed/log/containerd.log" >&2; die "containerd does not answer on $socket: see $bed/log/containerd.log"; }
 }
 
-if alive "$bed/containerd.pid" >/dev/null && answers; then
+if [ $engine = none ]; then
+  printf none > "$bed/snapshotter"
+elif alive "$bed/containerd.pid" >/dev/null && answers; then
   say "containerd runs already (pid $(alive "$bed/containerd.pid"))"
 else
   stop "$bed/containerd.pid"
