@@ -13,13 +13,13 @@ type Explanation struct {
 	Version   string           `json:"version"`
 	State     State            `json:"state"`
 	Reason    string           `json:"reason"`
-	Cause     Cause            `json:"cause,omitempty"`
+	Cause     Cause            `json:"cause,omitzero"`
 	Listed    bool             `json:"listed"`
 	Enabled   bool             `json:"enabled"`
 	Next      Action           `json:"next"`                // what the next sync does
-	Admission *policy.Decision `json:"admission,omitempty"` // the policy's decision on the evidence at hand
-	Record    *Record          `json:"record,omitempty"`
-	Incidents []Incident       `json:"incidents,omitempty"` // the newest five
+	Admission *policy.Decision `json:"admission,omitzero"` // the policy's decision on the evidence at hand
+	Record    *Record          `json:"record,omitzero"`
+	Incidents []Incident       `json:"incidents,omitzero"` // the newest five
 }
 
 // Explain answers for every version of a model that matches, without a

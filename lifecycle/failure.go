@@ -54,11 +54,11 @@ func (c Cause) failedCheck() bool {
 type Failure struct {
 	Cause    Cause         `json:"cause"`
 	Reason   string        `json:"reason"`         // one sentence, without the model's name
-	Hint     string        `json:"hint,omitempty"` // what to do next
-	Digest   digest.Digest `json:"digest,omitempty"`
-	Expected string        `json:"expected,omitempty"`
-	Found    string        `json:"found,omitempty"`
-	Source   string        `json:"source,omitempty"`
+	Hint     string        `json:"hint,omitzero"` // what to do next
+	Digest   digest.Digest `json:"digest,omitzero"`
+	Expected string        `json:"expected,omitzero"`
+	Found    string        `json:"found,omitzero"`
+	Source   string        `json:"source,omitzero"`
 	Err      error         `json:"-"`
 }
 

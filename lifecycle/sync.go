@@ -31,8 +31,8 @@ type SyncOptions struct {
 type Outcome struct {
 	Action
 	After   State    `json:"after"` // the state that holds now
-	Failure *Failure `json:"failure,omitempty"`
-	Fetched int64    `json:"fetched,omitempty"` // bytes over the network
+	Failure *Failure `json:"failure,omitzero"`
+	Fetched int64    `json:"fetched,omitzero"` // bytes over the network
 	Seconds float64  `json:"seconds"`
 }
 
@@ -40,8 +40,8 @@ type Outcome struct {
 type SyncResult struct {
 	Plan            Plan      `json:"plan"`
 	Changed         bool      `json:"changed"` // this pass accepted a newer snapshot
-	SnapshotFailure *Failure  `json:"snapshotFailure,omitempty"`
-	Outcomes        []Outcome `json:"outcomes,omitempty"`
+	SnapshotFailure *Failure  `json:"snapshotFailure,omitzero"`
+	Outcomes        []Outcome `json:"outcomes,omitzero"`
 	Fetched         int64     `json:"fetched"`
 	Seconds         float64   `json:"seconds"`
 }

@@ -22,10 +22,10 @@ type Verification struct {
 	OK       bool            `json:"ok"`
 	Bytes    int64           `json:"bytes"`             // read and hashed
 	Decision policy.Decision `json:"decision"`          // the admission, made again offline under the snapshot in force
-	Receipt  *Receipt        `json:"receipt,omitempty"` // what was decided at installation
-	Findings []cas.Finding   `json:"findings,omitempty"`
+	Receipt  *Receipt        `json:"receipt,omitzero"` // what was decided at installation
+	Findings []cas.Finding   `json:"findings,omitzero"`
 	Repaired bool            `json:"repaired"`
-	Failure  *Failure        `json:"failure,omitempty"`
+	Failure  *Failure        `json:"failure,omitzero"`
 }
 
 // VerifyOptions choose what is verified.

@@ -7,14 +7,19 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"github.com/resultity/rmodels/internal/durable"
+	"github.com/resultity/rmodels/lifecycle"
 	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/policy"
 	"github.com/resultity/rmodels/snapshot"
 )
+
+// filepathAnnotation is where ModelPack puts a layer's path (model-spec, annotations).
+const filepathAnnotation = "org.cncf.model.filepath"
 
 // keyMax bounds a key file in bytes.
 const keyMax = 64 << 10
@@ -62,11 +67,6 @@ of a runtime, packed as a container image.
 					return err
 				}
 			}
-			if check && !image {
-				if err := checkDirectory(as[0]); err != nil {
-					return err
-				}
-			}
 			var p *oci.Packed
 			var err error
 			if image {
@@ -77,7 +77,11 @@ of a runtime, packed as a container image.
 			if err != nil {
 				return err
 			}
-			defer p.Close()
+			if check && !image {
+				if err := checkPacked(as[0], p); err != nil {
+					return err
+				}
+			}
 			res := packed{Reference: as[1] + "@" + p.Digest.String(), Size: p.Size(), Layers: len(p.Manifest.Layers)}
 			if !dryRun {
 				if err := a.push(ctx, p, as[1], signer, &res); err != nil {
@@ -156,27 +160,33 @@ func loadKey(path string) (crypto.Signer, error) {
 	return k, nil
 }
 
-// checkDirectory runs the node's gate with its defaults on files that are not
-// packed yet.
-func checkDirectory(dir string) error {
-	files, err := oci.ListFiles(dir)
-	if err != nil {
-		return err
+// checkPacked runs the node's gate with its defaults on what was packed from
+// dir, before a byte of it is pushed.
+func checkPacked(dir string, p *oci.Packed) error {
+	var paths []string
+	var files []policy.ArtifactFile
+	for _, l := range p.Manifest.Layers {
+		path := l.Annotations[filepathAnnotation]
+		paths = append(paths, path)
+		files = append(files, policy.ArtifactFile{
+			Path: path, Size: l.Size, MediaType: l.MediaType,
+			Open: func() (policy.ReaderAtCloser, error) { return os.Open(filepath.Join(dir, filepath.FromSlash(path))) },
+		})
 	}
-	paths := make([]string, len(files))
-	in := make([]policy.ArtifactFile, len(files))
-	for i, f := range files {
-		paths[i] = f.Path
-		in[i] = policy.ArtifactFile{Path: f.Path, Size: f.Size, Open: func() (policy.ReaderAtCloser, error) { return os.Open(f.Source) }}
-	}
+	d := policy.Decision{Allowed: true}
 	if err := policy.SafePaths(paths); err != nil {
-		return checkFailed(policy.Decision{Class: policy.ClassContent, Rule: "paths", Reason: err.Error()})
+		d = policy.Decision{Class: policy.ClassContent, Rule: "paths", Reason: err.Error()}
+	} else {
+		// Templates are pinned by the snapshot's entry, which is written after packing.
+		d = policy.AdmitContent(snapshot.Policy{Content: snapshot.Content{ChatTemplates: "any"}}, snapshot.Model{}, files)
 	}
-	// A template is pinned by the snapshot's entry, which is written after packing.
-	if d := policy.AdmitContent(snapshot.Policy{Content: snapshot.Content{ChatTemplates: "any"}}, snapshot.Model{}, in); !d.Allowed {
-		return checkFailed(d)
+	if d.Allowed {
+		return nil
 	}
-	return nil
+	return &lifecycle.Failure{
+		Cause: lifecycle.Cause(d.Class), Reason: d.Reason + " (rule " + d.Rule + ")", Expected: d.Expected, Found: d.Found, Source: dir,
+		Hint: "nodes would refuse this model: mend or remove the file, or list its format in the policy",
+	}
 }
 
 func (a *app) signCommand() *cobra.Command {

@@ -23,12 +23,13 @@ const entryMax = 1 << 20
 func (a *app) publishCommands() []*cobra.Command {
 	return []*cobra.Command{
 		a.snapshotInitCommand(), a.snapshotAddCommand(), a.snapshotEnableCommand("enable", true), a.snapshotEnableCommand("disable", false),
-		a.snapshotRemoveCommand(), a.snapshotSignCommand(), a.snapshotPublishCommand(),
+		a.snapshotRemoveCommand(), a.snapshotSignCommand(), a.snapshotStatusCommand(), a.snapshotPublishCommand(),
 	}
 }
 
 func (a *app) snapshotInitCommand() *cobra.Command {
-	o := snapshot.InitOptions{}
+	var o snapshot.InitOptions
+	var rootPublic, targetsPublic []string
 	c := &cobra.Command{
 		Use:   "init DIR --network NAME",
 		Short: "Start a network: keys, root of trust, empty draft",
@@ -48,6 +49,18 @@ the thresholds hold.`,
 				return usageError{errors.New("snapshot init needs --network NAME")}
 			}
 			o.Network = cfg.Network
+			for _, k := range []struct {
+				files []string
+				into  *[]string
+			}{{rootPublic, &o.RootPublicKeys}, {targetsPublic, &o.TargetsPublicKeys}} {
+				for _, f := range k.files {
+					b, err := readCapped(f, keyMax)
+					if err != nil {
+						return err
+					}
+					*k.into = append(*k.into, string(b))
+				}
+			}
 			r, err := snapshot.InitRepository(as[0], o)
 			if err != nil {
 				return err
@@ -67,12 +80,15 @@ the thresholds hold.`,
 		},
 	}
 	f := c.Flags()
-	f.IntVar(&o.RootKeys, "root-keys", 3, "number of root keys")
-	f.IntVar(&o.RootThreshold, "root-threshold", 2, "root signatures needed")
-	f.IntVar(&o.TargetsKeys, "targets-keys", 3, "number of keys that sign snapshots")
-	f.IntVar(&o.TargetsThreshold, "targets-threshold", 2, "snapshot signatures needed")
-	f.DurationVar(&o.DocumentTerm, "term", 30*24*time.Hour, "how long a signed snapshot is fresh")
-	f.DurationVar(&o.OfflineGrace, "offline-grace", 14*24*time.Hour, "how long a node without a newer snapshot keeps what is active")
+	f.IntVar(&o.RootKeys, "root-keys", 0, "root keys to make (default 3)")
+	f.IntVar(&o.RootThreshold, "root-threshold", 0, "root signatures needed (default 2)")
+	f.IntVar(&o.TargetsKeys, "targets-keys", 0, "keys to make that sign snapshots (default 3)")
+	f.IntVar(&o.TargetsThreshold, "targets-threshold", 0, "snapshot signatures needed (default 2)")
+	f.StringArrayVar(&rootPublic, "root-public-key", nil, "public key (PEM) of a root key holder, in place of making one; may be repeated")
+	f.StringArrayVar(&targetsPublic, "targets-public-key", nil, "public key (PEM) of a snapshot signer, in place of making one; may be repeated")
+	f.DurationVar((*time.Duration)(&o.Terms.Document), "term", 0, "how long a signed snapshot is fresh (default 720h)")
+	f.DurationVar((*time.Duration)(&o.Terms.Online), "online-term", 0, "how long the timestamp is fresh (default 168h)")
+	f.DurationVar((*time.Duration)(&o.Terms.OfflineGrace), "offline-grace", 0, "how long a node without a newer snapshot keeps what is active (default 336h)")
 	return c
 }
 
@@ -281,24 +297,47 @@ keys) to the next holder and sign there.`,
 			if err != nil {
 				return err
 			}
-			res, err := r.Sign(time.Now(), keys...)
+			res, err := r.Sign(keys...)
 			if err != nil {
 				return err
 			}
-			return a.result(res, func(w io.Writer) {
-				for _, x := range res.Roles {
-					fmt.Fprintf(w, "%-10s version %d: %d of %d signatures, expires %s\n", x.Role, x.Version, len(x.Signed), x.Threshold, x.Expires.Format(time.RFC3339))
-				}
-				if res.Complete {
-					fmt.Fprintf(w, "snapshot %d is signed; hand it out with: rmodels snapshot publish %s --to DIRECTORY\n", res.Sequence, as[0])
-				} else {
-					fmt.Fprintln(w, "more signatures are needed: the next holder runs: rmodels snapshot sign DIR --key FILE")
-				}
-			})
+			return a.result(res, func(w io.Writer) { printSigned(w, res, as[0]) })
 		},
 	}
 	c.Flags().StringArrayVar(&keys, "key", nil, "private key file; may be repeated")
 	return c
+}
+
+func printSigned(w io.Writer, res *snapshot.SignResult, dir string) {
+	for _, x := range res.Roles {
+		fmt.Fprintf(w, "%-10s version %d: %d of %d signatures, expires %s\n", x.Role, x.Version, len(x.Signed), x.Threshold, x.Expires.Format(time.RFC3339))
+	}
+	if res.Complete {
+		fmt.Fprintf(w, "snapshot %d is signed; hand it out with: rmodels snapshot publish %s --to DIRECTORY\n", res.Sequence, dir)
+	} else {
+		fmt.Fprintf(w, "more signatures are needed: the next holder runs: rmodels snapshot sign %s --key FILE\n", dir)
+	}
+}
+
+func (a *app) snapshotStatusCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "status DIR",
+		Short: "Say who has signed, who is missing, and what expires when",
+		Example: `  rmodels snapshot status ./ceremony
+  rmodels snapshot status ./ceremony --output json`,
+		Args: args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, as []string) error {
+			r, err := snapshot.OpenRepository(as[0])
+			if err != nil {
+				return err
+			}
+			res, err := r.Status()
+			if err != nil {
+				return err
+			}
+			return a.result(res, func(w io.Writer) { printSigned(w, res, as[0]) })
+		},
+	}
 }
 
 func (a *app) snapshotPublishCommand() *cobra.Command {
