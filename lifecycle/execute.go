@@ -68,6 +68,9 @@ func (n *Node) perform(ctx context.Context, acc *snapshot.Accepted, a Action, r 
 		if a.model == nil {
 			return n.save(r)
 		}
+		if r.State == Failed { // the node is not what the snapshot asks for: say so on every pass
+			return &Failure{Cause: r.Cause, Reason: r.Reason, Hint: "it is tried again after " + r.RetryAfter.Format(time.RFC3339) + "; at once with: rmodels sync --force"}
+		}
 		return nil
 	case Keep:
 		return n.keep(ctx, acc, a, r)

@@ -16,7 +16,7 @@ type Explanation struct {
 	Cause     Cause            `json:"cause,omitzero"`
 	Listed    bool             `json:"listed"`
 	Enabled   bool             `json:"enabled"`
-	Next      Action           `json:"next"`                // what the next sync does
+	Next      Action           `json:"next"`               // what the next sync does
 	Admission *policy.Decision `json:"admission,omitzero"` // the policy's decision on the evidence at hand
 	Record    *Record          `json:"record,omitzero"`
 	Incidents []Incident       `json:"incidents,omitzero"` // the newest five

@@ -53,7 +53,7 @@ func (c Cause) failedCheck() bool {
 // Failure is an error with the evidence that an incident needs.
 type Failure struct {
 	Cause    Cause         `json:"cause"`
-	Reason   string        `json:"reason"`         // one sentence, without the model's name
+	Reason   string        `json:"reason"`        // one sentence, without the model's name
 	Hint     string        `json:"hint,omitzero"` // what to do next
 	Digest   digest.Digest `json:"digest,omitzero"`
 	Expected string        `json:"expected,omitzero"`

@@ -20,8 +20,8 @@ type Verification struct {
 	Version  string          `json:"version"`
 	State    State           `json:"state"` // afterwards
 	OK       bool            `json:"ok"`
-	Bytes    int64           `json:"bytes"`             // read and hashed
-	Decision policy.Decision `json:"decision"`          // the admission, made again offline under the snapshot in force
+	Bytes    int64           `json:"bytes"`            // read and hashed
+	Decision policy.Decision `json:"decision"`         // the admission, made again offline under the snapshot in force
 	Receipt  *Receipt        `json:"receipt,omitzero"` // what was decided at installation
 	Findings []cas.Finding   `json:"findings,omitzero"`
 	Repaired bool            `json:"repaired"`
