@@ -83,6 +83,7 @@ type setting struct {
 	usage string
 	list  bool // may be repeated; comma-separated in a variable
 	set   func(*config, string) error
+	reset func(*config) // of a list: what comes later replaces what stood before
 }
 
 func text(p func(*config) *string) func(*config, string) error {
@@ -93,29 +94,37 @@ func size(p func(*config) *snapshot.Bytes) func(*config, string) error {
 	return func(c *config, s string) error { return p(c).UnmarshalText([]byte(s)) }
 }
 
-func item(p func(*config) *[]string) func(*config, string) error {
-	return func(c *config, s string) error { *p(c) = append(*p(c), s); return nil }
+func items(key, usage string, p func(*config) *[]string) setting {
+	return setting{
+		key: key, usage: usage, list: true,
+		set:   func(c *config, s string) error { *p(c) = append(*p(c), s); return nil },
+		reset: func(c *config) { *p(c) = nil },
+	}
+}
+
+func one(key, usage string, set func(*config, string) error) setting {
+	return setting{key: key, usage: usage, set: set}
 }
 
 // settings is the table of keys, in the order in which help shows them.
 var settings = []setting{
-	{"network", "network to follow; default: the only one that init set up", false, text(func(c *config) *string { return &c.Network })},
-	{"state-dir", "directory of the node's state", false, text(func(c *config) *string { return &c.StateDir })},
-	{"store-dir", "directory of the content store; default: store in the state directory", false, text(func(c *config) *string { return &c.StoreDir })},
-	{"min-free", "space that stays free on the store's file system, like 10GiB", false, size(func(c *config) *snapshot.Bytes { return &c.MinFree })},
-	{"mirrors", "registry[/prefix] to try where the snapshot permits a node's own mirrors", true, item(func(c *config) *[]string { return &c.Mirrors })},
-	{"snapshot.source", "where snapshots are published: an HTTPS address or a directory", false, text(func(c *config) *string { return &c.Snapshot.Source })},
-	{"engine.name", "container engine: nerdctl, docker or podman; default: the first found", false, text(func(c *config) *string { return &c.Engine.Name })},
-	{"engine.path", "path of the container engine's program", false, text(func(c *config) *string { return &c.Engine.Path })},
-	{"engine.args", "global flag for the container engine, like --address=/run/containerd.sock", true, item(func(c *config) *[]string { return &c.Engine.Args })},
-	{"engine.devices", "CDI device for runtimes that use a GPU; default nvidia.com/gpu=all", true, item(func(c *config) *[]string { return &c.Engine.Devices })},
-	{"registry.connections", "connections to one registry at most; default 16", false, func(c *config, s string) (err error) {
+	one("network", "network to follow; default: the only one that init set up", text(func(c *config) *string { return &c.Network })),
+	one("state-dir", "directory of the node's state", text(func(c *config) *string { return &c.StateDir })),
+	one("store-dir", "directory of the content store; default: store in the state directory", text(func(c *config) *string { return &c.StoreDir })),
+	one("min-free", "space that stays free on the store's file system, like 10GiB", size(func(c *config) *snapshot.Bytes { return &c.MinFree })),
+	items("mirrors", "registry[/prefix] to try where the snapshot permits a node's own mirrors", func(c *config) *[]string { return &c.Mirrors }),
+	one("snapshot.source", "where snapshots are published: an HTTPS address or a directory", text(func(c *config) *string { return &c.Snapshot.Source })),
+	one("engine.name", "container engine: nerdctl, docker or podman; default: the first found", text(func(c *config) *string { return &c.Engine.Name })),
+	one("engine.path", "path of the container engine's program", text(func(c *config) *string { return &c.Engine.Path })),
+	items("engine.args", "global flag for the container engine, like --address=/run/containerd.sock", func(c *config) *[]string { return &c.Engine.Args }),
+	items("engine.devices", "CDI device for runtimes that use a GPU; default nvidia.com/gpu=all", func(c *config) *[]string { return &c.Engine.Devices }),
+	one("registry.connections", "connections to one registry at most; default 16", func(c *config, s string) (err error) {
 		c.Registry.Connections, err = strconv.Atoi(s)
 		return err
-	}},
-	{"registry.limit-rate", "bytes per second over all registries, like 100MiB; default: no limit", false, size(func(c *config) *snapshot.Bytes { return &c.Registry.LimitRate })},
-	{"registry.docker-config", "docker's config.json with registry credentials", false, text(func(c *config) *string { return &c.Registry.DockerConfig })},
-	{"host", "a registry's access: ADDRESS[;ca=FILE][;cert=FILE][;key=FILE][;username=NAME][;password-file=FILE][;plain-http=true]", true, setHost},
+	}),
+	one("registry.limit-rate", "bytes per second over all registries, like 100MiB; default: no limit", size(func(c *config) *snapshot.Bytes { return &c.Registry.LimitRate })),
+	one("registry.docker-config", "docker's config.json with registry credentials", text(func(c *config) *string { return &c.Registry.DockerConfig })),
+	{key: "host", usage: "a registry's access: ADDRESS[;ca=FILE][;cert=FILE][;key=FILE][;username=NAME][;password-file=FILE][;plain-http=true]", list: true, set: setHost},
 }
 
 // setHost reads the one-line form of a hosts table.
@@ -236,6 +245,9 @@ func loadConfig(fset *pflag.FlagSet, file string) (*config, string, error) {
 			} else {
 				values = []string{f.Value.String()}
 			}
+		}
+		if s.list && values != nil && s.reset != nil {
+			s.reset(c)
 		}
 		for _, v := range values {
 			if err := s.set(c, v); err != nil {

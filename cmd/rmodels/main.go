@@ -59,7 +59,7 @@ type app struct {
 }
 
 func (a *app) rootCommand() *cobra.Command {
-	c := &cobra.Command{
+	c := group(&cobra.Command{
 		Use:   "rmodels",
 		Short: "Keep a GPU node's AI models equal to what its network has approved",
 		Long: `rmodels keeps a GPU node's AI models exactly equal to what a network has
@@ -78,7 +78,7 @@ container without a network, and only then calls it Active.
 			}
 			return nil
 		},
-	}
+	})
 	a.root = c
 	pf := c.PersistentFlags()
 	pf.StringVarP(&a.output, "output", "o", "text", "how to print results: text or json")
@@ -120,11 +120,16 @@ func args(check cobra.PositionalArgs) cobra.PositionalArgs {
 // group makes a command that only has subcommands refuse anything else.
 func group(c *cobra.Command) *cobra.Command {
 	c.Args = cobra.ArbitraryArgs
+	c.SuggestionsMinimumDistance = 2
 	c.RunE = func(cmd *cobra.Command, as []string) error {
 		if len(as) == 0 {
 			return cmd.Help()
 		}
-		return usageError{fmt.Errorf("%q is no command of %s; see: %s --help", as[0], cmd.CommandPath(), cmd.CommandPath())}
+		near := ""
+		if s := cmd.SuggestionsFor(as[0]); len(s) > 0 {
+			near = "; did you mean " + strings.Join(s, " or ") + "?"
+		}
+		return usageError{fmt.Errorf("%q is no command of %s%s; see: %s --help", as[0], cmd.CommandPath(), near, cmd.CommandPath())}
 	}
 	return c
 }
@@ -159,9 +164,6 @@ func (a *app) printError(err error, code int) {
 	}
 	f := *lifecycle.AsFailure(err)
 	if _, ok := errors.AsType[usageError](err); ok {
-		f.Cause = "usage"
-	}
-	if strings.HasPrefix(err.Error(), "unknown command") {
 		f.Cause = "usage"
 	}
 	// The whole chain says more than the class that was found inside it.

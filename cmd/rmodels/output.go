@@ -23,17 +23,14 @@ func (p plain) Write(b []byte) (int, error) {
 	return len(b), err
 }
 
-// clean replaces what a terminal would obey.
+// clean replaces what a terminal would obey: control characters of both
+// ranges, and those that reverse the direction of text.
 func clean(s string) string {
-	ok := func(r rune) bool { return r == '\n' || r == '\t' || !unicode.IsControl(r) && r != utf8.RuneError }
-	if strings.IndexFunc(s, func(r rune) bool { return !ok(r) }) < 0 {
-		return s
-	}
 	return strings.Map(func(r rune) rune {
-		if ok(r) && !unicode.Is(unicode.Bidi_Control, r) {
+		if r == '\n' || r == '\t' || !unicode.IsControl(r) && !unicode.Is(unicode.Bidi_Control, r) {
 			return r
 		}
-		return '\uFFFD'
+		return utf8.RuneError
 	}, s)
 }
 

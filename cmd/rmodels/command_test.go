@@ -1,0 +1,303 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+
+	"github.com/resultity/rmodels/lifecycle"
+)
+
+// all visits every command of the tree that does something.
+func all(t *testing.T, visit func(*cobra.Command)) {
+	t.Helper()
+	var walk func(*cobra.Command)
+	walk = func(c *cobra.Command) {
+		if c.Name() == "help" || c.Name() == "completion" {
+			return
+		}
+		visit(c)
+		for _, s := range c.Commands() {
+			walk(s)
+		}
+	}
+	a := &app{stdout: &bytes.Buffer{}, stderr: &bytes.Buffer{}}
+	walk(a.rootCommand())
+}
+
+func TestEveryCommandHasHelpWithExamples(t *testing.T) {
+	n := 0
+	all(t, func(c *cobra.Command) {
+		n++
+		if c.Short == "" {
+			t.Errorf("%s: no short help", c.CommandPath())
+		}
+		if c.HasParent() && c.Example == "" {
+			t.Errorf("%s: no examples", c.CommandPath())
+		}
+		if !c.Runnable() && c.HasParent() {
+			t.Errorf("%s: does nothing", c.CommandPath())
+		}
+	})
+	if n < 20 {
+		t.Errorf("only %d commands were visited", n)
+	}
+}
+
+var (
+	fence = regexp.MustCompile("(?s)```sh\n(.*?)```")
+	cron  = regexp.MustCompile(`^[0-9*/,-]+ +[0-9*/,-]+ .*? root +`)
+)
+
+// commandLines are the rmodels lines of a text: help examples, or the shell
+// blocks of a document.
+func commandLines(text string) []string {
+	var out []string
+	for _, l := range strings.Split(text, "\n") {
+		l = cron.ReplaceAllString(strings.TrimSpace(l), "")
+		if l, _, _ = strings.Cut(l, "#"); strings.HasPrefix(l, "rmodels ") {
+			for _, part := range strings.Split(l, "&&") {
+				out = append(out, strings.TrimSpace(part))
+			}
+		}
+	}
+	return out
+}
+
+// TestDocumentedCommandsExist parses every command line of the manuals and of
+// the help's examples: the command, its flags and the number of its arguments
+// must be right.
+func TestDocumentedCommandsExist(t *testing.T) {
+	lines := map[string]string{}
+	for _, pattern := range []string{"../../README.md", "../../docs/*.md"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %v, %v", pattern, files, err)
+		}
+		for _, f := range files {
+			b, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range fence.FindAllStringSubmatch(string(b), -1) {
+				for _, l := range commandLines(m[1]) {
+					lines[l] = f
+				}
+			}
+		}
+	}
+	all(t, func(c *cobra.Command) {
+		for _, l := range commandLines(c.Example) {
+			lines[l] = c.CommandPath() + " --help"
+		}
+	})
+	if len(lines) < 30 {
+		t.Fatalf("only %d command lines found: %v", len(lines), lines)
+	}
+	for l, where := range lines {
+		a := &app{stdout: &bytes.Buffer{}, stderr: &bytes.Buffer{}}
+		root := a.rootCommand()
+		c, rest, err := root.Find(strings.Fields(l)[1:])
+		if err != nil || c == root {
+			t.Errorf("%s: %q: no such command", where, l)
+			continue
+		}
+		if err := c.ParseFlags(rest); err != nil {
+			t.Errorf("%s: %q: %v", where, l, err)
+			continue
+		}
+		if err := c.ValidateArgs(c.Flags().Args()); err != nil {
+			t.Errorf("%s: %q: %v", where, l, err)
+		}
+	}
+}
+
+// TestExitCodesAreDocumented compares the manual, the help and the code.
+func TestExitCodesAreDocumented(t *testing.T) {
+	manual, err := os.ReadFile("../../docs/operator.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for code := exitOK; code <= exitPartial; code++ {
+		if !strings.Contains(string(manual), fmt.Sprintf("| %d | ", code)) {
+			t.Errorf("docs/operator.md does not explain exit code %d", code)
+		}
+		if !strings.Contains(exitHelp, fmt.Sprintf("\n  %-2d  ", code)) {
+			t.Errorf("help does not explain exit code %d", code)
+		}
+	}
+}
+
+// TestEverySettingIsDocumented asks for a flag, a variable and a line in help.
+func TestEverySettingIsDocumented(t *testing.T) {
+	a := &app{stdout: &bytes.Buffer{}, stderr: &bytes.Buffer{}}
+	flags := a.rootCommand().PersistentFlags()
+	for _, s := range settings {
+		if flags.Lookup(s.flag()) == nil {
+			t.Errorf("%s has no flag", s.key)
+		}
+	}
+}
+
+func TestUsageErrors(t *testing.T) {
+	for _, args := range [][]string{
+		{"nonsense"},
+		{"snapshot", "nonsense"},
+		{"list", "too", "many"},
+		{"pull"},
+		{"list", "--no-such-flag"},
+		{"list", "--output", "yaml"},
+		{"init"},
+		{"init", "--network", "UPPER", "--root", "x"},
+		{"init", "--network", "../up", "--root", "x"},
+		{"list", "--min-free", "much"},
+		{"list", "--config", "/does/not/exist/../broken.toml", "--registry-connections", "many"},
+		{"sign", "registry.example/x@sha256:00", "--key", "k"},
+		{"sign", "registry.example/x:tag", "--key", "k"},
+		{"snapshot", "publish", "."},
+		{"pack", ".", "registry.example/x", "--entrypoint", "/bin/x"},
+	} {
+		t.Run(strings.Join(args, " "), func(t *testing.T) {
+			t.Setenv("RMODELS_STATE_DIR", t.TempDir())
+			t.Setenv("RMODELS_CONFIG", filepath.Join(t.TempDir(), "none.toml"))
+			var out, errs bytes.Buffer
+			if code := run(args, &out, &errs); code != exitUsage {
+				t.Errorf("exit code %d, want %d; %s", code, exitUsage, &errs)
+			}
+			if out.Len() != 0 {
+				t.Errorf("printed on standard output: %s", &out)
+			}
+			if !strings.HasPrefix(errs.String(), "rmodels: ") {
+				t.Errorf("standard error: %q", &errs)
+			}
+		})
+	}
+}
+
+func TestErrorsAreJSONWhenAskedFor(t *testing.T) {
+	t.Setenv("RMODELS_STATE_DIR", t.TempDir())
+	t.Setenv("RMODELS_CONFIG", filepath.Join(t.TempDir(), "none.toml"))
+	var out, errs bytes.Buffer
+	if code := run([]string{"list", "--output", "json"}, &out, &errs); code != exitUnexpected {
+		t.Errorf("exit code %d", code)
+	}
+	for _, want := range []string{`"event":"error"`, `"exitCode":1`, `"cause":"state"`, `"hint":"set one up with: rmodels init`} {
+		if !strings.Contains(errs.String(), want) {
+			t.Errorf("%s is not in %s", want, &errs)
+		}
+	}
+}
+
+func TestPassCode(t *testing.T) {
+	ok := lifecycle.Outcome{Action: lifecycle.Action{Verb: lifecycle.Install}, After: lifecycle.Active}
+	kept := lifecycle.Outcome{Action: lifecycle.Action{Verb: lifecycle.Keep}, After: lifecycle.Active}
+	failed := func(v lifecycle.Verb, c lifecycle.Cause) lifecycle.Outcome {
+		return lifecycle.Outcome{Action: lifecycle.Action{Verb: v}, After: lifecycle.Failed, Failure: &lifecycle.Failure{Cause: c}}
+	}
+	cases := []struct {
+		name  string
+		out   []lifecycle.Outcome
+		snap  lifecycle.Cause
+		named bool
+		want  int
+	}{
+		{"nothing", nil, "", false, exitOK},
+		{"all well", []lifecycle.Outcome{ok, kept}, "", false, exitOK},
+		{"one bad signature", []lifecycle.Outcome{failed(lifecycle.Install, lifecycle.CauseSignature)}, "", false, exitCheckFailed},
+		{"one bad among good", []lifecycle.Outcome{ok, failed(lifecycle.Install, lifecycle.CauseHash)}, "", false, exitPartial},
+		{"one bad among kept", []lifecycle.Outcome{kept, failed(lifecycle.Install, lifecycle.CauseHash)}, "", false, exitPartial},
+		{"bad in two ways", []lifecycle.Outcome{failed(lifecycle.Install, lifecycle.CauseHash), failed(lifecycle.Validate, lifecycle.CauseValidation)}, "", false, exitPartial},
+		{"bad twice alike", []lifecycle.Outcome{failed(lifecycle.Install, lifecycle.CauseHash), failed(lifecycle.Install, lifecycle.CauseHash)}, "", false, exitCheckFailed},
+		{"not for this node", []lifecycle.Outcome{ok, failed(lifecycle.Refuse, lifecycle.CauseCompatibility)}, "", false, exitOK},
+		{"not for this node, asked for", []lifecycle.Outcome{failed(lifecycle.Refuse, lifecycle.CauseCompatibility)}, "", true, exitIncompatible},
+		{"no space", []lifecycle.Outcome{failed(lifecycle.Refuse, lifecycle.CauseSpace)}, "", false, exitNoSpace},
+		{"still failed", []lifecycle.Outcome{failed(lifecycle.Wait, lifecycle.CauseSignature)}, "", false, exitCheckFailed},
+		{"snapshot rejected", []lifecycle.Outcome{ok}, lifecycle.CauseSnapshot, false, exitSnapshot},
+		{"snapshot rejected and one bad", []lifecycle.Outcome{ok, failed(lifecycle.Install, lifecycle.CauseHash)}, lifecycle.CauseSnapshot, false, exitSnapshot},
+		{"source down", []lifecycle.Outcome{kept}, lifecycle.CauseUnavailable, false, exitUnavailable},
+		{"source down and one bad", []lifecycle.Outcome{kept, failed(lifecycle.Install, lifecycle.CauseHash)}, lifecycle.CauseUnavailable, false, exitPartial},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			res := &lifecycle.SyncResult{Outcomes: c.out}
+			if c.snap != "" {
+				res.SnapshotFailure = &lifecycle.Failure{Cause: c.snap}
+			}
+			if got := passCode(res, c.named); got != c.want {
+				t.Errorf("got %d, want %d", got, c.want)
+			}
+		})
+	}
+}
+
+func TestConfigPrecedence(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "config.toml")
+	write := func(s string) {
+		if err := os.WriteFile(file, []byte(s), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	load := func(args ...string) (*config, error) {
+		a := &app{stdout: &bytes.Buffer{}, stderr: &bytes.Buffer{}}
+		root := a.rootCommand()
+		if err := root.ParseFlags(args); err != nil {
+			t.Fatal(err)
+		}
+		c, _, err := loadConfig(root.PersistentFlags(), file)
+		return c, err
+	}
+	write("network = \"file\"\nmin-free = \"1GiB\"\n[engine]\nargs = [\"--a\"]\n[hosts.\"r.example\"]\nusername = \"u\"\n")
+	c, err := load()
+	if err != nil || c.Network != "file" || c.MinFree != 1<<30 || c.Hosts["r.example"].Username != "u" {
+		t.Fatalf("%+v, %v", c, err)
+	}
+	t.Setenv("RMODELS_NETWORK", "variable")
+	t.Setenv("RMODELS_ENGINE_ARGS", "--b,--c")
+	if c, _ = load(); c.Network != "variable" || strings.Join(c.Engine.Args, " ") != "--b --c" {
+		t.Errorf("variables: %+v", c)
+	}
+	if c, _ = load("--network", "flag", "--engine-args=--d", "--host", "r.example;password-file=/p;plain-http=true"); c.Network != "flag" ||
+		strings.Join(c.Engine.Args, " ") != "--d" || c.Hosts["r.example"] != (host{Username: "u", PasswordFile: "/p", PlainHTTP: true}) {
+		t.Errorf("flags: %+v", c)
+	}
+	for _, bad := range []string{"netwrok = \"x\"", "network = 3", "min-free = \"lots\"", "[hosts.x]\nusr = \"u\"", "network = "} {
+		write(bad)
+		if _, err := load(); exitCode(err) != exitUsage || !strings.Contains(err.Error(), file) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}
+
+func TestCleanTakesControlAway(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain\ttext\n":           "plain\ttext\n",
+		"\x1b[2Jgone":             "\uFFFD[2Jgone",
+		"over\rwritten":           "over\uFFFDwritten",
+		"c1 \u009b31m":            "c1 \uFFFD31m",
+		"right\u202eto left":      "right\uFFFDto left",
+		"bad \xff utf-8":          "bad \uFFFD utf-8",
+		"grüße, 世界":               "grüße, 世界",
+	} {
+		if got := clean(in); got != want {
+			t.Errorf("clean(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+func FuzzClean(f *testing.F) {
+	f.Add("\x1b]0;title\x07")
+	f.Fuzz(func(t *testing.T, s string) {
+		for _, r := range clean(s) {
+			if r < ' ' && r != '\n' && r != '\t' || r >= 0x7f && r < 0xa0 {
+				t.Errorf("%q lets %q through", s, r)
+			}
+		}
+	})
+}
