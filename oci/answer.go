@@ -114,6 +114,8 @@ func transportError(ctx context.Context, err error) error {
 		return fmt.Errorf("%w: %v", ErrTLS, err)
 	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		return fmt.Errorf("%w: %v; if plain http is meant, say so in the host's options", ErrTLS, err)
+	case errors.Is(err, ErrUnauthorized):
+		return err
 	case errors.Is(err, auth.ErrBasicCredentialNotFound):
 		return fmt.Errorf("%w: %v; log in or name a user in the host's options", ErrUnauthorized, err)
 	case errors.As(err, &answer): // of a token server

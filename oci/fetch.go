@@ -93,56 +93,50 @@ func (c *Client) fetchBlobs(ctx context.Context, st *cas.Store, l *cas.Lease, so
 	return total, err
 }
 
-// blob brings one blob in. The ingest's partial data outlives every failure
-// except wrong content.
+// blob brings one blob in. Its partial bytes outlive every failure except
+// wrong content, after which the next source starts from nothing.
 func (p *pull) blob(ctx context.Context, st *cas.Store, l *cas.Lease, desc ocispec.Descriptor) (FetchResult, error) {
-	var r FetchResult
-	if err := ctx.Err(); err != nil {
-		return r, context.Cause(ctx)
-	}
-	in, err := st.Ingest(ctx, l, desc.Digest, desc.Size, cas.IngestOptions{OnWait: func(done, total int64) {
-		p.o.Progress.Emit(progress.Event{Kind: progress.Waiting, Model: p.o.Model, Digest: desc.Digest.String(), Done: done, Total: total})
-	}})
-	if errors.Is(err, cas.ErrExists) {
-		r.Present = desc.Size
-		p.emit(desc, desc.Size, "")
-		return r, nil
-	}
-	if err != nil {
-		return r, fmt.Errorf("blob %s: %w", desc.Digest, err)
-	}
-	t := newTransfer(desc, in)
-	r.Resumed = t.resumed
-	for {
-		err := p.complete(ctx, t)
-		if err != nil && t.only != nil && ctx.Err() == nil {
-			// The source that was to show the right bytes failed too.
-			err = p.convict(t, "")
-			if err == nil {
-				continue
-			}
+	t := newTransfer(desc)
+	for first := true; ; first = false { // at most once for each source, and once more
+		if err := ctx.Err(); err != nil {
+			return t.result, context.Cause(ctx)
+		}
+		in, err := st.Ingest(ctx, l, desc.Digest, desc.Size, cas.IngestOptions{OnWait: func(done, total int64) {
+			p.o.Progress.Emit(progress.Event{Kind: progress.Waiting, Model: p.o.Model, Digest: desc.Digest.String(), Done: done, Total: total})
+		}})
+		if errors.Is(err, cas.ErrExists) {
+			t.result.Present = desc.Size
+			p.emit(desc, desc.Size, "")
+			return t.result, nil
 		}
 		if err != nil {
-			r.Mismatches = t.mismatches
-			if errors.Is(err, ErrDigest) {
-				return r, errors.Join(err, in.Discard())
-			}
-			return r, errors.Join(err, in.Close())
+			return t.result, fmt.Errorf("blob %s: %w", desc.Digest, err)
 		}
-		err = in.Commit(ctx)
+		t.begin(in)
+		if first {
+			t.result.Resumed = t.resumed
+		}
+		err = p.complete(ctx, t)
 		if err == nil {
-			p.exonerate(t)
-			r.Mismatches = t.mismatches
-			p.emit(desc, desc.Size, "")
-			return r, nil
+			if err = in.Commit(ctx); err != nil {
+				err = &storeError{fmt.Errorf("blob %s: %w", desc.Digest, err)}
+			}
 		}
 		var wrong *cas.MismatchError
-		if !errors.As(err, &wrong) {
-			return r, errors.Join(fmt.Errorf("blob %s: %w", desc.Digest, err), in.Close())
+		switch {
+		case err == nil:
+			p.emit(desc, desc.Size, "")
+			return t.result, nil
+		case errors.As(err, &wrong):
+			err = p.convict(t, wrong.Found)
+		case t.only != nil && ctx.Err() == nil && !isStoreError(err):
+			// The source that was to show the right bytes failed as well.
+			err = p.convict(t, "")
+		case !errors.Is(err, ErrDigest):
+			return t.result, errors.Join(err, in.Close())
 		}
-		if err := p.convict(t, wrong.Found); err != nil {
-			r.Mismatches = t.mismatches
-			return r, errors.Join(err, in.Discard())
+		if derr := in.Discard(); err != nil || derr != nil {
+			return t.result, errors.Join(err, derr)
 		}
 	}
 }

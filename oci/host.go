@@ -105,7 +105,7 @@ func (c *Client) credential(ctx context.Context, name, addr string) (auth.Creden
 		}
 	})
 	if c.dockerErr != nil {
-		return auth.EmptyCredential, fmt.Errorf("docker configuration: %w", c.dockerErr)
+		return auth.EmptyCredential, fmt.Errorf("%w: docker configuration: %v", ErrUnauthorized, c.dockerErr)
 	}
 	if c.docker == nil {
 		return auth.EmptyCredential, nil

@@ -56,25 +56,38 @@ func fallbackTag(d digest.Digest) string { return strings.Replace(d.String(), ":
 // knows nothing: a registry that learned the API later may not have indexed
 // what was pushed before.
 func (r *remote) referrers(ctx context.Context, d digest.Digest, max int) ([]ocispec.Descriptor, error) {
-	list, err := r.listReferrers(ctx, d, max, nil)
-	var status *statusError
-	if errors.As(err, &status) && status.status >= 400 && status.status < 500 && status.class == ErrUnavailable && status.status != 429 || err == nil && len(list) == 0 {
-		no := false
-		return r.listReferrers(ctx, d, max, &no)
+	list, err := r.listReferrers(ctx, d, max)
+	if len(list) > 0 || err != nil && !noReferrersAPI(err) {
+		return list, err
 	}
-	return list, err
+	raw, _, err := r.manifest(ctx, fallbackTag(d), maxManifest)
+	if errors.Is(err, ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var index ocispec.Index
+	if err := json.Unmarshal(raw, &index); err != nil {
+		return nil, nil // something else under that tag
+	}
+	return index.Manifests[:min(max, len(index.Manifests))], nil
 }
 
-// listReferrers lists by what the registry can do, or is said to.
-func (r *remote) listReferrers(ctx context.Context, d digest.Digest, max int, capable *bool) ([]ocispec.Descriptor, error) {
+// noReferrersAPI is what registries answer to a path that they do not know.
+func noReferrersAPI(err error) bool {
+	var status *statusError
+	return errors.Is(err, ErrNotFound) || errors.As(err, &status) && status.class == ErrUnavailable &&
+		status.status >= 400 && status.status < 500 && status.status != 408 && status.status != 429
+}
+
+func (r *remote) listReferrers(ctx context.Context, d digest.Digest, max int) ([]ocispec.Descriptor, error) {
 	repo, err := r.oras()
 	if err != nil {
 		return nil, err
 	}
-	if capable != nil {
-		if err := repo.SetReferrersCapability(*capable); err != nil {
-			return nil, err
-		}
+	if err := repo.SetReferrersCapability(true); err != nil { // the fallback is ours
+		return nil, err
 	}
 	var out []ocispec.Descriptor
 	err = repo.Referrers(ctx, ocispec.Descriptor{Digest: d}, "", func(page []ocispec.Descriptor) error {
@@ -85,8 +98,11 @@ func (r *remote) listReferrers(ctx context.Context, d digest.Digest, max int, ca
 		}
 		return nil
 	})
-	if err == nil || errors.Is(err, errEnough) || errors.Is(err, errdef.ErrTooManyPages) || errors.Is(err, errdef.ErrNotFound) {
+	switch {
+	case err == nil, errors.Is(err, errEnough), errors.Is(err, errdef.ErrTooManyPages):
 		return out, nil
+	case errors.Is(err, errdef.ErrUnsupported), errors.Is(err, errdef.ErrNotFound):
+		return nil, r.fail("referrers of "+d.String(), ErrNotFound)
 	}
 	return nil, r.fail("referrers of "+d.String(), transportError(ctx, err))
 }
@@ -151,7 +167,7 @@ func evidenceFrom(ctx context.Context, s source, subject digest.Digest) ([]Evide
 		pinned    bool // reference is a digest
 		referrer  bool
 	}
-	candidates := []candidate{{reference: fallbackTag(subject) + ".sig"}}
+	var candidates []candidate
 	var list []ocispec.Descriptor
 	err := repeat(ctx, func() (err error) {
 		list, err = s.referrers(ctx, subject, maxEvidence)
@@ -159,12 +175,16 @@ func evidenceFrom(ctx context.Context, s source, subject digest.Digest) ([]Evide
 	})
 	if err != nil {
 		errs = append(errs, err)
+		if again, _ := retryable(err); again {
+			return nil, err // it is down; the other ways would fail too
+		}
 	}
 	for _, d := range list {
 		if checkDescriptor(d) == nil && d.Size <= maxEvidenceBytes {
 			candidates = append(candidates, candidate{d.Digest.String(), true, true})
 		}
 	}
+	candidates = append(candidates, candidate{reference: fallbackTag(subject) + ".sig"})
 	var out []Evidence
 	budget := int64(maxEvidenceBytes)
 	for _, cand := range candidates {

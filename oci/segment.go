@@ -76,6 +76,11 @@ type storeError struct{ err error }
 func (e *storeError) Error() string { return e.err.Error() }
 func (e *storeError) Unwrap() error { return e.err }
 
+func isStoreError(err error) bool {
+	var store *storeError
+	return errors.As(err, &store)
+}
+
 // run is a segment's goroutine.
 func (p *pull) run(s *segment) {
 	defer p.work.Done()

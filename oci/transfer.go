@@ -25,7 +25,7 @@ type transfer struct {
 	done    chan struct{}
 	err     error
 
-	mismatches []Mismatch
+	result FetchResult
 }
 
 // standing is what one blob has learned about one source.
@@ -44,10 +44,14 @@ type span struct {
 	from *origin
 }
 
-func newTransfer(desc ocispec.Descriptor, in *cas.Ingest) *transfer {
-	t := &transfer{desc: desc, in: in, resumed: in.Done(), active: map[*segment]struct{}{}, at: map[*origin]*standing{}}
-	t.pending = in.Missing()
-	return t
+func newTransfer(desc ocispec.Descriptor) *transfer {
+	return &transfer{desc: desc, active: map[*segment]struct{}{}, at: map[*origin]*standing{}}
+}
+
+// begin starts over with an ingest. What was learned about sources stays.
+func (t *transfer) begin(in *cas.Ingest) {
+	t.in, t.pending, t.resumed = in, in.Missing(), in.Done()
+	t.spans, t.err, t.done = nil, nil, make(chan struct{})
 }
 
 func (t *transfer) standing(o *origin) *standing {
@@ -103,7 +107,6 @@ func (t *transfer) exclusive() bool {
 
 // complete fetches everything that is pending.
 func (p *pull) complete(ctx context.Context, t *transfer) error {
-	t.done = make(chan struct{})
 	p.mu.Lock()
 	p.transfers = append(p.transfers, t)
 	p.settle(t)
@@ -187,7 +190,7 @@ func (p *pull) failed(s *segment, err error) {
 	}
 	var store *storeError
 	if errors.As(err, &store) {
-		t.err = store.err
+		t.err = store
 		return
 	}
 	var status *statusError
@@ -201,7 +204,7 @@ func (p *pull) failed(s *segment, err error) {
 	var other *rangeError
 	if errors.As(err, &other) && other.wrongSize {
 		st.gone = &DigestError{What: "blob", Expected: t.desc.Digest, Source: o.String()}
-		t.mismatches = append(t.mismatches, Mismatch{What: "blob", Expected: t.desc.Digest, Source: o.String()})
+		t.result.Mismatches = append(t.result.Mismatches, Mismatch{What: "blob", Expected: t.desc.Digest, Source: o.String()})
 		return
 	}
 	retry, after := retryable(err)
@@ -232,28 +235,23 @@ func (p *pull) failed(s *segment, err error) {
 // source that resets after every byte is not asked for ever.
 const progressBytes = 64 << 10
 
-// convict decides after a mismatch where the blob is taken from next. The
-// blob is fetched whole from one source at a time, so each mismatch names
-// exactly one; when no source is left the error says what they sent.
+// convict decides after a mismatch where the blob is taken from next. From
+// then on it comes whole from one source at a time, so that the next mismatch
+// names exactly one. When no source is left the error says what they sent.
 func (p *pull) convict(t *transfer, found digest.Digest) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	t.err = nil
 	var from []*origin
-	covered := int64(0)
-	for _, sp := range t.spans {
-		covered += sp.Len
-		if !slices.Contains(from, sp.from) {
-			from = append(from, sp.from)
+	for _, s := range t.spans {
+		if !slices.Contains(from, s.from) {
+			from = append(from, s.from)
 		}
 	}
-	if found != "" && len(from) == 1 && covered >= t.desc.Size {
+	if found != "" && len(from) == 1 && t.resumed == 0 {
 		o := from[0]
-		err := &DigestError{What: "blob", Expected: t.desc.Digest, Found: found, Source: o.String()}
-		t.standing(o).gone = err
-		t.mismatches = append(t.mismatches, Mismatch{What: "blob", Expected: t.desc.Digest, Found: found, Source: o.String()})
+		t.standing(o).gone = &DigestError{What: "blob", Expected: t.desc.Digest, Found: found, Source: o.String()}
+		t.result.Mismatches = append(t.result.Mismatches, Mismatch{What: "blob", Expected: t.desc.Digest, Found: found, Source: o.String()})
 	}
-	// Take the whole blob from one source: the first that is not given up.
 	var errs []error
 	for _, o := range p.origins {
 		if gone := t.standing(o).gone; gone != nil {
@@ -261,31 +259,7 @@ func (p *pull) convict(t *transfer, found digest.Digest) error {
 			continue
 		}
 		t.only = o
-		t.refetch(o)
 		return nil
-	}
-	if len(errs) == 0 {
-		errs = append(errs, &DigestError{What: "blob", Expected: t.desc.Digest, Found: found, Source: "the store's partial copy"})
 	}
 	return fmt.Errorf("blob %s: %w", t.desc.Digest, worst(errs))
 }
-
-// refetch makes everything pending that o did not send.
-func (t *transfer) refetch(o *origin) {
-	keep := slices.DeleteFunc(t.spans, func(s span) bool { return s.from != o })
-	slices.SortFunc(keep, func(a, b span) int { return int(min(1, max(-1, a.Off-b.Off))) })
-	t.spans, t.pending = keep, nil
-	at := int64(0)
-	for _, s := range keep {
-		if s.Off > at {
-			t.pending = append(t.pending, cas.Range{Off: at, Len: s.Off - at})
-		}
-		at = max(at, s.Off+s.Len)
-	}
-	if at < t.desc.Size {
-		t.pending = append(t.pending, cas.Range{Off: at, Len: t.desc.Size - at})
-	}
-}
-
-// exonerate ends the search for a wrong range: the digest fits.
-func (p *pull) exonerate(t *transfer) {}
