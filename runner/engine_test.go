@@ -1,0 +1,217 @@
+package runner_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/resultity/rmodels/runner"
+	"github.com/resultity/rmodels/snapshot"
+)
+
+const howToSetUp = `this test needs a container engine: start containerd (root, own --root and --state, CRI plugin disabled) and set
+RMODELS_TEST_CONTAINERD to its address and RMODELS_TEST_NERDCTL to the path of nerdctl; "make test" does both`
+
+var dataRoot = sync.OnceValue(func() string {
+	dir, err := os.MkdirTemp("", "rmodels-nerdctl-")
+	if err != nil {
+		panic(err)
+	}
+	return dir
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	os.RemoveAll(dataRoot())
+	os.RemoveAll(fixtures())
+	os.Exit(code)
+}
+
+func engineOptions(t testing.TB) runner.EngineOptions {
+	t.Helper()
+	nerdctl, address := os.Getenv("RMODELS_TEST_NERDCTL"), os.Getenv("RMODELS_TEST_CONTAINERD")
+	if nerdctl == "" || address == "" {
+		t.Fatal(howToSetUp)
+	}
+	return runner.EngineOptions{Name: "nerdctl", Path: nerdctl, Args: []string{
+		"--address", address, "--namespace", "rmodels-runner-test", "--data-root", dataRoot(),
+	}}
+}
+
+func testEngine(t testing.TB) *runner.Engine {
+	t.Helper()
+	e, err := runner.FindEngine(t.Context(), engineOptions(t))
+	if err != nil {
+		t.Fatalf("%v\n%s", err, howToSetUp)
+	}
+	return e
+}
+
+// engineCLI calls nerdctl as a test's own eyes.
+func engineCLI(t testing.TB, args ...string) string {
+	t.Helper()
+	o := engineOptions(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, o.Path, append(o.Args, args...)...).Output()
+	if err != nil {
+		t.Fatalf("nerdctl %v: %v", args, err)
+	}
+	return string(out)
+}
+
+var fixtures = sync.OnceValue(func() string {
+	dir, err := os.MkdirTemp("", "rmodels-fixture-")
+	if err != nil {
+		panic(err)
+	}
+	return dir
+})
+
+// buildStatic compiles a main package without cgo and returns its path.
+var builds sync.Map
+
+func buildStatic(t testing.TB, pkg string) string {
+	t.Helper()
+	build, _ := builds.LoadOrStore(pkg, sync.OnceValues(func() (string, error) {
+		path := filepath.Join(fixtures(), filepath.Base(pkg))
+		cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, pkg)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("%w: %s", err, out)
+		}
+		return path, nil
+	}))
+	path, err := build.(func() (string, error))()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+type file struct {
+	name string
+	mode int64
+	body []byte
+}
+
+// packImage makes a one-layer image as an OCI layout in a tar, FROM scratch.
+func packImage(t testing.TB, name string, config ocispec.ImageConfig, files ...file) runner.Image {
+	t.Helper()
+	var layer bytes.Buffer
+	tw := tar.NewWriter(&layer)
+	for _, f := range files {
+		h := &tar.Header{Name: f.name, Mode: f.mode, Size: int64(len(f.body)), Typeflag: tar.TypeReg}
+		if strings.HasSuffix(f.name, "/") {
+			h.Typeflag = tar.TypeDir
+		}
+		if err := tw.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		tw.Write(f.body)
+	}
+	tw.Close()
+	encode := func(v any) []byte {
+		b, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	desc := func(mediaType string, b []byte) ocispec.Descriptor {
+		return ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
+	}
+	created := time.Unix(0, 0).UTC()
+	configBytes := encode(ocispec.Image{
+		Platform: ocispec.Platform{Architecture: "amd64", OS: "linux"}, Config: config,
+		RootFS:  ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(layer.Bytes())}},
+		History: []ocispec.History{{Created: &created, CreatedBy: "test"}},
+	})
+	manifest := ocispec.Manifest{
+		MediaType: ocispec.MediaTypeImageManifest,
+		Config:    desc(ocispec.MediaTypeImageConfig, configBytes),
+		Layers:    []ocispec.Descriptor{desc(ocispec.MediaTypeImageLayer, layer.Bytes())},
+	}
+	manifest.SchemaVersion = 2
+	manifestBytes := encode(manifest)
+	top := desc(ocispec.MediaTypeImageManifest, manifestBytes)
+	top.Annotations = map[string]string{"io.containerd.image.name": "fixture.local/" + name + ":latest"}
+	index := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{top}}
+	index.SchemaVersion = 2
+	return runner.Image{
+		Reference: "fixture.local/" + name + "@" + top.Digest.String(), Manifest: top.Digest, Config: manifest.Config.Digest,
+		Archive: func(w io.Writer) error {
+			tw := tar.NewWriter(w)
+			for _, f := range []file{
+				{"oci-layout", 0o644, []byte(`{"imageLayoutVersion":"1.0.0"}`)},
+				{"index.json", 0o644, encode(index)},
+				{"blobs/sha256/" + top.Digest.Encoded(), 0o644, manifestBytes},
+				{"blobs/sha256/" + manifest.Config.Digest.Encoded(), 0o644, configBytes},
+				{"blobs/sha256/" + manifest.Layers[0].Digest.Encoded(), 0o644, layer.Bytes()},
+			} {
+				if err := tw.WriteHeader(&tar.Header{Name: f.name, Mode: f.mode, Size: int64(len(f.body)), Typeflag: tar.TypeReg}); err != nil {
+					return err
+				}
+				if _, err := tw.Write(f.body); err != nil {
+					return err
+				}
+			}
+			return tw.Close()
+		},
+	}
+}
+
+// fixtureImage is the test engine's image.
+func fixtureImage(t testing.TB) runner.Image {
+	t.Helper()
+	return packImage(t, "engine", ocispec.ImageConfig{Entrypoint: []string{"/fixture"}}, fixtureFile(t))
+}
+
+func fixtureFile(t testing.TB) file {
+	t.Helper()
+	b, err := os.ReadFile(buildStatic(t, "./testdata/fixture"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file{"fixture", 0o755, b}
+}
+
+// fixtureJob is a run of the test engine in the given part.
+func fixtureJob(t testing.TB, part ...string) runner.Job {
+	t.Helper()
+	model := t.TempDir()
+	if err := os.Chmod(model, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(model, "weights.bin"), []byte("weights"), 0o444); err != nil {
+		t.Fatal(err)
+	}
+	return runner.Job{
+		Name: "tiny", Version: "1.0.0", Manifest: digest.FromString("tiny"), ModelDir: model,
+		Runtime: snapshot.Runtime{
+			Name: "fixture", Version: "1.0.0", Protocol: "openai-chat", Port: 8080, GPU: "none",
+			Args: part, Memory: 256 << 20, Pids: 64, StartTimeout: snapshot.Duration(10 * time.Second),
+		},
+		Image: fixtureImage(t),
+		Validation: snapshot.Validation{
+			Request: jsontext.Value(`{"messages":[{"role":"user","content":"ping"}],"max_tokens":16}`),
+			Expect:  snapshot.Expect{Exact: "the right words"},
+			Timeout: snapshot.Duration(5 * time.Second),
+		},
+		StateDir: filepath.Join(t.TempDir(), "runs"),
+	}
+}

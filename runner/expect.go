@@ -1,0 +1,200 @@
+package runner
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/opencontainers/go-digest"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"github.com/resultity/rmodels/snapshot"
+)
+
+// expectation is a test's expectation, compiled before anything starts.
+type expectation struct {
+	snapshot.Expect
+	pattern *regexp.Regexp
+	schema  *jsonschema.Schema
+}
+
+// refused says what an answer lacks; nil is a right answer.
+type refused struct {
+	cause           Cause
+	reason          string
+	expected, found string
+}
+
+// newExpectation refuses a test that any answer would pass.
+func newExpectation(v snapshot.Validation, protocol string) (*expectation, error) {
+	x := &expectation{Expect: v.Expect}
+	bad := func(format string, a ...any) error { return fmt.Errorf("%w: %s", ErrTest, fmt.Sprintf(format, a...)) }
+	embeds := protocol == "openai-embeddings"
+	e := v.Expect
+	textual := e.Exact != "" || e.Contains != "" || e.Regexp != "" || e.Digest != "" || len(e.Schema) > 0
+	switch {
+	case !textual && e.Cosine == nil:
+		return nil, bad("it expects nothing, so any answer would pass")
+	case embeds != (e.Cosine != nil):
+		return nil, bad("cosine belongs to openai-embeddings, and nothing else does")
+	case embeds && textual:
+		return nil, bad("an embedding has no text to compare")
+	case e.Digest != "" && !v.Deterministic:
+		return nil, bad("an answer's digest is expected, yet the model is not called deterministic")
+	case math.IsNaN(v.MinTokensPerSecond) || v.MinTokensPerSecond < 0:
+		return nil, bad("minTokensPerSecond %v: out of range", v.MinTokensPerSecond)
+	}
+	if e.Regexp != "" {
+		p, err := regexp.Compile(e.Regexp)
+		if err != nil {
+			return nil, bad("regexp: %v", err)
+		}
+		if p.MatchString("") {
+			return nil, bad("regexp %q matches the empty answer", e.Regexp)
+		}
+		x.pattern = p
+	}
+	if e.Digest != "" {
+		if err := e.Digest.Validate(); err != nil {
+			return nil, bad("digest: %v", err)
+		}
+	}
+	if len(e.Schema) > 0 {
+		s, err := compileSchema(e.Schema)
+		if err != nil {
+			return nil, bad("schema: %v", err)
+		}
+		x.schema = s
+	}
+	if c := e.Cosine; c != nil {
+		if len(c.Reference) == 0 || norm(c.Reference) == 0 || math.IsInf(norm(c.Reference), 0) {
+			return nil, bad("cosine: the reference has no direction")
+		}
+		if !(c.Min > -1 && c.Min <= 1) {
+			return nil, bad("cosine: min %v is not above -1 and at most 1", c.Min)
+		}
+	}
+	return x, nil
+}
+
+// noSchemas refuses to fetch: a schema stands for itself.
+type noSchemas struct{}
+
+func (noSchemas) Load(url string) (any, error) {
+	return nil, errors.New("a schema may not refer to another document")
+}
+
+func compileSchema(raw jsontext.Value) (*jsonschema.Schema, error) {
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
+	if err != nil {
+		return nil, err
+	}
+	c := jsonschema.NewCompiler()
+	c.UseLoader(noSchemas{})
+	if err := c.AddResource("answer.json", doc); err != nil {
+		return nil, err
+	}
+	return c.Compile("answer.json")
+}
+
+// check compares an answer's content.
+func (x *expectation) check(a *answer) *refused {
+	text := string(a.text)
+	no := func(what, expected, found string) *refused {
+		return &refused{CauseAnswer, what, clip(clean(expected), 1024), clip(clean(found), 1024)}
+	}
+	if x.Cosine == nil && len(a.text) == 0 {
+		return no("the answer is empty", x.describe(), "")
+	}
+	if x.Exact != "" && text != x.Exact {
+		return no("the answer is not the expected text", strconv.Quote(x.Exact), strconv.Quote(clip(text, 900)))
+	}
+	if x.Contains != "" && !strings.Contains(text, x.Contains) {
+		return no("the answer does not contain the expected text", strconv.Quote(x.Contains), strconv.Quote(clip(text, 900)))
+	}
+	if x.pattern != nil && !x.pattern.MatchString(text) {
+		return no("the answer does not match the expected pattern", x.Regexp, strconv.Quote(clip(text, 900)))
+	}
+	if x.Digest != "" {
+		if d := digest.FromBytes(a.text); d != x.Digest {
+			return no("the answer's digest is another one", x.Digest.String(), d.String())
+		}
+	}
+	if x.schema != nil {
+		v, err := jsonschema.UnmarshalJSON(bytes.NewReader(a.text))
+		if err == nil {
+			err = x.schema.Validate(v)
+		}
+		if err != nil {
+			return no("the answer does not fit the expected schema", clip(string(x.Schema), 1024), oneLine(err.Error()))
+		}
+	}
+	if c := x.Cosine; c != nil {
+		if len(a.embedding) != len(c.Reference) {
+			return no("the embedding has another number of dimensions", strconv.Itoa(len(c.Reference)), strconv.Itoa(len(a.embedding)))
+		}
+		if got := cosine(a.embedding, c.Reference); !(got >= c.Min) {
+			return no("the embedding points elsewhere", fmt.Sprintf("cosine of at least %g", c.Min), fmt.Sprintf("%.6f", got))
+		}
+	}
+	return nil
+}
+
+// describe names the expectation for a verdict that has no answer.
+func (x *expectation) describe() string {
+	var parts []string
+	if x.Exact != "" {
+		parts = append(parts, "exactly "+strconv.Quote(x.Exact))
+	}
+	if x.Contains != "" {
+		parts = append(parts, "a text with "+strconv.Quote(x.Contains))
+	}
+	if x.Regexp != "" {
+		parts = append(parts, "a match of "+x.Regexp)
+	}
+	if x.Digest != "" {
+		parts = append(parts, "a text of digest "+x.Digest.String())
+	}
+	if x.schema != nil {
+		parts = append(parts, "JSON of the test's schema")
+	}
+	if x.Cosine != nil {
+		parts = append(parts, fmt.Sprintf("an embedding with a cosine of at least %g", x.Cosine.Min))
+	}
+	return clip(clean(strings.Join(parts, " and ")), 1024)
+}
+
+func norm(v []float64) float64 {
+	var s float64
+	for _, x := range v {
+		s += x * x
+	}
+	return math.Sqrt(s)
+}
+
+func cosine(a, b []float64) float64 {
+	var dot float64
+	for i := range a {
+		dot += a[i] * b[i]
+	}
+	return dot / (norm(a) * norm(b)) // NaN for a zero vector: refused by the caller's comparison
+}
+
+// checkFigures compares what was measured with what the model's entry allows.
+func checkFigures(v snapshot.Validation, d *Verdict, load, perSecond float64) *refused {
+	if limit := v.MaxLoadTime.Std().Seconds(); limit > 0 && load > limit {
+		return &refused{CauseLoad, "the engine loaded too slowly", "at most " + v.MaxLoadTime.String(), d.LoadTime.String()}
+	}
+	if v.MinTokensPerSecond > 0 && !(perSecond >= v.MinTokensPerSecond) {
+		return &refused{CauseSpeed, "the engine answered too slowly", fmt.Sprintf("at least %g tokens per second", v.MinTokensPerSecond), fmt.Sprintf("%.2f", perSecond)}
+	}
+	if v.MaxMemory > 0 && d.PeakMemory > int64(v.MaxMemory) {
+		return &refused{CauseMemory, "the engine used too much memory", "at most " + v.MaxMemory.String(), snapshot.Bytes(d.PeakMemory).String()}
+	}
+	return nil
+}
