@@ -1,0 +1,359 @@
+package cas
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"github.com/resultity/rmodels/internal/durable"
+)
+
+// IngestOptions tune an ingest; the zero value is right for a download.
+type IngestOptions struct {
+	// OnWait is called from time to time while another process (or
+	// goroutine) has the ingest, with that one's checkpointed progress in
+	// bytes.
+	OnWait func(done, total int64)
+	// CheckpointBytes is how many new bytes cause a checkpoint. Zero: 64 MiB,
+	// at most two a second, and every 2 s while less arrives.
+	CheckpointBytes int64
+}
+
+// Ingest is the one writer of a blob that is not published yet. Its methods
+// may be called from several goroutines.
+type Ingest struct {
+	s     *Store
+	k     key
+	size  int64
+	dir   string
+	lock  *flock
+	f     durable.File
+	every int64
+
+	// checkpointing is held by whoever writes the progress file; taken
+	// before mu.
+	checkpointing sync.Mutex
+	dirSynced     bool // the ingest directory's own name is durable
+
+	mu        sync.Mutex
+	changed   *sync.Cond
+	present   rangeSet // bytes written
+	busy      []Range  // bytes being written or read by the hasher right now
+	h         *hasher  // used by whoever set hashing
+	hashed    hashed   // what the hasher has finished, for others to read
+	hashing   bool
+	recorded  int64     // offset of the checkpoint on disk
+	unsynced  int64     // bytes since the last checkpoint began
+	since     time.Time // of the last checkpoint
+	unwritten Range     // the run of bytes whose writeback was not started
+	work      sync.WaitGroup
+	lost      error // a failed write or fsync: the ingest cannot go on
+	closed    bool
+}
+
+type hashed struct {
+	off    int64
+	sums   []chunkSum
+	states [][]byte
+}
+
+// Ingest opens the writer of the blob d of size bytes. The digest is added to
+// l first (invariant 7). One writer exists among all processes; others wait
+// here. When the blob is published, already or by the one waited for, the
+// error is [ErrExists]. What an earlier writer left is taken over:
+// [Ingest.Missing] says what is still needed.
+//
+// A suspect blob may be ingested again; its replacement takes over its name
+// and its place in every tree.
+func (s *Store) Ingest(ctx context.Context, l *Lease, d digest.Digest, size int64, o IngestOptions) (*Ingest, error) {
+	k, err := keyOf(d)
+	if err != nil {
+		return nil, err
+	}
+	if size < 0 || size > MaxSize {
+		return nil, fmt.Errorf("%w: %s of %d bytes; a blob has at most %d", ErrInvalid, d, size, int64(MaxSize))
+	}
+	if l == nil {
+		return nil, fmt.Errorf("%w: ingest of %s without a lease", ErrInvalid, d)
+	}
+	if err := l.Add(ctx, d); err != nil {
+		return nil, err
+	}
+	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
+		published, err := s.settled(ctx, k)
+		if err != nil {
+			return nil, err
+		}
+		if published {
+			return nil, fmt.Errorf("%w: %s", ErrExists, d)
+		}
+		lock, err := s.claim(k)
+		if err != nil {
+			return nil, err
+		}
+		if lock != nil {
+			i, err := s.resume(ctx, k, size, lock, o)
+			if err != nil {
+				lock.unlock()
+			}
+			return i, err
+		}
+		if o.OnWait != nil {
+			done, total := s.progressOf(k, size)
+			o.OnWait(done, total)
+		}
+		if err := wait(ctx, pause); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// settled reports whether k is published, trusted and durable. A blob whose
+// ingest directory still exists may be a name that is not on disk yet
+// (invariant 2): its writer is at work, or died there, and then the last step
+// is taken for it.
+func (s *Store) settled(ctx context.Context, k key) (bool, error) {
+	st, err := s.find(ctx, k)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	if err != nil || st.Suspect {
+		return false, err
+	}
+	if _, err := os.Lstat(s.ingestPath(k)); errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	lock, err := s.claim(k)
+	if err != nil || lock == nil {
+		return false, err
+	}
+	defer lock.unlock()
+	if _, err := s.find(ctx, k); err != nil {
+		if errors.Is(err, ErrNotFound) {
+			err = nil
+		}
+		return false, err
+	}
+	if err := s.fs.SyncDir(filepath.Dir(s.blobPath(k))); err != nil {
+		return false, err
+	}
+	return true, s.removeIngest(k)
+}
+
+// claim takes the ingest lock of k, or returns nil when someone has it.
+func (s *Store) claim(k key) (*flock, error) {
+	dir := s.ingestPath(k)
+	path := filepath.Join(dir, "lock")
+	for {
+		if err := s.fs.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, fmt.Errorf("ingest: %w", noSpace(err))
+		}
+		lock, err := tryLock(path, unix.O_RDWR|unix.O_CREAT, unix.LOCK_EX)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // its last owner removed the directory
+		}
+		if err != nil || lock == nil {
+			return nil, noSpace(err)
+		}
+		same, err := lock.is(path)
+		if err == nil && same {
+			return lock, nil
+		}
+		lock.unlock()
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// removeIngest clears the ingest directory of k; the caller has its lock. The
+// lock file goes last: without it the directory belongs to the next claim.
+func (s *Store) removeIngest(k key) error {
+	dir := s.ingestPath(k)
+	names, err := readNames(dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if name == "lock" {
+			continue
+		}
+		if err := s.fs.Unlink(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if err := s.fs.Unlink(filepath.Join(dir, "lock")); err != nil {
+		return err
+	}
+	err = s.fs.Rmdir(dir)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTEMPTY) {
+		return nil // already the next claim's
+	}
+	return err
+}
+
+// resume opens the ingest whose lock is held, with whatever checkpoint its
+// last owner left.
+func (s *Store) resume(ctx context.Context, k key, size int64, lock *flock, o IngestOptions) (_ *Ingest, err error) {
+	// Whoever had the lock until now may have published.
+	if st, err := s.find(ctx, k); err == nil && !st.Suspect {
+		if err := s.fs.SyncDir(filepath.Dir(s.blobPath(k))); err != nil {
+			return nil, err
+		}
+		return nil, errors.Join(fmt.Errorf("%w: %s", ErrExists, k.digest()), s.removeIngest(k))
+	}
+	i := &Ingest{s: s, k: k, size: size, dir: s.ingestPath(k), lock: lock, every: o.CheckpointBytes, h: newHasher(), since: time.Now()}
+	i.changed = sync.NewCond(&i.mu)
+	if err := i.load(); err != nil {
+		return nil, err
+	}
+	if err := i.reserve(); err != nil {
+		i.f.Close()
+		return nil, err
+	}
+	i.hashed = hashed{i.h.off, i.h.sums, i.h.states}
+	return i, nil
+}
+
+// load takes over the partial bytes when a checkpoint vouches for them
+// (invariant 3), and starts with an empty file otherwise.
+func (i *Ingest) load() error {
+	data := filepath.Join(i.dir, "data")
+	p, err := i.s.readProgress(i.k)
+	if err == nil && p.size == i.size && i.h.resume(p) == nil {
+		f, err := i.s.fs.OpenFile(data, os.O_RDWR, 0)
+		if err == nil {
+			i.f, i.present, i.recorded = f, p.present(), p.offset
+			return nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("ingest %s: %w", i.k.digest(), err)
+		}
+	}
+	i.h = newHasher()
+	for _, name := range []string{"progress", "data"} {
+		if err := i.s.fs.Unlink(filepath.Join(i.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("ingest %s: %w", i.k.digest(), err)
+		}
+	}
+	i.f, err = i.s.fs.OpenFile(data, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return fmt.Errorf("ingest %s: %w", i.k.digest(), noSpace(err))
+	}
+	return nil
+}
+
+func (s *Store) readProgress(k key) (progress, error) {
+	b, err := readFile(filepath.Join(s.ingestPath(k), "progress"), int64(maxProgressBytes))
+	if err != nil {
+		return progress{}, err
+	}
+	return parseProgress(b)
+}
+
+// progressOf is what the present writer of k has checkpointed.
+func (s *Store) progressOf(k key, size int64) (done, total int64) {
+	p, err := s.readProgress(k)
+	if err != nil {
+		return 0, size
+	}
+	return p.present().total(), p.size
+}
+
+// reserve makes a full disk known before the first byte is fetched.
+func (i *Ingest) reserve() error {
+	st, err := i.f.Stat()
+	if err != nil {
+		return err
+	}
+	need := i.size
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+		need = max(0, i.size-512*sys.Blocks)
+	}
+	free, _, err := i.s.free()
+	if err != nil {
+		return err
+	}
+	if free -= i.s.minFree; need > max(0, free) {
+		return &NoSpaceError{Need: need, Free: max(0, free), Path: i.s.root}
+	}
+	err = i.f.Allocate(i.size)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return &NoSpaceError{Need: need, Free: max(0, free), Path: i.s.root}
+	}
+	return err
+}
+
+// Size is the blob's size in bytes.
+func (i *Ingest) Size() int64 { return i.size }
+
+// Done is how many bytes need not be fetched: right after [Store.Ingest], what
+// earlier writers checkpointed; later also what was written since.
+func (i *Ingest) Done() int64 {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.present.total()
+}
+
+// Missing is what is still to be written, ascending.
+func (i *Ingest) Missing() []Range {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.present.missing(i.size)
+}
+
+// Close ends the ingest and keeps what it has for the next one. After Commit
+// or Discard it does nothing.
+func (i *Ingest) Close() error {
+	if !i.stop() {
+		return nil
+	}
+	defer i.lock.unlock()
+	if errors.Is(i.lost, ErrNoSpace) {
+		return i.f.Close() // the last checkpoint stands
+	}
+	if i.lost != nil {
+		// A disk that failed once is not to be built on.
+		return errors.Join(i.f.Close(), i.s.removeIngest(i.k))
+	}
+	var err error
+	if i.unsynced > 0 {
+		err = i.checkpoint()
+	}
+	return errors.Join(err, i.f.Close())
+}
+
+// Discard ends the ingest and forgets its bytes.
+func (i *Ingest) Discard() error {
+	if !i.stop() {
+		return nil
+	}
+	defer i.lock.unlock()
+	return errors.Join(i.f.Close(), i.s.removeIngest(i.k))
+}
+
+// stop refuses new calls and waits for those under way; false when the ingest
+// was ended before.
+func (i *Ingest) stop() bool {
+	i.mu.Lock()
+	if i.closed {
+		i.mu.Unlock()
+		return false
+	}
+	i.closed = true
+	for len(i.busy) > 0 || i.hashing {
+		i.changed.Wait()
+	}
+	i.mu.Unlock()
+	i.work.Wait()
+	return true
+}

@@ -1,0 +1,264 @@
+package cas
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+)
+
+const (
+	// writebackBytes is how much is written before the kernel is told to
+	// start on it, so that the fsync of Commit finds little left to do.
+	writebackBytes = 32 << 20
+	// handOver is the shortest write worth hashing in a second goroutine.
+	handOver = 32 << 10
+	// readBack is how much the hasher reads at once behind the writers.
+	readBack = 1 << 20
+
+	checkpointBytes = 64 << 20
+	checkpointSoon  = 500 * time.Millisecond
+	checkpointLate  = 2 * time.Second
+)
+
+// WriteAt stores p at off. Any number of goroutines may write, in any order,
+// and a range may be written again until Commit. A write at the position that
+// the hash has reached is hashed from p while it goes to the file; what
+// arrives ahead of that is hashed later from the page cache.
+//
+// It fails for good when the disk does: the ingest can then only be closed,
+// and starts from nothing the next time.
+func (i *Ingest) WriteAt(p []byte, off int64) (int, error) {
+	r := Range{off, int64(len(p))}
+	if off < 0 || r.Len > i.size-off {
+		return 0, fmt.Errorf("%w: %d bytes at %d of %s, which has %d", ErrInvalid, len(p), off, i.k.digest(), i.size)
+	}
+	if r.Len == 0 {
+		return 0, nil
+	}
+	inOrder, err := i.begin(r)
+	if err != nil {
+		return 0, err
+	}
+	if inOrder {
+		err = i.writeAndHash(p, off)
+	} else {
+		err = i.write(p, off)
+	}
+	writeback := i.end(r, inOrder, err)
+	if err != nil {
+		return 0, err
+	}
+	if writeback.Len > 0 {
+		if err := i.f.StartWriteback(writeback.Off, writeback.Len); err != nil {
+			return 0, i.lose(err)
+		}
+	}
+	return len(p), nil
+}
+
+// begin waits until nobody else is at r and reserves it. It reports whether
+// the caller is to hash r as it writes.
+func (i *Ingest) begin(r Range) (inOrder bool, err error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for {
+		if err := i.usable(); err != nil {
+			return false, err
+		}
+		if !slices.ContainsFunc(i.busy, r.overlaps) {
+			if r.Off >= max(i.hashed.off, i.recorded) || i.size == 0 {
+				break
+			}
+			if err := i.unhash(r.Off); err != nil {
+				return false, err
+			}
+			continue // the lock was given up meanwhile
+		}
+		i.changed.Wait()
+	}
+	i.busy = append(i.busy, r)
+	// Until the new bytes are in, the range is neither old nor new.
+	i.present = i.present.remove(r)
+	if r.Off == i.hashed.off && !i.hashing {
+		i.hashing, inOrder = true, true
+	}
+	return inOrder, nil
+}
+
+// unhash takes the hash back to before off, because bytes there are about to
+// change, and lowers the checkpoint on disk first (invariant 3): a crash would
+// otherwise join the hash of the old bytes to the new ones. Called and left
+// with mu held, which it gives up in between.
+func (i *Ingest) unhash(off int64) error {
+	for i.hashing {
+		i.changed.Wait()
+	}
+	if err := i.usable(); err != nil {
+		return err
+	}
+	i.hashing = true
+	i.mu.Unlock()
+	i.checkpointing.Lock() // a checkpoint under way still has the old hash
+	err := i.h.back(off)
+	i.mu.Lock()
+	i.hashed = hashed{i.h.off, i.h.sums, i.h.states}
+	lower := i.recorded > i.h.off
+	i.mu.Unlock()
+	if err == nil && lower {
+		err = i.recordProgress()
+	}
+	i.checkpointing.Unlock()
+	i.mu.Lock()
+	i.hashing = false
+	i.changed.Broadcast()
+	if err != nil {
+		i.lost = errors.Join(i.lost, err)
+	}
+	return err
+}
+
+func (i *Ingest) write(p []byte, off int64) error {
+	if _, err := i.f.WriteAt(p, off); err != nil {
+		return i.lose(err)
+	}
+	return nil
+}
+
+func (i *Ingest) writeAndHash(p []byte, off int64) error {
+	if len(p) < handOver {
+		i.h.sumBytes(p)
+		i.h.mapBytes(p)
+		i.h.advance(len(p))
+		return i.write(p, off)
+	}
+	summed := make(chan struct{})
+	go func() {
+		defer close(summed)
+		i.h.sumBytes(p)
+	}()
+	err := i.write(p, off)
+	i.h.mapBytes(p)
+	<-summed
+	i.h.advance(len(p))
+	return err
+}
+
+// end gives r back, sets the hasher to work on what has become contiguous,
+// and returns a range whose writeback is due.
+func (i *Ingest) end(r Range, inOrder bool, failed error) Range {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	defer i.changed.Broadcast()
+	i.release(r)
+	if inOrder {
+		i.hashing = false
+		i.hashed = hashed{i.h.off, i.h.sums, i.h.states}
+	}
+	if failed != nil {
+		return Range{}
+	}
+	i.present = i.present.add(r)
+	i.hashBehind()
+	i.unsynced += r.Len
+	if i.checkpointDue() {
+		i.unsynced = 0
+		i.since = time.Now()
+		i.work.Go(func() { i.report(i.checkpoint()) })
+	}
+	if i.unwritten.end() != r.Off {
+		due := i.unwritten
+		i.unwritten = r
+		return due
+	}
+	i.unwritten.Len += r.Len
+	if i.unwritten.Len < writebackBytes {
+		return Range{}
+	}
+	due := i.unwritten
+	i.unwritten = Range{r.end(), 0}
+	return due
+}
+
+func (i *Ingest) release(r Range) {
+	n := slices.Index(i.busy, r)
+	i.busy = slices.Delete(i.busy, n, n+1)
+}
+
+// hashBehind starts the hasher when bytes wait for it and nobody hashes.
+// Called with mu held.
+func (i *Ingest) hashBehind() {
+	if i.hashing || i.closed || i.lost != nil || i.present.endFrom(i.h.off) == i.h.off {
+		return
+	}
+	i.hashing = true
+	i.work.Go(func() { i.report(i.catchUp()) })
+}
+
+// catchUp hashes from the file until no contiguous bytes are left.
+func (i *Ingest) catchUp() error {
+	buf := make([]byte, min(readBack, i.size))
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	defer func() {
+		i.hashing = false
+		i.changed.Broadcast()
+	}()
+	for {
+		n := min(i.present.endFrom(i.h.off)-i.h.off, int64(len(buf)))
+		if n == 0 || i.closed || i.lost != nil {
+			return nil
+		}
+		r := Range{i.h.off, n}
+		i.busy = append(i.busy, r)
+		i.mu.Unlock()
+		_, err := i.f.ReadAt(buf[:n], r.Off)
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		if err == nil {
+			i.h.mapBytes(buf[:n])
+			i.h.sumBytes(buf[:n])
+			i.h.advance(int(n))
+		}
+		i.mu.Lock()
+		i.release(r)
+		i.hashed = hashed{i.h.off, i.h.sums, i.h.states}
+		i.changed.Broadcast()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (i *Ingest) usable() error {
+	if i.lost != nil {
+		return i.lost
+	}
+	if i.closed {
+		return fmt.Errorf("%w: %s", ErrClosed, i.k.digest())
+	}
+	return nil
+}
+
+// lose ends the ingest for good: after a failed write or fsync nobody knows
+// which bytes are on disk, and asking again would be answered with success.
+func (i *Ingest) lose(err error) error {
+	i.report(err)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.lost
+}
+
+func (i *Ingest) report(err error) {
+	if err == nil {
+		return
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.lost == nil {
+		i.lost = fmt.Errorf("ingest of %s lost: %w", i.k.digest(), noSpace(err))
+	}
+	i.changed.Broadcast()
+}

@@ -1,0 +1,74 @@
+package cas
+
+import (
+	"encoding/hex"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Epoch is the modification time of every blob. A time that differs says that
+// someone wrote to the file, and trees of the same blobs look the same on all
+// nodes.
+var Epoch = time.Unix(1, 0)
+
+// MaxSize is the largest blob that the store takes, in bytes. It bounds what
+// a progress record or chunk map can make a reader allocate.
+const MaxSize = 4 << 40
+
+const version = "rmodels store 1\n"
+
+// key is a digest in the form that sets of hundreds of thousands hold.
+type key [32]byte
+
+func keyOf(d digest.Digest) (key, error) {
+	var k key
+	h, ok := strings.CutPrefix(string(d), "sha256:")
+	if !ok || len(h) != 64 || strings.ToLower(h) != h {
+		return k, fmt.Errorf("%w: %q is not a sha256 digest", ErrInvalid, d)
+	}
+	if _, err := hex.Decode(k[:], []byte(h)); err != nil {
+		return k, fmt.Errorf("%w: %q is not a sha256 digest", ErrInvalid, d)
+	}
+	return k, nil
+}
+
+// keyOfHex is the key of a file's name; false for a name that is none.
+func keyOfHex(h string) (key, bool) {
+	k, err := keyOf(digest.Digest("sha256:" + h))
+	return k, err == nil
+}
+
+func (k key) hex() string           { return hex.EncodeToString(k[:]) }
+func (k key) digest() digest.Digest { return digest.Digest("sha256:" + k.hex()) }
+
+func fan(root, kind string, k key) string {
+	h := k.hex()
+	return filepath.Join(root, kind, "sha256", h[:2], h)
+}
+
+func (s *Store) blobPath(k key) string    { return fan(s.root, "blobs", k) }
+func (s *Store) mapPath(k key) string     { return fan(s.root, "maps", k) }
+func (s *Store) suspectPath(k key) string { return filepath.Join(s.root, "suspect", "sha256-"+k.hex()) }
+func (s *Store) ingestPath(k key) string  { return filepath.Join(s.root, "ingest", "sha256-"+k.hex()) }
+func (s *Store) treePath(k key) string    { return filepath.Join(s.root, "trees", "sha256", k.hex()) }
+func (s *Store) trashPath() string        { return filepath.Join(s.root, "trash") }
+func (s *Store) leasePath(id string) string {
+	return filepath.Join(s.root, "leases", id)
+}
+
+// directories are made with the store, fan-out included: a name under a
+// directory that another process has made but not yet synced could be lost.
+func directories() []string {
+	dirs := []string{"ingest", "suspect", "trees", "trees/sha256", "refs", "leases", "trash"}
+	for _, kind := range []string{"blobs", "maps"} {
+		dirs = append(dirs, kind, kind+"/sha256")
+		for b := range 256 {
+			dirs = append(dirs, fmt.Sprintf("%s/sha256/%02x", kind, b))
+		}
+	}
+	return dirs
+}

@@ -1,0 +1,162 @@
+package cas
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// planLeftovers finds what crashes leave behind: dead leases, unfinished trees,
+// temporary files, maps and flags without a blob.
+func (c *collection) planLeftovers() error {
+	for _, id := range c.marks.deadIDs {
+		item := c.drop("lease", id, 0, "its owner is dead or its time is over")
+		c.leases = append(c.leases, candidate{path: c.s.leasePath(id), item: item})
+	}
+	steps := []func() error{c.planUnfinishedTrees, c.planTemporaries, c.planMaps, c.planFlags}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *collection) remove(kind, name, path, reason string) {
+	var st unix.Stat_t
+	if unix.Lstat(path, &st) != nil {
+		return
+	}
+	bytes := st.Blocks * 512
+	if st.Nlink > 1 {
+		bytes = 0
+	}
+	c.files = append(c.files, candidate{path: path, item: c.drop(kind, name, bytes, reason)})
+}
+
+// planUnfinishedTrees looks at ".tmp-<lease>-…" below trees/: while its lease
+// lives, a tree is being built.
+func (c *collection) planUnfinishedTrees() error {
+	dir := c.s.path("trees")
+	names, err := readNames(dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		rest, ok := strings.CutPrefix(name, ".tmp-")
+		if !ok {
+			continue
+		}
+		path := filepath.Join(dir, name)
+		if strings.HasPrefix(rest, "relink-") {
+			if err := c.planTemporary(path); err != nil {
+				return err
+			}
+			continue
+		}
+		if n := strings.LastIndexByte(rest, '-'); n < 0 || !c.marks.heldIDs[rest[:n]] {
+			c.remove("temporary", "trees/"+name, path, "an unfinished tree whose builder is dead")
+		}
+	}
+	return nil
+}
+
+// planTemporaries looks for ".…tmp-…" and other hidden names that an
+// interrupted write left.
+func (c *collection) planTemporaries() error {
+	dirs := []string{"", "refs", "leases", "suspect"}
+	for b := range 256 {
+		dirs = append(dirs, fmt.Sprintf("maps/sha256/%02x", b))
+	}
+	for _, dir := range dirs {
+		names, err := readNames(c.s.path(dir))
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if !strings.HasPrefix(name, ".") || name == ".lock" {
+				continue
+			}
+			if err := c.planTemporary(filepath.Join(c.s.path(dir), name)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (c *collection) planTemporary(path string) error {
+	age, err := c.s.changeAge(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	name, err := filepath.Rel(c.s.root, path)
+	if err == nil && age >= temporaryAge {
+		c.remove("temporary", name, path, "left by an interrupted write")
+	}
+	return err
+}
+
+// planMaps drops maps whose blob is neither published nor on its way.
+func (c *collection) planMaps() error {
+	for b := range 256 {
+		dir := c.s.path(fmt.Sprintf("maps/sha256/%02x", b))
+		names, err := readNames(dir)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			k, ok := keyOfHex(name)
+			if !ok {
+				continue
+			}
+			if _, live := c.marks.blobs[k]; live {
+				continue
+			}
+			// A blob that is dropped takes its map along.
+			if _, err := c.s.lstat(k); !errors.Is(err, ErrNotFound) {
+				continue
+			}
+			if age, err := c.s.changeAge(filepath.Join(dir, name)); err != nil || age < temporaryAge {
+				continue // its blob is about to be published
+			}
+			c.remove("map", string(k.digest()), filepath.Join(dir, name), "its blob is gone")
+		}
+	}
+	return nil
+}
+
+// planFlags drops suspect flags whose blob is gone.
+func (c *collection) planFlags() error {
+	dir := c.s.path("suspect")
+	names, err := readNames(dir)
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	trash, err := c.s.readTrash()
+	if err != nil {
+		return err
+	}
+	restorable := map[key]bool{}
+	for _, t := range trash {
+		restorable[t.k] = true
+	}
+	for _, name := range names {
+		h, ok := strings.CutPrefix(name, "sha256-")
+		k, valid := keyOfHex(h)
+		if !ok || !valid {
+			continue
+		}
+		if _, err := c.s.lstat(k); errors.Is(err, ErrNotFound) && !restorable[k] {
+			c.remove("flag", string(k.digest()), filepath.Join(dir, name), "its blob is gone")
+		}
+	}
+	return nil
+}

@@ -1,0 +1,105 @@
+package cas
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strconv"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/zeebo/xxh3"
+	"golang.org/x/sys/unix"
+)
+
+// sealed is the envelope of every JSON record in the store. The sum finds a
+// flipped bit that would still parse: one in a digest would otherwise turn a
+// live blob into garbage.
+type sealed struct {
+	Version int            `json:"version"`
+	Sum     string         `json:"sum"` // XXH3-64 of the bytes of Body
+	Body    jsontext.Value `json:"body"`
+}
+
+const recordVersion = 1
+
+func seal(body any) ([]byte, error) {
+	raw, err := json.Marshal(body, json.Deterministic(true))
+	if err != nil {
+		return nil, fmt.Errorf("encode record: %w", err)
+	}
+	b, err := json.Marshal(sealed{Version: recordVersion, Sum: sum(raw), Body: raw})
+	if err != nil {
+		return nil, fmt.Errorf("encode record: %w", err)
+	}
+	return append(b, '\n'), nil
+}
+
+func unseal(b []byte, body any) error {
+	var e sealed
+	if err := json.Unmarshal(b, &e, json.RejectUnknownMembers(true)); err != nil {
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	if e.Version != recordVersion {
+		return fmt.Errorf("%w: record of version %d, this program knows %d", ErrCorrupt, e.Version, recordVersion)
+	}
+	if got := sum(e.Body); got != e.Sum {
+		return fmt.Errorf("%w: record has the sum %s and says %s", ErrCorrupt, got, e.Sum)
+	}
+	if err := json.Unmarshal(e.Body, body, json.RejectUnknownMembers(true)); err != nil {
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return nil
+}
+
+func sum(b []byte) string { return strconv.FormatUint(xxh3.Hash(b), 16) }
+
+// maxRecord bounds a record; the largest is the index of a tree of 100,000
+// files.
+const maxRecord = 64 << 20
+
+// readFile reads a regular file of the store, never through a link.
+func readFile(path string, limit int64) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%w: %s is not a regular file", ErrCorrupt, path)
+	}
+	if st.Size() > limit {
+		return nil, fmt.Errorf("%w: %s has %d bytes, at most %d are expected", ErrCorrupt, path, st.Size(), limit)
+	}
+	var buf bytes.Buffer
+	buf.Grow(int(st.Size()) + bytes.MinRead)
+	if _, err := buf.ReadFrom(io.LimitReader(f, limit+1)); err != nil {
+		return nil, err
+	}
+	if int64(buf.Len()) > limit {
+		return nil, fmt.Errorf("%w: %s grew beyond %d bytes", ErrCorrupt, path, limit)
+	}
+	return buf.Bytes(), nil
+}
+
+// readRecord reads one sealed record; a missing file is fs.ErrNotExist.
+func readRecord(path string, body any) error {
+	b, err := readFile(path, maxRecord)
+	if errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err == nil {
+		err = unseal(b, body)
+	}
+	if err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	return nil
+}

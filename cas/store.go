@@ -1,0 +1,206 @@
+package cas
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/resultity/rmodels/internal/durable"
+)
+
+// Options say how a store is opened. The zero value opens an existing store.
+type Options struct {
+	Create  bool             // make the store when there is none
+	FS      durable.FS       // nil: the operating system
+	Now     func() time.Time // nil: time.Now; for leases, grace and least-recently-used order
+	MinFree int64            // bytes of the file system that no ingest may take
+}
+
+// Store is an open store. Its methods may be called from any goroutine, and
+// any number of processes may have the same store open.
+type Store struct {
+	root    string
+	fs      durable.FS
+	now     func() time.Time
+	minFree int64
+	gen     *generation
+}
+
+// Open opens the store at root after trying out the file system under it
+// (invariant 6). It fails with [ErrNoStore], [ErrVersion], [ErrFileSystem],
+// [ErrNotOwner] or [ErrReadOnly].
+func Open(root string, o Options) (*Store, error) {
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{root: root, fs: o.FS, now: o.Now, minFree: o.MinFree}
+	if s.fs == nil {
+		s.fs = durable.OS
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	if o.Create {
+		if err := s.create(); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.checkVersion(); err != nil {
+		return nil, err
+	}
+	if err := s.checkOwner(); err != nil {
+		return nil, err
+	}
+	if err := s.checkFileSystem(); err != nil {
+		return nil, err
+	}
+	if s.gen, err = openGeneration(s.path("generation")); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Root is the store's directory.
+func (s *Store) Root() string { return s.root }
+
+// Close ends the use of the store by this Store. Leases and ingests taken
+// from it have to be released and closed by their owners.
+func (s *Store) Close() error { return s.gen.close() }
+
+func (s *Store) path(name string) string { return filepath.Join(s.root, name) }
+
+// create makes the layout. VERSION comes last: a directory that has it is a
+// whole store, and an interrupted create is repeated.
+func (s *Store) create() error {
+	if _, err := os.Lstat(s.path("VERSION")); err == nil {
+		return nil
+	}
+	if err := durable.MkdirAllFS(s.fs, s.root, 0o755); err != nil {
+		return fmt.Errorf("create store: %w", readOnly(err))
+	}
+	if err := s.refuseForeignFiles(); err != nil {
+		return err
+	}
+	parents := map[string]bool{s.root: true}
+	for _, dir := range directories() {
+		path := s.path(dir)
+		if err := s.fs.Mkdir(path, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("create store: %w", readOnly(err))
+		}
+		parents[filepath.Dir(path)] = true
+	}
+	for _, name := range []string{"lock", "gc.lock", "generation"} {
+		f, err := s.fs.OpenFile(s.path(name), os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return fmt.Errorf("create store: %w", readOnly(err))
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return fmt.Errorf("create store: %w", err)
+		}
+	}
+	for dir := range parents {
+		if err := s.fs.SyncDir(dir); err != nil {
+			return fmt.Errorf("create store: %w", err)
+		}
+	}
+	return durable.WriteFileFS(s.fs, s.path("VERSION"), []byte(version), 0o444)
+}
+
+// refuseForeignFiles keeps create out of a directory that holds something else.
+func (s *Store) refuseForeignFiles() error {
+	entries, err := os.ReadDir(s.root)
+	if err != nil {
+		return fmt.Errorf("create store: %w", err)
+	}
+	ours := map[string]bool{"lock": true, "gc.lock": true, "generation": true, "lost+found": true}
+	for _, dir := range directories() {
+		ours[dir] = true
+	}
+	for _, e := range entries {
+		if !ours[e.Name()] && e.Name()[0] != '.' {
+			return fmt.Errorf("%w: %s holds %q, which is not part of a store; choose an empty directory", ErrInvalid, s.root, e.Name())
+		}
+	}
+	return nil
+}
+
+func (s *Store) checkVersion() error {
+	b, err := readFile(s.path("VERSION"), 64)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w: %s; create one with rmodels init", ErrNoStore, s.root)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: %s; run as its owner", ErrNotOwner, s.root)
+	case err != nil:
+		return fmt.Errorf("%w: %w", ErrVersion, err)
+	}
+	return parseVersion(b)
+}
+
+func parseVersion(b []byte) error {
+	if string(b) != version {
+		return fmt.Errorf("%w: VERSION says %q, this program knows %q; use the release that wrote it", ErrVersion, b, version)
+	}
+	return nil
+}
+
+func (s *Store) checkOwner() error {
+	var st unix.Stat_t
+	if err := unix.Stat(s.root, &st); err != nil {
+		return &fs.PathError{Op: "stat", Path: s.root, Err: err}
+	}
+	if uid := os.Geteuid(); int(st.Uid) != uid {
+		return fmt.Errorf("%w: %s belongs to uid %d and this is uid %d; run as its owner, or chown -R the store", ErrNotOwner, s.root, st.Uid, uid)
+	}
+	return nil
+}
+
+func readOnly(err error) error {
+	if errors.Is(err, unix.EROFS) {
+		return fmt.Errorf("%w: %w; remount its file system read-write", ErrReadOnly, err)
+	}
+	return err
+}
+
+// free is what the file system has left for the store, in bytes.
+func (s *Store) free() (free, total int64, err error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(s.root, &st); err != nil {
+		return 0, 0, &fs.PathError{Op: "statfs", Path: s.root, Err: err}
+	}
+	return int64(st.Bavail) * st.Bsize, int64(st.Blocks) * st.Bsize, nil
+}
+
+// removeAll deletes a directory of the store through the seam. Directories of
+// trees are read-only and must be made writable for anyone but root.
+func (s *Store) removeAll(ctx context.Context, path string) error {
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return err
+	}
+	if err := s.fs.Chmod(path, 0o755); err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		child := filepath.Join(path, e.Name())
+		if e.IsDir() {
+			err = s.removeAll(ctx, child)
+		} else {
+			err = s.fs.Unlink(child)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return s.fs.Rmdir(path)
+}

@@ -1,0 +1,463 @@
+package cas
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// batchSize and batchTime bound one exclusive section.
+	batchSize = 256
+	batchTime = 4 * time.Millisecond
+)
+
+// execute carries a plan out. Roots that appear while it runs are respected:
+// each exclusive section looks again before it takes anything.
+func (c *collection) execute(ctx context.Context, r *GCResult) error {
+	if err := c.putBackLive(ctx, r); err != nil { // G1
+		return err
+	}
+	if err := c.evictRefs(ctx); err != nil {
+		return err
+	}
+	if len(c.trees)+len(c.blobs) > 0 {
+		var err error
+		if c.run, err = c.s.newRun(); err != nil {
+			return err
+		}
+	}
+	if err := c.take(ctx, r, c.trees, 't'); err != nil { // G4: trees first
+		return err
+	}
+	if err := c.take(ctx, r, c.blobs, 'b'); err != nil {
+		return err
+	}
+	if err := c.removePartials(ctx, r); err != nil {
+		return err
+	}
+	if err := c.removeLeases(ctx); err != nil {
+		return err
+	}
+	for _, f := range c.files {
+		if err := c.s.removeLeftover(ctx, f.path); err != nil {
+			return err
+		}
+		r.Freed += c.plan.Items[f.item].Bytes
+	}
+	if err := c.emptyTrash(ctx, r, c.trash); err != nil {
+		return err
+	}
+	if c.o.Grace <= 0 || c.short {
+		if err := c.emptyTrash(ctx, r, c.taken()); err != nil {
+			return err
+		}
+	}
+	return c.s.removeEmptyRuns()
+}
+
+// putBackLive returns what an earlier run took and something roots again. It
+// is only tidiness: whoever needs an entry finds it in the trash.
+func (c *collection) putBackLive(ctx context.Context, r *GCResult) error {
+	entries, err := c.s.readTrash()
+	if err != nil {
+		return err
+	}
+	for _, t := range entries {
+		if _, live := c.marks.whyTrashed(t); !live || t.kind == 'x' {
+			continue
+		}
+		back, err := c.s.putBack(ctx, t)
+		if err != nil {
+			return err
+		}
+		if back && t.kind != 'm' {
+			r.PutBack++
+		}
+	}
+	return nil
+}
+
+// putBack renames an entry of the trash to where it came from; false when it
+// is not in the trash any more. A newer one in its place wins.
+func (s *Store) putBack(ctx context.Context, t trashed) (bool, error) {
+	guard, err := s.shared(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer guard.unlock()
+	err = s.fs.RenameNew(t.path, s.home(t))
+	if errors.Is(err, fs.ErrExist) {
+		return false, s.fs.Rename(t.path, filepath.Join(s.trashPath(), "x-"+t.k.hex()+"-"+randomID()))
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// evictRefs deletes the refs that the plan drops for space, unless they were
+// written again since.
+func (c *collection) evictRefs(ctx context.Context) error {
+	for _, e := range c.evict {
+		if e.ref == "" {
+			c.partials = append(c.partials, candidate{e.k, c.s.ingestPath(e.k), e.item})
+			continue
+		}
+		if err := c.evictRef(ctx, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *collection) evictRef(ctx context.Context, e evictable) error {
+	unlock, err := c.s.lockRefs(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	path := filepath.Join(c.s.path("refs"), e.ref)
+	at := c.marks.evict[e.ref]
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil || st.Ino != at.ino || st.Ctim != at.ctim {
+		c.spare(e.item, "it changed meanwhile")
+		return nil
+	}
+	if err := c.s.fs.Unlink(path); err != nil {
+		return err
+	}
+	return c.s.fs.SyncDir(filepath.Dir(path))
+}
+
+// take moves dead trees or blobs to the trash in short exclusive sections (G3).
+func (c *collection) take(ctx context.Context, r *GCResult, list []candidate, kind byte) error {
+	for len(list) > 0 {
+		n, held, err := c.takeBatch(ctx, list, kind)
+		r.Batches++
+		r.LongestLock = max(r.LongestLock, held)
+		if err != nil {
+			return err
+		}
+		list = list[n:]
+	}
+	return nil
+}
+
+func (c *collection) takeBatch(ctx context.Context, list []candidate, kind byte) (n int, held time.Duration, err error) {
+	guard, err := c.s.exclusive(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	began := time.Now()
+	defer func() {
+		guard.unlock()
+		held = time.Since(began)
+	}()
+	if err := c.marks.catchUp(); err != nil {
+		return 0, 0, err
+	}
+	for n < len(list) && n < batchSize && time.Since(began) < batchTime {
+		d := list[n]
+		n++
+		why, live := c.marks.whyTrashed(trashed{kind: kind, k: d.k})
+		if live {
+			c.spare(d.item, why)
+			continue
+		}
+		err := c.s.fs.Rename(d.path, filepath.Join(c.run, string(kind)+"-"+d.k.hex()))
+		if errors.Is(err, fs.ErrNotExist) {
+			c.spare(d.item, "gone already")
+			continue
+		}
+		if err != nil {
+			return n, 0, err
+		}
+		if kind != 'b' {
+			continue
+		}
+		err = c.s.fs.Rename(c.s.mapPath(d.k), filepath.Join(c.run, "m-"+d.k.hex()))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return n, 0, err
+		}
+	}
+	return n, 0, nil
+}
+
+// taken is what this run moved to the trash.
+func (c *collection) taken() []candidate {
+	var out []candidate
+	for kind, list := range map[string][]candidate{"t-": c.trees, "b-": c.blobs} {
+		for _, d := range list {
+			if c.plan.Items[d.item].Action != Drop {
+				continue
+			}
+			d.path = filepath.Join(c.run, kind+d.k.hex())
+			out = append(out, d)
+			if kind == "b-" {
+				out = append(out, candidate{d.k, filepath.Join(c.run, "m-"+d.k.hex()), -1})
+			}
+		}
+	}
+	return out
+}
+
+// emptyTrash deletes entries that nothing holds (G5). It has no lock: an entry
+// that someone restores meanwhile is not there any more.
+func (c *collection) emptyTrash(ctx context.Context, r *GCResult, list []candidate) error {
+	if len(list) == 0 {
+		return nil
+	}
+	found, blind, err := mounted(c.o.Proc)
+	if err != nil {
+		return err
+	}
+	if err := c.lookAgain(ctx, r); err != nil {
+		return err
+	}
+	// Trees first, so that a blob's last name is the one in the trash.
+	for _, trees := range []bool{true, false} {
+		for _, d := range list {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			var st unix.Stat_t
+			if err := unix.Lstat(d.path, &st); err != nil {
+				continue // restored
+			}
+			if isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR; isDir != trees {
+				continue
+			}
+			inUse := ""
+			why, live := c.marks.whyTrashed(trashed{kind: filepath.Base(d.path)[0], k: d.k})
+			switch {
+			case live && filepath.Base(d.path)[0] != 'x':
+				inUse = why
+			case found[d.k]:
+				inUse = "mounted"
+			case trees && blind != "":
+				inUse = blind
+			}
+			if err := c.delete(ctx, r, d, inUse); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// lookAgain sees the roots that appeared up to now.
+func (c *collection) lookAgain(ctx context.Context, r *GCResult) error {
+	guard, err := c.s.exclusive(ctx)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	err = c.marks.catchUp()
+	guard.unlock()
+	r.LongestLock = max(r.LongestLock, time.Since(began))
+	return err
+}
+
+// delete probes one entry of the trash and deletes it, or puts it back when
+// someone uses it without a lease.
+func (c *collection) delete(ctx context.Context, r *GCResult, d candidate, inUse string) error {
+	if inUse == "" {
+		open, err := anyOpen(d.path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if open {
+			inUse = "open in a process that holds no lease"
+		}
+	}
+	if inUse != "" {
+		return c.returnUsed(ctx, r, d, inUse)
+	}
+	freed, err := c.s.deleteTrashed(ctx, d)
+	r.Freed += freed
+	return err
+}
+
+func (c *collection) returnUsed(ctx context.Context, r *GCResult, d candidate, why string) error {
+	base := filepath.Base(d.path)
+	if base[0] == 'x' {
+		return nil // not to come back; the next run tries again
+	}
+	back, err := c.s.putBack(ctx, trashed{kind: base[0], k: d.k, path: d.path})
+	if err != nil {
+		return err
+	}
+	if base[0] == 'b' {
+		// The map follows its blob.
+		dir := filepath.Dir(d.path)
+		if _, err := c.s.putBack(ctx, trashed{kind: 'm', k: d.k, path: filepath.Join(dir, "m-"+d.k.hex())}); err != nil {
+			return err
+		}
+	}
+	if d.item >= 0 && c.plan.Items[d.item].Action == Drop {
+		c.spare(d.item, why)
+	}
+	if back {
+		r.PutBack++
+	}
+	return nil
+}
+
+// deleteTrashed unlinks an entry. A tree is hidden first, so that nobody
+// restores half of it.
+func (s *Store) deleteTrashed(ctx context.Context, d candidate) (freed int64, err error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(d.path, &st); err != nil {
+		return 0, nil
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		hidden := d.path
+		if filepath.Base(d.path)[0] != 'x' {
+			hidden = filepath.Join(s.trashPath(), "x-"+d.k.hex()+"-"+randomID())
+			if err := s.fs.Rename(d.path, hidden); err != nil {
+				if errors.Is(err, fs.ErrNotExist) {
+					return 0, nil
+				}
+				return 0, err
+			}
+		}
+		return 0, s.removeAll(ctx, hidden)
+	}
+	err = s.fs.Unlink(d.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err == nil && st.Nlink == 1 {
+		freed = st.Blocks * 512
+	}
+	return freed, err
+}
+
+// anyOpen is isOpen for a file, or for the files of a directory.
+func anyOpen(path string) (bool, error) {
+	open := false
+	err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		if open, err = isOpen(p); open {
+			return filepath.SkipAll
+		}
+		return err
+	})
+	return open, err
+}
+
+// removePartials deletes abandoned ingests.
+func (c *collection) removePartials(ctx context.Context, r *GCResult) error {
+	for _, d := range c.partials {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := c.removePartial(ctx, r, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *collection) removePartial(ctx context.Context, r *GCResult, d candidate) error {
+	if _, err := os.Lstat(d.path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	lock, err := c.s.claim(d.k)
+	if err != nil {
+		return err
+	}
+	if lock == nil {
+		c.spare(d.item, "being fetched")
+		return nil
+	}
+	defer lock.unlock()
+	if _, err := c.s.lstat(d.k); err == nil {
+		// The last step that its writer did not come to (invariant 2).
+		if err := c.s.fs.SyncDir(filepath.Dir(c.s.blobPath(d.k))); err != nil {
+			return err
+		}
+	} else {
+		// Whoever announced it meanwhile waits for this lock, and gets the
+		// partial bytes (invariant 7).
+		if err := c.lookAgain(ctx, r); err != nil {
+			return err
+		}
+		if why, live := c.marks.whyBlob(d.k); live {
+			c.spare(d.item, why)
+			return nil
+		}
+	}
+	if err := c.s.removeIngest(d.k); err != nil {
+		return err
+	}
+	r.Freed += c.plan.Items[d.item].Bytes
+	return nil
+}
+
+// removeLeases deletes the files of dead leases. A token may have been renewed
+// since the plan, so it is read again while nobody can renew it.
+func (c *collection) removeLeases(ctx context.Context) error {
+	if len(c.leases) == 0 {
+		return nil
+	}
+	guard, err := c.s.exclusive(ctx)
+	if err != nil {
+		return err
+	}
+	defer guard.unlock()
+	for _, d := range c.leases {
+		name := filepath.Base(d.path)
+		if name[0] == 't' {
+			if l, err := c.s.readTokenLease(name); err == nil && l != nil {
+				c.spare(d.item, "renewed")
+				continue
+			}
+		}
+		if err := c.s.fs.Unlink(d.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) removeLeftover(ctx context.Context, path string) error {
+	err := s.fs.Unlink(path)
+	if errors.Is(err, syscall.EISDIR) || errors.Is(err, syscall.EPERM) {
+		err = s.removeAll(ctx, path)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// removeEmptyRuns drops the directories of runs that are done with.
+func (s *Store) removeEmptyRuns() error {
+	runs, err := readNames(s.trashPath())
+	if err != nil {
+		return err
+	}
+	for _, run := range runs {
+		if run[0] != 'r' {
+			continue
+		}
+		err := s.fs.Rmdir(filepath.Join(s.trashPath(), run))
+		if err != nil && !errors.Is(err, syscall.ENOTEMPTY) && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,132 @@
+package cas
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// trashed is an entry of the trash. Kind is 'b' (blob), 'm' (chunk map), 't'
+// (tree), or 'x' for what must not come back.
+type trashed struct {
+	kind byte
+	k    key
+	path string
+	at   time.Time // when its run began
+}
+
+// newRun makes the trash directory of a collection. Its name is durable before
+// anything is renamed into it, or a power loss could lose a live blob with it.
+func (s *Store) newRun() (string, error) {
+	path := filepath.Join(s.trashPath(), "r-"+strconv.FormatInt(s.now().UnixNano(), 10)+"-"+randomID()[:8])
+	if err := s.fs.Mkdir(path, 0o755); err != nil {
+		return "", noSpace(err)
+	}
+	return path, s.fs.SyncDir(s.trashPath())
+}
+
+// readTrash lists what collections took and has not been deleted yet.
+func (s *Store) readTrash() ([]trashed, error) {
+	runs, err := readNames(s.trashPath())
+	if err != nil {
+		return nil, err
+	}
+	var out []trashed
+	for _, run := range runs {
+		path := filepath.Join(s.trashPath(), run)
+		if h, ok := strings.CutPrefix(run, "x-"); ok {
+			h, _, _ = strings.Cut(h, "-")
+			k, _ := keyOfHex(h)
+			out = append(out, trashed{kind: 'x', k: k, path: path})
+			continue
+		}
+		at, err := runTime(run)
+		if err != nil {
+			return nil, err
+		}
+		names, err := readNames(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			kind, h, _ := strings.Cut(name, "-")
+			k, ok := keyOfHex(h)
+			if !ok || len(kind) != 1 || !strings.Contains("bmt", kind) {
+				return nil, fmt.Errorf("%w: %s does not belong in the trash; remove it", ErrCorrupt, filepath.Join(path, name))
+			}
+			out = append(out, trashed{kind[0], k, filepath.Join(path, name), at})
+		}
+	}
+	return out, nil
+}
+
+func runTime(run string) (time.Time, error) {
+	rest, ok := strings.CutPrefix(run, "r-")
+	stamp, _, ok2 := strings.Cut(rest, "-")
+	ns, err := strconv.ParseInt(stamp, 10, 64)
+	if !ok || !ok2 || err != nil {
+		return time.Time{}, fmt.Errorf("%w: %q does not belong in the trash; remove it", ErrCorrupt, run)
+	}
+	return time.Unix(0, ns), nil
+}
+
+// home is where an entry came from.
+func (s *Store) home(t trashed) string {
+	switch t.kind {
+	case 'b':
+		return s.blobPath(t.k)
+	case 'm':
+		return s.mapPath(t.k)
+	default:
+		return s.treePath(t.k)
+	}
+}
+
+// planTrash decides over what earlier runs took (G1): live again goes back,
+// dead for long enough is deleted.
+func (c *collection) planTrash() error {
+	entries, err := c.s.readTrash()
+	if err != nil {
+		return err
+	}
+	for _, t := range entries {
+		name := string(t.k.digest())
+		why, live := c.marks.whyTrashed(t)
+		age := c.s.now().Sub(t.at)
+		var st unix.Stat_t
+		if unix.Lstat(t.path, &st) != nil {
+			continue
+		}
+		bytes := int64(0)
+		if t.kind != 't' && st.Nlink == 1 {
+			bytes = st.Blocks * 512
+		}
+		switch {
+		case live && t.kind != 'x':
+			if t.kind != 'm' {
+				c.keep("trash", name, bytes, "to be put back: "+why)
+			}
+		case t.kind != 'x' && age < c.o.Grace && !c.short:
+			c.keep("trash", name, bytes, "restorable until "+t.at.Add(c.o.Grace).UTC().Format(time.RFC3339))
+		default:
+			c.trash = append(c.trash, candidate{t.k, t.path, c.drop("trash", name, bytes, "collected earlier and still unused")})
+		}
+	}
+	return nil
+}
+
+func (m *marks) whyTrashed(t trashed) (string, bool) {
+	if t.kind == 't' {
+		return m.whyTree(t.k)
+	}
+	return m.whyBlob(t.k)
+}
