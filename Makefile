@@ -70,7 +70,7 @@ demo-down: ## end and remove everything that the demo started or wrote
 # --- checks --------------------------------------------------------------
 
 .PHONY: test
-test: deps tools runtime lint bin/rmodels bin/rmodels-race bin/tinygguf ## everything: linters, unit, integration and end-to-end tests
+test: deps tools runtime lint bin/rmodels bin/rmodels-race ## everything: linters, unit, integration and end-to-end tests
 	hack/testbed/with.sh $(TESTBED) $(MAKE) --no-print-directory test-go
 
 # The environment comes from with.sh.
@@ -79,7 +79,6 @@ test-go:
 	cd hack/registry && go test -race ./...
 	go test -race -timeout 20m $$(go list ./... | grep -v /e2e)
 	RMODELS_TEST_RMODELS=$(CURDIR)/bin/rmodels-race \
-	RMODELS_TEST_TINYGGUF=$(CURDIR)/bin/tinygguf \
 	RMODELS_TEST_RUNTIME=$(CURDIR)/.cache/runtime/rootfs \
 	go test -race -timeout 20m -count=1 ./e2e/...
 

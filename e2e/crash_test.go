@@ -1,0 +1,154 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"syscall"
+	"testing"
+
+	"github.com/resultity/rmodels/internal/tinygguf"
+)
+
+// progressEvent is a line of stderr with --output json.
+type progressEvent struct {
+	Event  string `json:"event"`
+	Model  string `json:"model"`
+	Digest string `json:"digest"`
+	Done   int64  `json:"done"`
+	Total  int64  `json:"total"`
+}
+
+// A pull that is killed in the middle goes on where it stopped: what was
+// checkpointed is not fetched again.
+func TestKillInMidPull(t *testing.T) {
+	n := startNetwork(t)
+	const size = 128 << 20
+	a := n.list("large", "v1", tinygguf.Options{MinSize: size}, nil)
+	n.publish()
+	d := n.startNode()
+	d.run("sync", "--dry-run").ok()
+	n.registry.fault(`{"name":"slow","kind":"blob","digest":"` + a.weights + `","rate":8000000}`)
+
+	c := d.command("sync")
+	stderr, err := c.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var fetched int64
+	lines := bufio.NewScanner(stderr)
+	for lines.Scan() {
+		var e progressEvent
+		if json.Unmarshal(lines.Bytes(), &e) == nil && e.Event == "bytes" && e.Digest == a.weights {
+			if fetched = e.Done; fetched > a.size/2 {
+				break
+			}
+		}
+	}
+	if err := c.Process.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Wait()
+	if fetched <= a.size/2 {
+		t.Fatalf("killed after %d of %d bytes", fetched, a.size)
+	}
+
+	n.registry.fault()
+	mark := len(n.registry.log())
+	var events bytes.Buffer
+	c = d.command("sync")
+	c.Stderr = &events
+	if err := c.Run(); err != nil {
+		t.Fatalf("second sync: %v\n%s", err, events.Bytes())
+	}
+	d.expect(map[string]string{"large@v1": "Active"})
+	// Requests that the kill cut off may end after the mark, so the bound on
+	// what the second run asked for is taken from its own first report.
+	sent := n.registry.blobBytes(mark, a.weights)
+	if limit := a.size * 6 / 10; sent > limit {
+		t.Errorf("%d of %d bytes were sent again after %d had been fetched, want at most %d", sent, a.size, fetched, limit)
+	}
+	var first int64 = -1
+	for line := range bytes.Lines(events.Bytes()) {
+		var e progressEvent
+		if json.Unmarshal(line, &e) == nil && e.Event == "bytes" && e.Digest == a.weights && first < 0 {
+			first = e.Done
+		}
+	}
+	if first < a.size*4/10 {
+		t.Errorf("progress begins at %d bytes after a resume, want at least %d", first, a.size*4/10)
+	}
+	if in := d.incidents(); len(in) != 0 {
+		t.Errorf("incidents: %+v", in)
+	}
+}
+
+// Two passes at once: one works, the other says so or waits for it.
+func TestTwoSyncsAtOnce(t *testing.T) {
+	n := startNetwork(t)
+	a := n.list("tiny", "v1", tinygguf.Options{}, nil)
+	n.publish()
+	d := n.startNode()
+	n.registry.fault(`{"name":"slow","kind":"blob","digest":"` + a.weights + `","rate":4000000}`)
+	first := d.command("sync")
+	var out bytes.Buffer
+	first.Stdout, first.Stderr = &out, &out
+	if err := first.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the second sync is turned away", func() bool {
+		r := d.run("sync")
+		if r.code == 8 {
+			if f := r.failure(); f.Cause != "busy" || f.Hint == "" {
+				t.Errorf("failure %+v", f)
+			}
+			return true
+		}
+		return false
+	})
+	d.pass(0, "sync", "--wait", "1m")
+	if err := first.Wait(); err != nil {
+		t.Errorf("first sync: %v\n%s", err, out.Bytes())
+	}
+	d.expect(map[string]string{"tiny@v1": "Active"})
+	if sent := n.registry.blobBytes(0, a.weights); sent != a.size {
+		t.Errorf("%d bytes were sent for a layer of %d", sent, a.size)
+	}
+}
+
+// A sync that is killed at any moment leaves a node that the next sync mends.
+func TestKillAtAnyMoment(t *testing.T) {
+	n := startNetwork(t)
+	a := n.list("tiny", "v1", tinygguf.Options{}, nil)
+	n.publish()
+	for _, step := range []string{"verify signatures", "fetch", "check content", "build tree", "runtime image", "test inference"} {
+		t.Run("after the start of "+step, func(t *testing.T) {
+			d := n.startNode()
+			c := d.command("sync")
+			stderr, err := c.StderrPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Start(); err != nil {
+				t.Fatal(err)
+			}
+			reached := false
+			for lines := bufio.NewScanner(stderr); !reached && lines.Scan(); {
+				reached = bytes.Contains(lines.Bytes(), []byte(`"event":"start"`)) && bytes.Contains(lines.Bytes(), []byte(`"step":"`+step+`"`))
+			}
+			_ = c.Process.Signal(syscall.SIGKILL)
+			_ = c.Wait()
+			if !reached {
+				t.Fatal("the sync never came that far")
+			}
+			d.pass(0, "sync", "--force")
+			d.expect(map[string]string{"tiny@v1": "Active"})
+			if r := d.show("tiny"); r.Verdict == nil || r.Verdict.Answer != a.answer(t) {
+				t.Errorf("verdict %+v", r.Verdict)
+			}
+		})
+	}
+}
