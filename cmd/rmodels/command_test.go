@@ -277,13 +277,13 @@ func TestConfigPrecedence(t *testing.T) {
 
 func TestCleanTakesControlAway(t *testing.T) {
 	for in, want := range map[string]string{
-		"plain\ttext\n":           "plain\ttext\n",
-		"\x1b[2Jgone":             "\uFFFD[2Jgone",
-		"over\rwritten":           "over\uFFFDwritten",
-		"c1 \u009b31m":            "c1 \uFFFD31m",
-		"right\u202eto left":      "right\uFFFDto left",
-		"bad \xff utf-8":          "bad \uFFFD utf-8",
-		"grüße, 世界":               "grüße, 世界",
+		"plain\ttext\n":      "plain\ttext\n",
+		"\x1b[2Jgone":        "\uFFFD[2Jgone",
+		"over\rwritten":      "over\uFFFDwritten",
+		"c1 \u009b31m":       "c1 \uFFFD31m",
+		"right\u202eto left": "right\uFFFDto left",
+		"bad \xff utf-8":     "bad \uFFFD utf-8",
+		"grüße, 世界":          "grüße, 世界",
 	} {
 		if got := clean(in); got != want {
 			t.Errorf("clean(%q) = %q, want %q", in, got, want)

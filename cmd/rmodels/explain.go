@@ -16,7 +16,8 @@ func (a *app) explainCommand() *cobra.Command {
 		Short: "Say why a model is in its state, and what happens next",
 		Example: `  rmodels explain mistral-7b-instruct
   rmodels explain mistral-7b-instruct@v2 --output json`,
-		Args: args(cobra.ExactArgs(1)),
+		Args:              args(cobra.ExactArgs(1)),
+		ValidArgsFunction: a.modelNames,
 		RunE: func(cmd *cobra.Command, as []string) error {
 			n, _, err := a.node("explain")
 			if err != nil {

@@ -17,7 +17,8 @@ func (a *app) incidentsCommand() *cobra.Command {
 		Short: "List failed checks: what was expected, what was found, from where",
 		Example: `  rmodels incidents
   rmodels incidents mistral-7b-instruct --limit 5 --output json`,
-		Args: args(cobra.MaximumNArgs(1)),
+		Args:              args(cobra.MaximumNArgs(1)),
+		ValidArgsFunction: a.modelNames,
 		RunE: func(cmd *cobra.Command, as []string) error {
 			n, _, err := a.node("incidents")
 			if err != nil {

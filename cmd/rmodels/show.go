@@ -19,7 +19,8 @@ func (a *app) showCommand() *cobra.Command {
 		Short: "Show all that this node knows of a model: receipt, verdict, history",
 		Example: `  rmodels show mistral-7b-instruct
   rmodels show mistral-7b-instruct@v1 --output json`,
-		Args: args(cobra.ExactArgs(1)),
+		Args:              args(cobra.ExactArgs(1)),
+		ValidArgsFunction: a.modelNames,
 		RunE: func(cmd *cobra.Command, as []string) error {
 			n, _, err := a.node("show")
 			if err != nil {

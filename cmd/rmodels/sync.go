@@ -65,7 +65,8 @@ tree is built. The model is Pending afterwards; validate or sync makes it
 Active. A broken transfer goes on where it stopped.`,
 		Example: `  rmodels pull mistral-7b-instruct
   rmodels pull mistral-7b-instruct@v2 --dry-run`,
-		Args: args(cobra.MinimumNArgs(1)),
+		Args:              args(cobra.MinimumNArgs(1)),
+		ValidArgsFunction: a.modelNames,
 		RunE: func(cmd *cobra.Command, as []string) error {
 			n, _, err := a.node("pull")
 			if err != nil {
@@ -94,7 +95,8 @@ and judges the answer. A model that passes is Active; one that fails is
 quarantined.`,
 		Example: `  rmodels validate mistral-7b-instruct
   rmodels validate mistral-7b-instruct@v2 --output json`,
-		Args: args(cobra.MinimumNArgs(1)),
+		Args:              args(cobra.MinimumNArgs(1)),
+		ValidArgsFunction: a.modelNames,
 		RunE: func(cmd *cobra.Command, as []string) error {
 			n, _, err := a.node("validate")
 			if err != nil {

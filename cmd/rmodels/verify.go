@@ -21,7 +21,8 @@ A model that fails is Failed from then on; with --repair what is bad is
 fetched again and the model validated again.`,
 		Example: `  rmodels verify
   rmodels verify mistral-7b-instruct --repair`,
-		Args: args(cobra.ArbitraryArgs),
+		Args:              args(cobra.ArbitraryArgs),
+		ValidArgsFunction: a.modelNames,
 		RunE: func(cmd *cobra.Command, as []string) error {
 			n, _, err := a.node("verify")
 			if err != nil {
