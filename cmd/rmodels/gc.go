@@ -11,6 +11,7 @@ import (
 
 func (a *app) gcCommand() *cobra.Command {
 	var dryRun, all bool
+	var o cas.GCOptions
 	c := &cobra.Command{
 		Use:   "gc",
 		Short: "Free what no model needs any more",
@@ -29,7 +30,7 @@ reason. It is safe beside running commands and meant for cron.`,
 			if err != nil {
 				return err
 			}
-			o := cas.GCOptions{MinFree: int64(c.MinFree)}
+			o.MinFree = int64(c.MinFree)
 			if dryRun {
 				p, err := st.PlanGC(cmd.Context(), o)
 				if err != nil {
@@ -48,11 +49,13 @@ reason. It is safe beside running commands and meant for cron.`,
 				if !a.quiet {
 					printItems(w, r.Items, all)
 				}
-				fmt.Fprintf(w, "freed %s in %d items\n", bytesText(r.Freed), r.Deleted)
+				fmt.Fprintf(w, "freed %s\n", bytesText(r.Freed))
 			})
 		},
 	}
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be freed and change nothing")
+	c.Flags().IntVar(&o.HighPercent, "high-percent", 80, "share of the disk in use that lets what is merely kept for later go")
+	c.Flags().IntVar(&o.LowPercent, "low-percent", 70, "share at which that stops")
 	c.Flags().BoolVar(&all, "all", false, "also list what is kept, with the reason")
 	return c
 }
