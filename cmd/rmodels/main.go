@@ -95,7 +95,7 @@ container without a network, and only then calls it Active.
 	)
 	for _, sub := range []*cobra.Command{
 		a.initCommand(), a.syncCommand(), a.pullCommand(), a.validateCommand(), a.verifyCommand(),
-		a.listCommand(), a.showCommand(), a.explainCommand(), a.incidentsCommand(), a.gcCommand(), a.snapshotCommand(),
+		a.listCommand(), a.showCommand(), a.explainCommand(), a.incidentsCommand(), a.gcCommand(), a.duCommand(), a.snapshotCommand(),
 	} {
 		sub.GroupID = "node"
 		c.AddCommand(sub)
