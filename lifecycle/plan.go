@@ -71,7 +71,7 @@ type Inputs struct {
 	Facts    policy.Facts
 	Free     int64                       // bytes that may be used on the store's file system
 	Present  func(*snapshot.Model) int64 // bytes of it that the store holds already
-	Admitted map[string]policy.Decision  // by name@version: what the policy says of the evidence at hand
+	Admitted map[string]policy.Decision  // by name@version: what the policy says of an installed model's stored evidence
 	Archive  bool                        // an archive is configured
 	Now      time.Time
 	Only     []string // names or name@version; empty: all
@@ -145,15 +145,16 @@ func (in *Inputs) listedAction(m *snapshot.Model, r *Record, free int64) Action 
 	}
 	kept := r.State.Installed() || r.State == Failed && r.Tree != ""
 	same := r.Manifest == "" || r.Manifest == m.Digest()
-	if d := in.Admitted[m.ID()]; !d.Allowed {
+	if d := policy.Listed(doc, m.Name, m.Version); !d.Allowed { // revoked by digest
 		a.Cause, a.decision = Cause(d.Class), &d
-		switch {
-		case d.Class == policy.ClassRevoked && (!kept || r.State == Failed && r.Cause == CauseRevoked):
+		if !kept || r.State == Failed && r.Cause == a.Cause {
 			return do(Refuse, r.State, d.Reason)
-		case r.State.Installed() && same:
-			return do(Quarantine, Failed, d.Reason)
 		}
-		a.Cause, a.decision = "", nil // nothing of it is here yet: install asks the sources for signatures
+		return do(Quarantine, Failed, d.Reason)
+	}
+	if d := in.Admitted[m.ID()]; r.State.Installed() && same && !d.Allowed {
+		a.Cause, a.decision = Cause(d.Class), &d
+		return do(Quarantine, Failed, d.Reason)
 	}
 	if !m.Enabled {
 		switch {

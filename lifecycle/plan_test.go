@@ -71,6 +71,9 @@ func TestMakePlan(t *testing.T) {
 	unlisted := testDoc(func(d *snapshot.Snapshot) { d.Models = nil })
 	other := testDoc(func(d *snapshot.Snapshot) { d.Models[0].Reference = ref('b') })
 	huge := testDoc(func(d *snapshot.Snapshot) { d.Models[0].Compat.GPUMemory = 80 << 30 })
+	revoked := testDoc(func(d *snapshot.Snapshot) {
+		d.Revocations = []snapshot.Revocation{{Digest: d.Models[0].Digest()}}
+	})
 	retest := testDoc(func(d *snapshot.Snapshot) { d.Settings.RetestInterval = snapshot.Duration(30 * time.Minute) })
 	graced := testDoc(func(d *snapshot.Snapshot) {
 		d.Models = nil
@@ -117,10 +120,11 @@ func TestMakePlan(t *testing.T) {
 			in.Accepted.Freshness = snapshot.Expired
 		}, verb: Disable, next: Inactive, why: "expired"},
 		{name: "active, signature no longer counts", in: inputs(doc, record(Active, validated(doc))), with: denied(policy.ClassSignature), verb: Quarantine, next: Failed},
-		{name: "active, revoked", in: inputs(doc, record(Active, validated(doc))), with: denied(policy.ClassRevoked), verb: Quarantine, next: Failed},
-		{name: "absent, revoked", in: inputs(doc), with: denied(policy.ClassRevoked), verb: Refuse, next: Absent},
+		{name: "active, revoked", in: inputs(revoked, record(Active, validated(revoked))), verb: Quarantine, next: Failed},
+		{name: "absent, revoked", in: inputs(revoked), verb: Refuse, next: Absent},
+		{name: "quarantined, still revoked", in: inputs(revoked, record(Failed, func(r *Record) { r.Cause, r.Tree = CauseRevoked, "/t" })), verb: Refuse, next: Failed},
 		{name: "absent, no evidence yet", in: inputs(doc), with: denied(policy.ClassSignature), verb: Install, next: Active},
-		{name: "disabled and revoked", in: inputs(disabled, record(Inactive)), with: denied(policy.ClassRevoked), verb: Quarantine, next: Failed},
+		{name: "disabled, signature no longer counts", in: inputs(disabled, record(Inactive)), with: denied(policy.ClassSignature), verb: Quarantine, next: Failed},
 		{name: "failed, in backoff", in: inputs(doc, record(Failed, func(r *Record) { r.RetryAfter = testNow.Add(time.Minute) })), verb: Wait, next: Failed},
 		{name: "failed, backoff over", in: inputs(doc, record(Failed)), verb: Install, next: Active},
 		{name: "failed, forced", in: inputs(doc, record(Failed, func(r *Record) { r.RetryAfter = testNow.Add(time.Minute) })), with: func(in *Inputs) { in.Force = true }, verb: Install, next: Active},

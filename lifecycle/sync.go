@@ -278,13 +278,11 @@ func (n *Node) plan(ctx context.Context, acc *snapshot.Accepted, o SyncOptions) 
 	for _, r := range recs {
 		byID[r.ID()] = r
 	}
-	admitted := make(map[string]policy.Decision, len(acc.Document.Models))
+	admitted := make(map[string]policy.Decision, len(recs))
 	for _, m := range acc.Document.Models {
-		var rc *Receipt
-		if r := byID[m.ID()]; r != nil {
-			rc = r.Receipt
+		if r := byID[m.ID()]; r != nil && r.State.Installed() {
+			admitted[m.ID()] = n.readmit(acc, m.Policy, m.Reference, r.Receipt)
 		}
-		admitted[m.ID()] = n.readmit(acc, m.Policy, m.Reference, rc)
 	}
 	for _, want := range o.Only {
 		known := byID[want] != nil
