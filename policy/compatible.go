@@ -1,6 +1,14 @@
 package policy
 
-import "github.com/resultity/rmodels/snapshot"
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/Masterminds/semver/v3"
+
+	"github.com/resultity/rmodels/snapshot"
+)
 
 // GPU is one device as the node reports it.
 type GPU struct {
@@ -15,14 +23,139 @@ type Facts struct {
 	GPUs     []GPU    `json:"gpus"`
 	Driver   string   `json:"driver"`
 	Memory   int64    `json:"memory"`   // bytes of host memory
-	DiskFree int64    `json:"diskFree"` // bytes that the store may still take; 0: unknown, not checked
+	DiskFree int64    `json:"diskFree"` // bytes that the store may still take; 0: not stated, not asked
 	CPUs     int      `json:"cpus"`
-	Engine   string   `json:"engine"` // container engine and version; "" when there is none
-	Tasks    []string `json:"tasks"`  // tasks this node serves; empty: all
+	Engine   string   `json:"engine"` // container engine and version, for the record
+	Tasks    []string `json:"tasks"`  // tasks that this node serves; empty: all
 }
 
 // Compatible decides whether the node can run the model, and says everything
-// that it lacks.
+// that it lacks, not only the first thing. A fact that is not known counts as
+// lacking when the model asks for it.
 func Compatible(doc *snapshot.Snapshot, m snapshot.Model, facts Facts) Decision {
-	return Decision{Rule: "default", Reason: "nothing is admitted", Class: ClassCompatibility}
+	if doc == nil {
+		return refuse(ClassCompatibility, "models", "there is no accepted snapshot", "", "")
+	}
+	rule := "models[" + m.ID() + "].compat"
+	rt, ok := doc.Runtime(m.Compat.Runtime)
+	if !ok {
+		return refuse(ClassCompatibility, rule+".runtime", "the runtime is not listed", m.Compat.Runtime, "none")
+	}
+	var short []string
+	lack := func(format string, args ...any) { short = append(short, fmt.Sprintf(format, args...)) }
+
+	if c := m.Compat.RuntimeVersion; c != "" {
+		if ok, why := inRange(c, rt.Version); !ok {
+			lack("needs runtime %s %s, the snapshot has %s%s", rt.Name, c, rt.Version, why)
+		}
+	}
+	gpuShortfalls(m, rt, facts, lack)
+	if c := m.Compat.Driver; c != "" {
+		if facts.Driver == "" {
+			lack("needs GPU driver %s, this node reports none", c)
+		} else if ok, why := inRange(c, facts.Driver); !ok {
+			lack("needs GPU driver %s, this node has %s%s", c, facts.Driver, why)
+		}
+	}
+	if need := int64(m.Compat.Memory); need > facts.Memory {
+		lack("needs %s memory, this node has %s", amount(need), amount(facts.Memory))
+	}
+	if facts.DiskFree > 0 && m.Size > facts.DiskFree {
+		lack("needs %s of disk, this node has %s free", amount(m.Size), amount(facts.DiskFree))
+	}
+	if len(facts.Tasks) > 0 && len(m.Compat.Tasks) > 0 &&
+		!slices.ContainsFunc(m.Compat.Tasks, func(t string) bool { return slices.Contains(facts.Tasks, t) }) {
+		lack("is for %s, this node serves %s", strings.Join(m.Compat.Tasks, ", "), strings.Join(facts.Tasks, ", "))
+	}
+	if len(short) > 0 {
+		d := refuse(ClassCompatibility, rule, strings.Join(short, "; "), "a node that meets compat", strings.Join(short, "; "))
+		d.Shortfalls = short
+		return d
+	}
+	return Decision{Allowed: true, Rule: rule, Reason: "this node meets every requirement"}
+}
+
+// gpuShortfalls looks for one GPU that has both the memory and the compute
+// capability; two that have one each do not help.
+func gpuShortfalls(m snapshot.Model, rt snapshot.Runtime, facts Facts, lack func(string, ...any)) {
+	memory, capability := int64(m.Compat.GPUMemory), m.Compat.ComputeCapability
+	if len(facts.GPUs) == 0 {
+		if memory > 0 {
+			lack("needs %s GPU memory, this node has no GPU", amount(memory))
+		}
+		if capability != "" {
+			lack("needs a GPU with compute capability %s, this node has no GPU", capability)
+		}
+		if rt.GPU == "required" && memory == 0 && capability == "" {
+			lack("runtime %s needs a GPU, this node has none", rt.Name)
+		}
+		return
+	}
+	var largest int64
+	var capabilities []string
+	both, roomy, able := false, false, false
+	for _, g := range facts.GPUs {
+		room := g.Memory >= memory
+		fits := capability == ""
+		if !fits && g.ComputeCapability != "" {
+			fits, _ = inRange(capability, g.ComputeCapability)
+		}
+		roomy, able, both = roomy || room, able || fits, both || room && fits
+		largest = max(largest, g.Memory)
+		capabilities = append(capabilities, g.ComputeCapability)
+	}
+	if !roomy {
+		lack("needs %s GPU memory, this node's largest GPU has %s", amount(memory), amount(largest))
+	}
+	if !able {
+		lack("needs compute capability %s, this node has %s", capability, strings.Join(capabilities, ", "))
+	}
+	if roomy && able && !both {
+		lack("needs one GPU with %s memory and compute capability %s; this node's GPUs have only one of the two", amount(memory), capability)
+	}
+}
+
+// inRange tells whether version lies in the range; why is empty or explains
+// what the comparison could not take.
+func inRange(constraint, version string) (ok bool, why string) {
+	c, err := semver.NewConstraint(constraint)
+	if err != nil {
+		return false, " (the range does not parse)"
+	}
+	v, err := semver.NewVersion(threeParts(version))
+	if err != nil {
+		return false, " (not a version that can be compared)"
+	}
+	if c.Check(v) {
+		return true, ""
+	}
+	if v.Prerelease() != "" {
+		return false, " (a pre-release is outside every range that does not name one)"
+	}
+	return false, ""
+}
+
+// threeParts cuts a version of four numbers, which some drivers have.
+func threeParts(v string) string {
+	parts := strings.SplitN(v, ".", 4)
+	if len(parts) == 4 {
+		return strings.Join(parts[:3], ".")
+	}
+	return v
+}
+
+// amount writes bytes for people: the largest unit with at most one decimal.
+func amount(n int64) string {
+	for _, u := range []struct {
+		name string
+		size int64
+	}{{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}} {
+		if n >= u.size {
+			if n%u.size == 0 {
+				return fmt.Sprintf("%d %s", n/u.size, u.name)
+			}
+			return fmt.Sprintf("%.1f %s", float64(n)/float64(u.size), u.name)
+		}
+	}
+	return fmt.Sprintf("%d B", n)
 }

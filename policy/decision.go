@@ -13,7 +13,7 @@ import (
 type Class string
 
 const (
-	ClassListing       Class = "listing"       // the snapshot does not list it, or it is disabled
+	ClassListing       Class = "listing"       // the snapshot does not list it
 	ClassPolicy        Class = "policy"        // the policy cannot admit it: image outside every glob, unknown policy
 	ClassRevoked       Class = "revoked"       // withdrawn by digest, key or identity
 	ClassSignature     Class = "signature"     // not enough distinct signers, or a signature for something else
@@ -31,11 +31,12 @@ type Decision struct {
 	Reason  string `json:"reason"`         // one sentence
 	Class   Class  `json:"class,omitzero"` // of a refusal
 	// Expected and Found state what the rule wanted and what was there.
-	Expected   string   `json:"expected,omitzero"`
-	Found      string   `json:"found,omitzero"`
-	Signers    []Signer `json:"signers,omitzero"`    // those whose signature verified
-	Rejected   []Reject `json:"rejected,omitzero"`   // evidence that counted for nothing, and why
-	Shortfalls []string `json:"shortfalls,omitzero"` // of a compatibility decision
+	Expected   string    `json:"expected,omitzero"`
+	Found      string    `json:"found,omitzero"`
+	Signers    []Signer  `json:"signers,omitzero"`    // those whose signature verified
+	Rejected   []Reject  `json:"rejected,omitzero"`   // evidence that counted for nothing, and why
+	Shortfalls []string  `json:"shortfalls,omitzero"` // of a compatibility decision
+	Time       time.Time `json:"time,omitzero"`       // of a signature decision
 }
 
 // Signer is an authority whose signature or attestation verified.

@@ -1,8 +1,31 @@
 package policy
 
-import "github.com/resultity/rmodels/snapshot"
+import (
+	"fmt"
 
-// Listed decides whether the snapshot lists the model and enables it.
+	"github.com/resultity/rmodels/snapshot"
+)
+
+// Listed decides whether the snapshot lists the model and has not revoked its
+// digest. Whether it is enabled is not asked here: a disabled model may stay
+// installed, it may not be used.
 func Listed(doc *snapshot.Snapshot, name, version string) Decision {
-	return Decision{Rule: "default", Reason: "nothing is admitted", Class: ClassListing}
+	id := name + "@" + version
+	if doc == nil {
+		return refuse(ClassListing, "models", "there is no accepted snapshot", clip(id), "none")
+	}
+	m, ok := doc.Model(name, version)
+	if !ok {
+		found := "no model of that name"
+		for _, other := range doc.Models {
+			if other.Name == name {
+				found = "version " + other.Version
+			}
+		}
+		return refuse(ClassListing, "models", "the snapshot does not list the model", clip(id), found)
+	}
+	if r, ok := Revoked(doc, m.Digest()); ok {
+		return refuse(ClassRevoked, "revocations", "the artifact is revoked"+because(r), "an artifact that is not revoked", m.Digest().String())
+	}
+	return Decision{Allowed: true, Rule: "models[" + id + "]", Reason: fmt.Sprintf("listed by snapshot %d", doc.Sequence)}
 }

@@ -1,0 +1,139 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/opencontainers/go-digest"
+	"github.com/sigstore/sigstore-go/pkg/bundle"
+)
+
+// Caps on evidence, checked before anything is decoded.
+const (
+	maxEvidence      = 128     // pieces per artifact
+	maxEvidenceBytes = 8 << 20 // of all pieces together
+	maxBundle        = 4 << 20
+	maxPayload       = 64 << 10 // a simplesigning payload has about 250 bytes
+	maxSubjects      = 1024
+)
+
+// statement is an in-toto statement in a bundle, as it claims to be; only
+// after the envelope's signature verified may its words be used.
+type statement struct {
+	Type          string         `json:"_type"`
+	Subject       []subject      `json:"subject"`
+	PredicateType string         `json:"predicateType"`
+	Predicate     jsontext.Value `json:"predicate"`
+}
+
+type subject struct {
+	Name   string            `json:"name"`
+	Digest map[string]string `json:"digest"`
+}
+
+// about tells whether the digest is one of the subjects.
+func (s *statement) about(d digest.Digest) bool {
+	for _, sub := range s.Subject {
+		if sub.Digest["sha256"] == d.Encoded() {
+			return true
+		}
+	}
+	return false
+}
+
+// subjects names what the statement is about, for messages.
+func (s *statement) subjects() string {
+	var names []string
+	for i, sub := range s.Subject {
+		if i == 3 {
+			names = append(names, fmt.Sprintf("and %d more", len(s.Subject)-3))
+			break
+		}
+		if h := sub.Digest["sha256"]; h != "" {
+			names = append(names, clip("sha256:"+h))
+		} else {
+			names = append(names, fmt.Sprintf("%q without SHA-256", clip(sub.Name)))
+		}
+	}
+	if len(names) == 0 {
+		return "nothing"
+	}
+	return strings.Join(names, ", ")
+}
+
+// openBundle decodes a bundle and the statement in it, strictly: one DSSE
+// envelope with one signature over one in-toto statement.
+func openBundle(payload []byte) (*bundle.Bundle, *statement, error) {
+	if len(payload) > maxBundle {
+		return nil, nil, fmt.Errorf("bundle of %d bytes, at most %d", len(payload), maxBundle)
+	}
+	// protojson takes a duplicate member's last value, other readers the
+	// first: what can be read two ways is refused.
+	if v := jsontext.Value(payload); v.Kind() != '{' || !v.IsValid() {
+		return nil, nil, fmt.Errorf("bundle is not one JSON object with unique members")
+	}
+	var b bundle.Bundle
+	var raw []byte
+	err := guarded(func() error {
+		if err := b.UnmarshalJSON(payload); err != nil {
+			return fmt.Errorf("bundle: %w", err)
+		}
+		env := b.GetDsseEnvelope()
+		if env == nil {
+			return fmt.Errorf("bundle holds no DSSE envelope: a bare signature names neither subject nor predicate type")
+		}
+		if n := len(env.GetSignatures()); n != 1 {
+			return fmt.Errorf("envelope has %d signatures, must have exactly one", n)
+		}
+		if t := env.GetPayloadType(); t != inTotoPayload {
+			return fmt.Errorf("envelope's payload is %q, must be %q", clip(t), inTotoPayload)
+		}
+		raw = env.GetPayload()
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := parseStatement(raw)
+	if err != nil {
+		return nil, nil, err
+	}
+	return &b, s, nil
+}
+
+func parseStatement(raw []byte) (*statement, error) {
+	var s statement
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return nil, fmt.Errorf("in-toto statement: %w", err)
+	}
+	if s.Type != statementV1 && s.Type != statementV01 {
+		return nil, fmt.Errorf("in-toto statement is of type %q", clip(s.Type))
+	}
+	if len(s.Subject) == 0 || len(s.Subject) > maxSubjects {
+		return nil, fmt.Errorf("in-toto statement has %d subjects, must have 1 to %d", len(s.Subject), maxSubjects)
+	}
+	if s.PredicateType == "" {
+		return nil, fmt.Errorf("in-toto statement has no predicate type")
+	}
+	return &s, nil
+}
+
+// guarded turns a panic of a library on hostile bytes into a refusal.
+func guarded(step func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("evidence that the library could not take: %v", r)
+		}
+	}()
+	return step()
+}
+
+// clip keeps hostile text short and printable in messages.
+func clip(s string) string {
+	if len(s) > 120 {
+		s = s[:120] + "…"
+	}
+	return strings.ToValidUTF8(s, "�")
+}
