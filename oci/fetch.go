@@ -106,7 +106,7 @@ func (p *pull) blob(ctx context.Context, st *cas.Store, l *cas.Lease, desc ocisp
 		}})
 		if errors.Is(err, cas.ErrExists) {
 			t.result.Present = desc.Size
-			p.emit(desc, desc.Size, "")
+			p.finished(desc)
 			return t.result, nil
 		}
 		if err != nil {
@@ -125,7 +125,7 @@ func (p *pull) blob(ctx context.Context, st *cas.Store, l *cas.Lease, desc ocisp
 		var wrong *cas.MismatchError
 		switch {
 		case err == nil:
-			p.emit(desc, desc.Size, "")
+			p.finished(desc)
 			return t.result, nil
 		case errors.As(err, &wrong):
 			err = p.convict(t, wrong.Found)
@@ -141,7 +141,14 @@ func (p *pull) blob(ctx context.Context, st *cas.Store, l *cas.Lease, desc ocisp
 	}
 }
 
-func (p *pull) emit(desc ocispec.Descriptor, done int64, from string) {
+// finished says that a blob is complete; no older count of it comes later.
+func (p *pull) finished(desc ocispec.Descriptor) {
+	p.telling.Lock()
+	defer p.telling.Unlock()
+	p.tell(desc, desc.Size, "")
+}
+
+func (p *pull) tell(desc ocispec.Descriptor, done int64, from string) {
 	p.o.Progress.Emit(progress.Event{Kind: progress.Bytes, Model: p.o.Model, Digest: desc.Digest.String(), Source: from, Done: done, Total: desc.Size})
 }
 

@@ -21,6 +21,8 @@ type pull struct {
 	origins []*origin // in the order to ask
 	work    sync.WaitGroup
 
+	telling sync.Mutex // held while events are sent, so that none is older than the one before
+
 	mu        sync.Mutex
 	transfers []*transfer // in order of arrival
 	running   int         // segments
@@ -82,6 +84,8 @@ func (p *pull) close() {
 // watch runs on every tick: it ends connections that stopped bringing bytes,
 // adapts their number, reports progress, and starts what had to wait.
 func (p *pull) watch(now time.Time) {
+	p.telling.Lock()
+	defer p.telling.Unlock()
 	p.mu.Lock()
 	bytes := int64(0)
 	for _, o := range p.origins {
@@ -108,7 +112,7 @@ func (p *pull) watch(now time.Time) {
 	p.dispatch()
 	p.mu.Unlock()
 	for _, r := range reports {
-		p.emit(r.t.desc, r.done, r.from)
+		p.tell(r.t.desc, r.done, r.from)
 	}
 }
 

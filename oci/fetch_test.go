@@ -1,0 +1,562 @@
+package oci_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/progress"
+	"github.com/resultity/rmodels/oci"
+)
+
+func newStore(t testing.TB) (*cas.Store, *cas.Lease) {
+	t.Helper()
+	st, err := cas.Open(t.TempDir(), cas.Options{Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = st.Close() })
+	l, err := st.Lease(context.Background(), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Release() })
+	return st, l
+}
+
+func resolve(t testing.TB, c *oci.Client, ref oci.Reference, mirrors ...string) *oci.Artifact {
+	t.Helper()
+	a, err := c.Resolve(background(t), ref, mirrors)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// complete fails unless the store holds every blob with its right bytes, and
+// the manifest.
+func complete(t testing.TB, st *cas.Store, a *oci.Artifact) {
+	t.Helper()
+	blobs := []digest.Digest{a.Ref.Digest}
+	for _, b := range a.Blobs() {
+		blobs = append(blobs, b.Digest)
+	}
+	for _, d := range blobs {
+		b, err := st.Open(d)
+		if err != nil {
+			t.Errorf("%s: %v", d, err)
+			continue
+		}
+		got, err := digest.SHA256.FromReader(b)
+		b.Close()
+		if err != nil || got != d {
+			t.Errorf("%s holds %s, %v", d, got, err)
+		}
+	}
+}
+
+func absent(t testing.TB, st *cas.Store, d digest.Digest) {
+	t.Helper()
+	if _, err := st.Stat(d); !errors.Is(err, cas.ErrNotFound) {
+		t.Errorf("%s must not be in the store: %v", d, err)
+	}
+}
+
+func TestFetch(t *testing.T) {
+	big := noise(1, 18<<20+12345)
+	small := file{"small.json", []byte("{}")}
+	for name, transport := range map[string]func(http.ResponseWriter, *http.Request, http.Handler){
+		"ranges":            nil,
+		"ignores ranges":    whole(big),
+		"refuses ranges":    refuse,
+		"short answers":     short,
+		"cold cache":        coldCache(big),
+		"chunked encoding":  chunked,
+		"redirects to blob": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRegistry(t)
+			ref := r.model("m", file{"model.gguf", big}, small, file{"empty", nil}, file{"again.gguf", big})
+			r.setFault(transport)
+			c := newClient(t, oci.Options{}, r)
+			st, l := newStore(t)
+			a := resolve(t, c, ref)
+			var last sync.Map
+			sink := func(e progress.Event) {
+				if e.Kind == progress.Bytes {
+					last.Store(e.Digest, e)
+				}
+			}
+			res, err := c.Fetch(background(t), st, l, a, oci.FetchOptions{Progress: sink, Model: "m@1"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			complete(t, st, a)
+			if res.Bytes < a.Size() || res.Resumed != 0 || res.Present != 0 || res.Sources[r.repository("m")] != res.Bytes || len(res.Mismatches) != 0 {
+				t.Errorf("result %+v for %d bytes", res, a.Size())
+			}
+			if name == "ranges" && res.Bytes != a.Size() {
+				t.Errorf("%d bytes received of %d", res.Bytes, a.Size())
+			}
+			for _, b := range a.Blobs() {
+				v, ok := last.Load(b.Digest.String())
+				if e, _ := v.(progress.Event); !ok || e.Done != b.Size || e.Total != b.Size || e.Model != "m@1" {
+					t.Errorf("last event of %s: %+v", b.Digest, v)
+				}
+			}
+			entries, err := a.Entries(st)
+			if err != nil || len(entries) != 4 {
+				t.Errorf("%d entries, %v", len(entries), err)
+			}
+			r.forget()
+			res, err = c.Fetch(background(t), st, l, a, oci.FetchOptions{})
+			if err != nil || res.Bytes != 0 || res.Present != a.Size() || r.count("GET") != 0 {
+				t.Errorf("a second fetch: %+v, %v, %d requests", res, err, r.count("GET"))
+			}
+		})
+	}
+}
+
+func isBlobGet(req *http.Request) bool {
+	return req.Method == http.MethodGet && strings.Contains(req.URL.Path, "/blobs/")
+}
+
+// whole answers every range of that blob with all of it, like a server that
+// knows no ranges.
+func whole(big []byte) func(http.ResponseWriter, *http.Request, http.Handler) {
+	return func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+		if isBlobGet(req) {
+			req.Header.Del("Range")
+		}
+		next.ServeHTTP(w, req)
+	}
+}
+
+func refuse(w http.ResponseWriter, req *http.Request, next http.Handler) {
+	if isBlobGet(req) && req.Header.Get("Range") != "" {
+		w.WriteHeader(http.StatusRequestedRangeNotSatisfiable)
+		return
+	}
+	next.ServeHTTP(w, req)
+}
+
+// short answers ranges with less than was asked for, as RFC 9110 allows.
+func short(w http.ResponseWriter, req *http.Request, next http.Handler) {
+	var from, to int
+	if _, err := fmt.Sscanf(req.Header.Get("Range"), "bytes=%d-%d", &from, &to); err == nil && to-from > 3<<20 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", from, from+3<<20-1+1000))
+	}
+	next.ServeHTTP(w, req)
+}
+
+// coldCache streams everything to the first request, as a pull-through cache
+// on a miss, and breaks that stream; after that it knows ranges.
+func coldCache(big []byte) func(http.ResponseWriter, *http.Request, http.Handler) {
+	var warm atomic.Bool
+	return func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+		if isBlobGet(req) && req.Header.Get("Range") != "" && warm.CompareAndSwap(false, true) {
+			w.Header().Set("Content-Length", strconv.Itoa(len(big)))
+			_, _ = w.Write(big[:9<<20])
+			panic(http.ErrAbortHandler)
+		}
+		next.ServeHTTP(w, req)
+	}
+}
+
+// chunked sends bodies without a length.
+func chunked(w http.ResponseWriter, req *http.Request, next http.Handler) {
+	if !isBlobGet(req) {
+		next.ServeHTTP(w, req)
+		return
+	}
+	rec := httptest.NewRecorder()
+	next.ServeHTTP(rec, req)
+	for k, v := range rec.Header() {
+		if k != "Content-Length" {
+			w.Header()[k] = v
+		}
+	}
+	w.WriteHeader(rec.Code)
+	w.(http.Flusher).Flush()
+	_, _ = w.Write(rec.Body.Bytes())
+}
+
+func TestFetchSurvives(t *testing.T) {
+	content := noise(3, 24<<20)
+	for name, fault := range map[string]func() func(http.ResponseWriter, *http.Request, http.Handler){
+		"resets": func() func(http.ResponseWriter, *http.Request, http.Handler) {
+			var n atomic.Int64
+			return func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+				if isBlobGet(req) && n.Add(1)%2 == 0 {
+					next.ServeHTTP(&cutWriter{ResponseWriter: w, left: 700_000}, req)
+					return
+				}
+				next.ServeHTTP(w, req)
+			}
+		},
+		"500 now and then": every(2, 500, ""),
+		"429 with Retry-After": func() func(http.ResponseWriter, *http.Request, http.Handler) {
+			var n atomic.Int64
+			return func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+				if isBlobGet(req) && n.Add(1) <= 2 {
+					w.Header().Set("Retry-After", "1")
+					w.WriteHeader(http.StatusTooManyRequests)
+					return
+				}
+				next.ServeHTTP(w, req)
+			}
+		},
+		"stalls": func() func(http.ResponseWriter, *http.Request, http.Handler) {
+			var n atomic.Int64
+			return func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+				if isBlobGet(req) && n.Add(1) == 2 {
+					next.ServeHTTP(&stallWriter{ResponseWriter: w, left: 300_000, until: req.Context()}, req)
+					return
+				}
+				next.ServeHTTP(w, req)
+			}
+		},
+		"wrong Content-Range": func() func(http.ResponseWriter, *http.Request, http.Handler) {
+			var n atomic.Int64
+			return func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+				if isBlobGet(req) && req.Header.Get("Range") != "" && n.Add(1)%3 == 1 {
+					w.Header().Set("Content-Range", fmt.Sprintf("bytes 5-9/%d", len(content)))
+					w.WriteHeader(http.StatusPartialContent)
+					_, _ = w.Write(make([]byte, 5))
+					return
+				}
+				next.ServeHTTP(w, req)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRegistry(t)
+			ref := r.model("m", file{"a.gguf", content}, file{"b.json", []byte("{}")})
+			c := newClient(t, oci.Options{Stall: 500 * time.Millisecond}, r)
+			a := resolve(t, c, ref)
+			st, l := newStore(t)
+			r.setFault(fault())
+			if _, err := c.Fetch(background(t), st, l, a, oci.FetchOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			complete(t, st, a)
+		})
+	}
+}
+
+// every answers each n-th blob request with a status.
+func every(n int64, status int, retryAfter string) func() func(http.ResponseWriter, *http.Request, http.Handler) {
+	return func() func(http.ResponseWriter, *http.Request, http.Handler) {
+		var i atomic.Int64
+		return func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+			if isBlobGet(req) && i.Add(1)%n == 0 {
+				w.WriteHeader(status)
+				return
+			}
+			next.ServeHTTP(w, req)
+		}
+	}
+}
+
+// cutWriter breaks the connection after some bytes.
+type cutWriter struct {
+	http.ResponseWriter
+	left int
+}
+
+func (c *cutWriter) Write(b []byte) (int, error) {
+	if len(b) > c.left {
+		_, _ = c.ResponseWriter.Write(b[:c.left])
+		panic(http.ErrAbortHandler)
+	}
+	c.left -= len(b)
+	return c.ResponseWriter.Write(b)
+}
+
+// stallWriter stops after some bytes until the client goes away.
+type stallWriter struct {
+	http.ResponseWriter
+	left  int
+	until context.Context
+}
+
+func (s *stallWriter) Write(b []byte) (int, error) {
+	if len(b) > s.left {
+		_, _ = s.ResponseWriter.Write(b[:s.left])
+		s.ResponseWriter.(http.Flusher).Flush()
+		<-s.until.Done()
+		panic(http.ErrAbortHandler)
+	}
+	s.left -= len(b)
+	return s.ResponseWriter.Write(b)
+}
+
+func TestFetchErrors(t *testing.T) {
+	content := noise(4, 9<<20)
+	for name, tc := range map[string]struct {
+		fault func(http.ResponseWriter, *http.Request, http.Handler)
+		want  error
+	}{
+		"blob gone":    {every(1, 404, "")(), oci.ErrNotFound},
+		"denied":       {every(1, 403, "")(), oci.ErrUnauthorized},
+		"always 500":   {every(1, 500, "")(), oci.ErrUnavailable},
+		"always 416":   {every(1, 416, "")(), oci.ErrUnavailable},
+		"flipped byte": {flip, oci.ErrDigest},
+		"truncated blob": {func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+			if isBlobGet(req) {
+				w.Header().Set("Content-Length", "100")
+				_, _ = w.Write(make([]byte, 100))
+				return
+			}
+			next.ServeHTTP(w, req)
+		}, oci.ErrDigest},
+		"endless body": {func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+			if isBlobGet(req) {
+				for {
+					if _, err := w.Write(make([]byte, 64<<10)); err != nil {
+						return
+					}
+				}
+			}
+			next.ServeHTTP(w, req)
+		}, oci.ErrDigest},
+		"a byte at a time": {func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+			if isBlobGet(req) {
+				next.ServeHTTP(&cutWriter{ResponseWriter: w, left: 1}, req)
+				return
+			}
+			next.ServeHTTP(w, req)
+		}, oci.ErrUnavailable},
+		"compressed on the way": {func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+			w.Header().Set("Content-Encoding", "gzip")
+			next.ServeHTTP(w, req)
+		}, oci.ErrUnavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRegistry(t)
+			ref := r.model("m", file{"a.gguf", content})
+			c := newClient(t, oci.Options{Attempts: 3}, r)
+			a := resolve(t, c, ref)
+			st, l := newStore(t)
+			r.setFault(tc.fault)
+			res, err := c.Fetch(background(t), st, l, a, oci.FetchOptions{})
+			if !errors.Is(err, tc.want) {
+				t.Errorf("got %v, want %v", err, tc.want)
+			}
+			absent(t, st, a.Files[0].Desc.Digest)
+			if tc.want == oci.ErrDigest {
+				var wrong *oci.DigestError
+				if !errors.As(err, &wrong) || wrong.Source != r.repository("m") || len(res.Mismatches) == 0 || res.Mismatches[0].Source != r.repository("m") {
+					t.Errorf("the source of wrong bytes is not named: %v, %+v", err, res.Mismatches)
+				}
+			}
+			// Once the registry is well again the same store takes the blob.
+			r.setFault(nil)
+			if _, err := c.Fetch(background(t), st, l, a, oci.FetchOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			complete(t, st, a)
+		})
+	}
+}
+
+// flip changes one byte of every blob answer that is long enough.
+func flip(w http.ResponseWriter, req *http.Request, next http.Handler) {
+	if isBlobGet(req) {
+		w = &flipWriter{ResponseWriter: w, at: 200_000}
+	}
+	next.ServeHTTP(w, req)
+}
+
+type flipWriter struct {
+	http.ResponseWriter
+	at int
+}
+
+func (f *flipWriter) Write(b []byte) (int, error) {
+	if f.at >= 0 && f.at < len(b) {
+		b = append([]byte(nil), b...)
+		b[f.at] ^= 1
+	}
+	f.at -= len(b)
+	return f.ResponseWriter.Write(b)
+}
+
+func TestFetchFailsOverInsideABlob(t *testing.T) {
+	content := noise(5, 32<<20)
+	first, second := newRegistry(t), newRegistry(t)
+	ref := first.model("m", file{"a.gguf", content})
+	second.model("mirror/m", file{"a.gguf", content})
+	c := newClient(t, oci.Options{}, first, second)
+	a := resolve(t, c, ref, second.repository("mirror/m"))
+	st, l := newStore(t)
+	var sent atomic.Int64
+	first.setFault(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+		if isBlobGet(req) && sent.Add(1) > 2 {
+			panic(http.ErrAbortHandler) // it dies in mid-blob
+		}
+		next.ServeHTTP(w, req)
+	})
+	res, err := c.Fetch(background(t), st, l, a, oci.FetchOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	complete(t, st, a)
+	if res.Sources[first.repository("m")] == 0 || res.Sources[second.repository("mirror/m")] == 0 || res.Bytes != a.Size() {
+		t.Errorf("bytes came from %v", res.Sources)
+	}
+}
+
+func TestFetchNamesTheSourceOfWrongBytes(t *testing.T) {
+	content := noise(6, 20<<20)
+	bad, good := newRegistry(t), newRegistry(t)
+	ref := bad.model("m", file{"a.gguf", content})
+	good.model("m", file{"a.gguf", content})
+	c := newClient(t, oci.Options{}, bad, good)
+	a := resolve(t, c, ref, good.repository("m"))
+	st, l := newStore(t)
+	bad.setFault(flip)
+	res, err := c.Fetch(background(t), st, l, a, oci.FetchOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	complete(t, st, a)
+	if len(res.Mismatches) != 1 || res.Mismatches[0].Source != bad.repository("m") || res.Mismatches[0].Expected != a.Files[0].Desc.Digest || res.Mismatches[0].Found == "" {
+		t.Errorf("mismatches %+v", res.Mismatches)
+	}
+}
+
+func TestFetchResumes(t *testing.T) {
+	content := noise(7, 20<<20)
+	r := newRegistry(t)
+	ref := r.model("m", file{"a.gguf", content})
+	c := newClient(t, oci.Options{LimitRate: 16 << 20}, r)
+	a := resolve(t, c, ref)
+	st, l := newStore(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	half := func(e progress.Event) {
+		if e.Kind == progress.Bytes && e.Done > 7<<20 {
+			cancel()
+		}
+	}
+	res, err := c.Fetch(ctx, st, l, a, oci.FetchOptions{Progress: half})
+	if !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %v", err)
+	}
+	first := res.Bytes
+	c = newClient(t, oci.Options{}, r)
+	least := int64(1 << 62)
+	var mu sync.Mutex
+	sink := func(e progress.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		if e.Kind == progress.Bytes && e.Total > 1000 {
+			least = min(least, e.Done)
+		}
+	}
+	res, err = c.Fetch(background(t), st, l, a, oci.FetchOptions{Progress: sink})
+	if err != nil {
+		t.Fatal(err)
+	}
+	complete(t, st, a)
+	if res.Resumed < 6<<20 || res.Bytes > a.Size()-res.Resumed || first+res.Bytes > a.Size()+8<<20 {
+		t.Errorf("first %d, then %d with %d resumed, of %d", first, res.Bytes, res.Resumed, a.Size())
+	}
+	if least < res.Resumed {
+		t.Errorf("progress went back to %d after a resume of %d", least, res.Resumed)
+	}
+}
+
+func TestFetchTogether(t *testing.T) {
+	content := noise(8, 16<<20)
+	r := newRegistry(t)
+	ref := r.model("m", file{"a.gguf", content})
+	c := newClient(t, oci.Options{}, r)
+	a := resolve(t, c, ref)
+	st, _ := newStore(t)
+	var wg sync.WaitGroup
+	var total atomic.Int64
+	for range 3 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			l, err := st.Lease(context.Background(), "test")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer func() { _ = l.Release() }()
+			res, err := c.Fetch(context.Background(), st, l, a, oci.FetchOptions{})
+			if err != nil {
+				t.Error(err)
+			}
+			total.Add(res.Bytes)
+		}()
+	}
+	wg.Wait()
+	complete(t, st, a)
+	if total.Load() != a.Size() {
+		t.Errorf("three at once received %d bytes of %d", total.Load(), a.Size())
+	}
+}
+
+func TestLimitRate(t *testing.T) {
+	r := newRegistry(t)
+	ref := r.model("m", file{"a.gguf", noise(9, 3<<20)})
+	c := newClient(t, oci.Options{LimitRate: 2 << 20}, r)
+	a := resolve(t, c, ref)
+	st, l := newStore(t)
+	begin := time.Now()
+	if _, err := c.Fetch(background(t), st, l, a, oci.FetchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took < time.Second || took > 6*time.Second {
+		t.Errorf("3 MiB at 2 MiB/s took %s", took)
+	}
+}
+
+// The budget of connections holds over all blobs.
+func TestConnectionBudget(t *testing.T) {
+	r := newRegistry(t)
+	var files []file
+	for i := range 30 {
+		files = append(files, file{fmt.Sprintf("f%d", i), noise(uint64(20+i), 400_000)})
+	}
+	ref := r.model("m", files...)
+	var now, most atomic.Int64
+	r.setFault(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+		if isBlobGet(req) {
+			if n := now.Add(1); n > most.Load() {
+				most.Store(n)
+			}
+			defer now.Add(-1)
+		}
+		next.ServeHTTP(w, req)
+	})
+	c := newClient(t, oci.Options{Connections: 3}, r)
+	a := resolve(t, c, ref)
+	st, l := newStore(t)
+	if _, err := c.Fetch(background(t), st, l, a, oci.FetchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	complete(t, st, a)
+	if most.Load() > 3 {
+		t.Errorf("%d connections at once", most.Load())
+	}
+}
+
+var _ io.Writer = (*cutWriter)(nil)
