@@ -27,7 +27,7 @@ type box struct {
 	proc   *process
 	netns  *os.File
 	cgroup cgroup
-	began  time.Duration // the first process's start, since boot
+	began  time.Time // when the engine's own time began
 
 	stopSampling func()
 	peak         int64
@@ -73,6 +73,9 @@ func (e *Engine) start(ctx context.Context, j Job, l *launch, img imageFacts, na
 	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), makeTimeout)
 	defer cancel()
 	out, err := e.call(cctx, args...)
+	// The image's program was started just now. The kernel's start time of its
+	// process would count the container's making as the engine's loading.
+	b.began = time.Now()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrEngine, err)
 	}
@@ -110,9 +113,6 @@ func (b *box) hold(ctx context.Context) error {
 	if err == nil {
 		b.cgroup = cg
 		b.netns, err = os.Open(path.Join("/proc", strconv.Itoa(p.pid), "ns/net"))
-	}
-	if err == nil {
-		b.began, err = p.started()
 	}
 	if !p.alive() {
 		return errNotRunning
@@ -178,14 +178,8 @@ func (b *box) peakMemory() int64 {
 	return b.peak
 }
 
-// age is how long the first process lives.
-func (b *box) age() time.Duration {
-	now, err := sinceBoot()
-	if err != nil {
-		return 0
-	}
-	return max(now-b.began, 0)
-}
+// age is how long the engine runs.
+func (b *box) age() time.Duration { return time.Since(b.began) }
 
 // output is what the box printed, its last bytes: stdout and stderr together.
 func (b *box) output(ctx context.Context) (text string, total int64) {

@@ -73,34 +73,6 @@ func namespace(pid, kind string) (string, error) {
 	return os.Readlink(path.Join("/proc", pid, "ns", kind))
 }
 
-// started is when the process began, on the clock of since-boot time.
-func (p *process) started() (time.Duration, error) {
-	b, err := p.read("stat")
-	if err != nil {
-		return 0, err
-	}
-	// The command's name stands in brackets and may hold anything: the fields
-	// are counted from the last bracket.
-	_, rest, ok := strings.Cut(string(b[strings.LastIndexByte(string(b), ')')+1:]), " ")
-	fields := strings.Fields(rest)
-	if !ok || len(fields) < 20 {
-		return 0, fmt.Errorf("/proc/%d/stat: unreadable", p.pid)
-	}
-	ticks, err := strconv.ParseInt(fields[19], 10, 64) // field 22 of proc(5); USER_HZ is 100
-	if err != nil {
-		return 0, fmt.Errorf("/proc/%d/stat: %w", p.pid, err)
-	}
-	return time.Duration(ticks) * (time.Second / 100), nil
-}
-
-func sinceBoot() (time.Duration, error) {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
-		return 0, err
-	}
-	return time.Duration(ts.Nano()), nil
-}
-
 // parseStatus reads /proc/PID/status. The process's name in it is hostile, so
 // the first value of a key counts and the kernel escapes line breaks.
 func parseStatus(b []byte) map[string]string {

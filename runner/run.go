@@ -237,10 +237,12 @@ func (r *run) waitHealthy(ctx context.Context, client *http.Client) (done bool, 
 	if err != nil {
 		return false, err
 	}
-	deadline := time.Now().Add(r.launch.startLimit - r.box.age())
+	deadline := r.box.began.Add(r.launch.startLimit)
+	hctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
 	var last error
 	for wait := 5 * time.Millisecond; ; wait = min(wait*5/4, 250*time.Millisecond) {
-		if last = r.box.healthy(ctx, client, target); last == nil {
+		if last = r.box.healthy(hctx, client, target); last == nil {
 			r.loaded = r.box.age()
 			r.verdict.LoadTime = snapshot.Duration(r.loaded)
 			return false, nil

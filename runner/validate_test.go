@@ -154,7 +154,7 @@ func TestFlood(t *testing.T) {
 
 func TestCancelLeavesNothing(t *testing.T) {
 	e := testEngine(t)
-	for name, after := range map[string]time.Duration{"while made": 150 * time.Millisecond, "while loading": time.Second} {
+	for name, after := range map[string]time.Duration{"while made": 150 * time.Millisecond, "while waiting": time.Second} {
 		t.Run(name, func(t *testing.T) {
 			j := fixtureJob(t, "mute")
 			ctx, cancel := context.WithTimeout(t.Context(), after)
