@@ -83,7 +83,7 @@ func TestFetch(t *testing.T) {
 		"short answers":     short,
 		"cold cache":        coldCache(big),
 		"chunked encoding":  chunked,
-		"redirects to blob": nil,
+		"redirects to blob": redirected,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -173,6 +173,16 @@ func coldCache(big []byte) func(http.ResponseWriter, *http.Request, http.Handler
 		}
 		next.ServeHTTP(w, req)
 	}
+}
+
+// redirected sends clients elsewhere for each blob, as registries in front of
+// object storage do.
+func redirected(w http.ResponseWriter, req *http.Request, next http.Handler) {
+	if isBlobGet(req) && req.URL.Query().Get("signed") == "" {
+		http.Redirect(w, req, req.URL.Path+"?signed=1", http.StatusTemporaryRedirect)
+		return
+	}
+	next.ServeHTTP(w, req)
 }
 
 // chunked sends bodies without a length.
