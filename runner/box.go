@@ -72,7 +72,11 @@ func (e *Engine) start(ctx context.Context, j Job, l *launch, img imageFacts, na
 	// behind than a whole one. It takes less than a second.
 	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), makeTimeout)
 	defer cancel()
-	out, err := e.call(cctx, args...)
+	var held *os.File
+	if e.holdsRecord {
+		held = r.f
+	}
+	out, err := e.callWith(cctx, nil, held, args...)
 	// The image's program was started just now. The kernel's start time of its
 	// process would count the container's making as the engine's loading.
 	b.began = time.Now()

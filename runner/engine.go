@@ -1,7 +1,6 @@
 package runner
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -164,13 +163,17 @@ func (c *callError) Error() string {
 // success whatever stderr says: nerdctl prints "forward signal child exited"
 // on good runs.
 func (e *Engine) call(ctx context.Context, args ...string) ([]byte, error) {
-	return e.callWith(ctx, nil, args...)
+	return e.callWith(ctx, nil, nil, args...)
 }
 
-func (e *Engine) callWith(ctx context.Context, stdin *os.File, args ...string) ([]byte, error) {
+// callWith gives the call a stdin and a file to keep open while it runs.
+func (e *Engine) callWith(ctx context.Context, stdin, held *os.File, args ...string) ([]byte, error) {
 	cmd := e.command(ctx, args...)
 	if stdin != nil {
 		cmd.Stdin = stdin
+	}
+	if held != nil {
+		cmd.ExtraFiles = []*os.File{held}
 	}
 	out, errs := &boundedBuffer{max: callOutput}, &tailBuffer{max: callErrors}
 	cmd.Stdout, cmd.Stderr = out, errs
@@ -188,7 +191,7 @@ func (e *Engine) callWith(ctx context.Context, stdin *os.File, args ...string) (
 	if out.over {
 		return nil, fmt.Errorf("%s %s: more than %d bytes of output", e.name, args[0], callOutput)
 	}
-	return out.Bytes(), nil
+	return out.b, nil
 }
 
 // command prepares a call that ends with ctx, with its whole process group.
@@ -215,20 +218,19 @@ func callEnvironment() []string {
 }
 
 // boundedBuffer keeps the first max bytes and swallows the rest, so that the
-// writer is never blocked.
+// writer is never blocked. Its buffer is no embedded field: its ReadFrom
+// would bypass the bound.
 type boundedBuffer struct {
-	bytes.Buffer
+	b    []byte
 	max  int
 	over bool
 }
 
 func (b *boundedBuffer) Write(p []byte) (int, error) {
-	if room := b.max - b.Len(); room < len(p) {
-		b.over = true
-		b.Buffer.Write(p[:room])
-		return len(p), nil
-	}
-	return b.Buffer.Write(p)
+	keep := min(len(p), b.max-len(b.b))
+	b.over = b.over || keep < len(p)
+	b.b = append(b.b, p[:keep]...)
+	return len(p), nil
 }
 
 // tailBuffer keeps the last max bytes and counts all.

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -213,5 +214,58 @@ func fixtureJob(t testing.TB, part ...string) runner.Job {
 			Timeout: snapshot.Duration(5 * time.Second),
 		},
 		StateDir: filepath.Join(t.TempDir(), "runs"),
+	}
+}
+
+// contextWithTrigger ends soon after reached is closed.
+func contextWithTrigger(t testing.TB, reached <-chan struct{}) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		select {
+		case <-reached:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
+
+func TestFindEngine(t *testing.T) {
+	dir := t.TempDir()
+	script := func(name, body string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte("#!/bin/sh\n"+body), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	script("nerdctl", "echo 'cannot access containerd socket' >&2; exit 1")
+	docker := script("docker", `echo 'noise' >&2; echo '{"Client":{"Version":"20.10.24"},"Server":{"Version":"20.10.24","Components":[{"Name":"containerd","Version":"1.6.20"}]}}'`)
+	script("podman", "head -c 3000000 /dev/zero")
+	t.Setenv("PATH", dir+":/usr/bin:/bin")
+	e, err := runner.FindEngine(t.Context(), runner.EngineOptions{})
+	if err != nil || e.Name() != "docker" || e.Version() != "client 20.10.24, containerd 1.6.20" {
+		t.Errorf("first engine that answers: %+v, %v", e, err)
+	}
+	if e, err := runner.FindEngine(t.Context(), runner.EngineOptions{Path: docker}); err != nil || e.Name() != "docker" {
+		t.Errorf("by path: %v", err)
+	}
+	for name, c := range map[string]struct {
+		o      runner.EngineOptions
+		needle string
+	}{
+		"says what it said": {runner.EngineOptions{Name: "nerdctl"}, "cannot access containerd socket"},
+		"too much output":   {runner.EngineOptions{Name: "podman"}, "more than"},
+		"unknown":           {runner.EngineOptions{Name: "rkt"}, "nerdctl, docker, podman"},
+		"nameless path":     {runner.EngineOptions{Path: "/opt/thing"}, "name it"},
+		"missing path":      {runner.EngineOptions{Name: "docker", Path: "/nonexistent/docker"}, "install containerd and nerdctl"},
+	} {
+		if _, err := runner.FindEngine(t.Context(), c.o); !errors.Is(err, runner.ErrNoEngine) || !strings.Contains(err.Error(), c.needle) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	t.Setenv("PATH", "/nonexistent")
+	if _, err := runner.FindEngine(t.Context(), runner.EngineOptions{}); !errors.Is(err, runner.ErrNoEngine) || !strings.Contains(err.Error(), "not on PATH") {
+		t.Errorf("nothing installed: %v", err)
 	}
 }

@@ -38,6 +38,9 @@ func (l *launch) flags(t traits) []string {
 		if m.exec {
 			mode = "exec"
 		}
+		if t.tmpfsOwner {
+			mode += fmt.Sprintf(",uid=%d,gid=%d", l.uid, l.gid)
+		}
 		f = append(f, "--tmpfs", fmt.Sprintf("%s:rw,nosuid,nodev,%s,size=%d,mode=1777", m.path, mode, m.size))
 	}
 	for _, e := range l.env {

@@ -107,7 +107,7 @@ func (e *Engine) load(ctx context.Context, img Image) error {
 		w.Close()
 		written <- err
 	}()
-	_, err = e.callWith(ctx, r, "load")
+	_, err = e.callWith(ctx, r, nil, "load")
 	r.Close() // the writer ends with EPIPE if the engine left early
 	if werr := <-written; werr != nil && err == nil || isArchiveError(werr) {
 		return fmt.Errorf("%w: writing the archive of %s: %w", ErrImage, img.Reference, werr)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/opencontainers/go-digest"
@@ -108,7 +109,7 @@ func staleRecords(stateDir string) ([]*record, error) {
 		if err != nil {
 			continue // removed by its owner just now
 		}
-		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		if !lockDead(f) {
 			f.Close()
 			continue // its owner lives
 		}
@@ -116,6 +117,23 @@ func staleRecords(stateDir string) ([]*record, error) {
 		stale = append(stale, &record{path: path, f: f, note: note{Container: name}})
 	}
 	return stale, nil
+}
+
+// lockDead takes the lock of a record whose owner is dead. A dead owner's
+// record may be locked for a moment by the engine's call that it started;
+// until that is over its box may still come into being.
+func lockDead(f *os.File) bool {
+	for deadline := time.Now().Add(makeTimeout); ; time.Sleep(20 * time.Millisecond) {
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			return true
+		}
+		text := make([]byte, 4<<10)
+		n, _ := f.ReadAt(text, 0)
+		var owner note
+		if json.Unmarshal(text[:n], &owner) != nil || owner.Pid <= 0 || !errors.Is(unix.Kill(owner.Pid, 0), unix.ESRCH) || time.Now().After(deadline) {
+			return false
+		}
+	}
 }
 
 // removeStale removes the boxes of dead runs that left a record.

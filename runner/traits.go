@@ -27,6 +27,15 @@ type traits struct {
 	// docker and conmon cut lines and bound the file.
 	fifoLog bool
 
+	// holdsRecord: the call that makes a box inherits its record's lock, so that
+	// a run which is killed meanwhile is no orphan before the call is over.
+	// Not podman: its monitor would inherit the lock and keep it.
+	holdsRecord bool
+
+	// tmpfsOwner: a tmpfs may be given an owner. Where its directory exists in
+	// the image, runc gives the tmpfs that directory's mode instead of ours.
+	tmpfsOwner bool
+
 	// runFlags are given on each run.
 	runFlags []string
 	// limitFlags are given when the engine lacks CAP_SYS_RESOURCE.
@@ -42,12 +51,16 @@ var engines = map[string]traits{
 		inspectMode: []string{"--mode", "native"},
 		dnsNone:     []string{"--dns", "127.0.0.1"},
 		fifoLog:     true,
+		holdsRecord: true,
+		tmpfsOwner:  true,
 	},
 	"docker": {
-		name:     "docker",
-		imageIDs: func(i Image) []digest.Digest { return []digest.Digest{i.Config, i.Manifest} },
-		dnsNone:  []string{"--dns", "127.0.0.1"},
-		runFlags: []string{"--log-driver", "json-file", "--log-opt", "max-size=1m", "--log-opt", "max-file=2"},
+		name:        "docker",
+		imageIDs:    func(i Image) []digest.Digest { return []digest.Digest{i.Config, i.Manifest} },
+		dnsNone:     []string{"--dns", "127.0.0.1"},
+		holdsRecord: true,
+		tmpfsOwner:  true,
+		runFlags:    []string{"--log-driver", "json-file", "--log-opt", "max-size=1m", "--log-opt", "max-file=2"},
 	},
 	"podman": {
 		name:       "podman",
