@@ -84,9 +84,9 @@ func (g *gate) format(name string) (string, error) {
 	}
 	b := &breach{rule: "content.formats", expected: list(g.formats)}
 	if f == "" {
-		b.reason, b.found = fmt.Sprintf("%s has a name of no format that a policy can admit", quoted(name)), quoted(path.Base(name))
+		b.reason, b.found = "has a name of no format that a policy can admit", quoted(path.Base(name))
 	} else {
-		b.reason, b.found = fmt.Sprintf("%s is of a format that the policy does not admit", quoted(name)), admit
+		b.reason, b.found = "is of a format that the policy does not admit", admit
 	}
 	return "", b
 }
@@ -134,7 +134,7 @@ const (
 // foreign refuses bytes that another program would read as an archive, a
 // script or a pickle, at any place where such readers look: a file may be
 // well-formed and something else as well.
-func (g *gate) foreign(r io.ReaderAt, size int64, kind string) error {
+func foreign(r io.ReaderAt, size int64, kind string) error {
 	refuse := func(what string) error {
 		return &breach{rule: "content.formats", reason: "is also " + what, expected: "one format and no other: " + kind, found: what}
 	}
