@@ -52,6 +52,8 @@ type Node struct {
 	store  func() (*cas.Store, error)
 	trust  func() (*snapshot.Trust, error)
 	client func() (*oci.Client, error)
+
+	told sync.Map // runtime images whose refusal this process has recorded
 }
 
 // ErrNoNode says that the state directory has no such network.

@@ -102,7 +102,7 @@ func TestMakePlan(t *testing.T) {
 			in.Free = 10
 			in.Present = func(*snapshot.Model) int64 { return 995 }
 		}, verb: Install, next: Active},
-		{name: "needs a GPU", in: inputs(huge), verb: Refuse, next: Absent, why: "80GiB"},
+		{name: "needs a GPU", in: inputs(huge), verb: Refuse, next: Absent, why: "80 GiB"},
 		{name: "installed", in: inputs(doc, record(Pending)), verb: Validate, next: Active},
 		{name: "active", in: inputs(doc, record(Active, validated(doc))), verb: Keep, next: Active},
 		{name: "active, runtime changed", in: inputs(doc, record(Active)), verb: Validate, next: Active, why: "changed"},
@@ -111,7 +111,7 @@ func TestMakePlan(t *testing.T) {
 		{name: "active, only installing", in: inputs(doc, record(Active)), with: func(in *Inputs) { in.Install = true }, verb: Keep, next: Active},
 		{name: "active, other content pinned", in: inputs(other, record(Active, validated(other))), verb: Install, next: Active, why: "other content"},
 		{name: "active, now disabled", in: inputs(disabled, record(Active)), verb: Disable, next: Inactive},
-		{name: "active, no longer fits", in: inputs(huge, record(Active, validated(huge))), verb: Disable, next: Inactive, why: "80GiB"},
+		{name: "active, no longer fits", in: inputs(huge, record(Active, validated(huge))), verb: Disable, next: Inactive, why: "80 GiB"},
 		{name: "active, stale snapshot", in: inputs(doc, record(Active, validated(doc))), with: stale, verb: Keep, next: Active},
 		{name: "pending, stale snapshot", in: inputs(doc, record(Pending)), with: stale, verb: Wait, next: Pending, why: "stale"},
 		{name: "absent, stale snapshot", in: inputs(doc), with: stale, verb: Wait, next: Absent, why: "stale"},

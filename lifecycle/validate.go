@@ -50,11 +50,11 @@ func (n *Node) validate(ctx context.Context, acc *snapshot.Accepted, m *snapshot
 	if err := st.CheckTree(ctx, r.Manifest); err != nil {
 		return treeFailure(r, err)
 	}
-	job, err := n.job(ctx, l, acc, m, r)
+	eng, err := runner.FindEngine(ctx, n.o.Engine)
 	if err != nil {
 		return err
 	}
-	eng, err := runner.FindEngine(ctx, n.o.Engine)
+	job, err := n.job(ctx, l, acc, m, r)
 	if err != nil {
 		return err
 	}
@@ -172,12 +172,15 @@ func (n *Node) runtimeImage(ctx context.Context, l *cas.Lease, acc *snapshot.Acc
 	if err != nil {
 		step(err, "")
 		if f := AsFailure(err); f.Cause.failedCheck() {
-			// The model is not at fault: it stays Pending. The incident names the image.
-			if ierr := n.incident(Incident{
-				Kind: f.Cause, Model: rt.Name, Version: rt.Version, Digest: ref.Digest, Expected: f.Expected, Found: f.Found,
-				Source: f.Source, Reason: "runtime image: " + f.Reason, Action: "its models stay Pending", Snapshot: acc.Digest,
-			}); ierr != nil {
-				return nil, errors.Join(err, ierr)
+			// The model is not at fault: it stays Pending. The incident names the
+			// image, once for all the models that wait for it.
+			if _, told := n.told.LoadOrStore(id+" "+f.Reason, true); !told {
+				if ierr := n.incident(Incident{
+					Kind: f.Cause, Model: rt.Name, Version: rt.Version, Digest: ref.Digest, Expected: f.Expected, Found: f.Found,
+					Source: f.Source, Reason: "runtime image: " + f.Reason, Action: "its models stay Pending", Snapshot: acc.Digest,
+				}); ierr != nil {
+					return nil, errors.Join(err, ierr)
+				}
 			}
 			return nil, &Failure{Cause: CauseEngine, Reason: "runtime image " + id + " is not admitted: " + f.Reason, Hint: f.Hint, Err: err}
 		}
