@@ -13,7 +13,7 @@ import (
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
-		case r == '\n' || r == '\t':
+		case r == '\n', r == '\t', r == '\u200c', r == '\u200d': // joiners: Persian, Indic scripts, emoji
 			return r
 		case r == utf8.RuneError, unicode.IsControl(r), unicode.Is(unicode.Cf, r), unicode.Is(unicode.Co, r),
 			r == '\u2028', r == '\u2029':
