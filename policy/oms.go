@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"crypto"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -29,12 +30,19 @@ type omsResource struct {
 }
 
 type omsPredicate struct {
-	Resources     []omsResource `json:"resources"`
-	Serialization struct {
-		Method      string   `json:"method"`
-		IgnorePaths []string `json:"ignore_paths"`
-	} `json:"serialization"`
+	Resources     []omsResource    `json:"resources"`
+	Serialization omsSerialization `json:"serialization"`
 }
+
+type omsSerialization struct {
+	Method        string   `json:"method"`
+	HashType      string   `json:"hash_type,omitzero"`
+	AllowSymlinks bool     `json:"allow_symlinks"`
+	IgnorePaths   []string `json:"ignore_paths,omitzero"`
+}
+
+// omsSignatureFile is where model_signing puts a signature inside a model.
+const omsSignatureFile = "model.sig"
 
 // checkOMS holds the files that an OMS statement lists against those of the
 // artifact, which must be the same set, and returns the digest that is the
@@ -65,7 +73,7 @@ func checkOMS(s *statement, files []FileDigest) (digest.Digest, error) {
 	for _, f := range files {
 		want, ok := listed[f.Path]
 		if !ok {
-			if f.Path == "model.sig" || strings.HasSuffix(f.Path, ".sig") && !strings.Contains(f.Path, "/") {
+			if f.Path == omsSignatureFile {
 				continue
 			}
 			return "", fmt.Errorf("file %q is not in the OMS statement", clip(f.Path))
@@ -78,10 +86,15 @@ func checkOMS(s *statement, files []FileDigest) (digest.Digest, error) {
 	for name := range listed {
 		return "", fmt.Errorf("the OMS statement lists %q, which the artifact lacks", clip(name))
 	}
-	names := slices.Clone(p.Resources)
-	slices.SortFunc(names, func(a, b omsResource) int { return strings.Compare(a.Name, b.Name) })
+	return omsSubject(p.Resources)
+}
+
+// omsSubject is the SHA-256 over the files' digests in the order of names.
+func omsSubject(resources []omsResource) (digest.Digest, error) {
+	resources = slices.Clone(resources)
+	slices.SortFunc(resources, func(a, b omsResource) int { return strings.Compare(a.Name, b.Name) })
 	h := sha256.New()
-	for _, r := range names {
+	for _, r := range resources {
 		sum, err := hex.DecodeString(r.Digest)
 		if err != nil {
 			return "", fmt.Errorf("OMS statement: digest of %q is not hex", clip(r.Name))
@@ -89,4 +102,23 @@ func checkOMS(s *statement, files []FileDigest) (digest.Digest, error) {
 		h.Write(sum)
 	}
 	return digest.NewDigest(digest.SHA256, h), nil
+}
+
+// SignOMS signs a model's files as OpenSSF Model Signing does.
+func SignOMS(key crypto.Signer, files []FileDigest) ([]byte, error) {
+	var p omsPredicate
+	p.Serialization = omsSerialization{Method: "files", HashType: "sha256", IgnorePaths: []string{omsSignatureFile}}
+	for _, f := range files {
+		p.Resources = append(p.Resources, omsResource{f.Path, "sha256", f.Digest.Encoded()})
+	}
+	slices.SortFunc(p.Resources, func(a, b omsResource) int { return strings.Compare(a.Name, b.Name) })
+	subject, err := omsSubject(p.Resources)
+	if err != nil {
+		return nil, err
+	}
+	predicate, err := json.Marshal(p)
+	if err != nil {
+		return nil, err
+	}
+	return signStatement(key, []statementSubject{{Name: "model", Digest: map[string]string{"sha256": subject.Encoded()}}}, OMSPredicate, predicate)
 }

@@ -96,8 +96,9 @@ func KeyDigest(public crypto.PublicKey) (digest.Digest, error) {
 	return digest.SHA256.FromBytes(der), nil
 }
 
-// signMessage signs as cosign does: ECDSA and RSA over SHA-256, Ed25519 pure.
-func signMessage(key crypto.Signer, message []byte) ([]byte, error) {
+// SignRaw signs a message as cosign does: ECDSA and RSA over SHA-256, Ed25519
+// pure.
+func SignRaw(key crypto.Signer, message []byte) ([]byte, error) {
 	switch key.Public().(type) {
 	case ed25519.PublicKey:
 		return key.Sign(rand.Reader, message, crypto.Hash(0))
@@ -141,7 +142,7 @@ func signStatement(key crypto.Signer, subjects []statementSubject, predicateType
 	if err != nil {
 		return nil, err
 	}
-	sig, err := signMessage(key, dsse.PAE(inTotoPayload, statement))
+	sig, err := SignRaw(key, dsse.PAE(inTotoPayload, statement))
 	if err != nil {
 		return nil, err
 	}
@@ -192,7 +193,7 @@ func SignLegacy(key crypto.Signer, repository string, manifest digest.Digest) (p
 	if payload, err = json.Marshal(p); err != nil {
 		return nil, "", err
 	}
-	sig, err := signMessage(key, payload)
+	sig, err := SignRaw(key, payload)
 	if err != nil {
 		return nil, "", err
 	}

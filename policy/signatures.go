@@ -121,7 +121,7 @@ func (c *counting) weigh(ev []Evidence) {
 			if errors.As(err, &other) {
 				c.elsewhere = other.about
 			}
-			c.rejected = append(c.rejected, Reject{Source: e.Source, Evidence: digest.FromBytes(e.Payload), Reason: clip(err.Error())})
+			c.rejected = append(c.rejected, Reject{Source: e.Source, Evidence: digest.FromBytes(e.Payload), Reason: clipTo(err.Error(), maxReason)})
 		}
 	}
 }

@@ -130,10 +130,16 @@ func guarded(step func() error) (err error) {
 	return step()
 }
 
+// maxReason bounds why a piece of evidence does not count: one clause for each
+// authority.
+const maxReason = 2000
+
 // clip keeps hostile text short and printable in messages.
-func clip(s string) string {
-	if len(s) > 120 {
-		s = s[:120] + "…"
+func clip(s string) string { return clipTo(s, 120) }
+
+func clipTo(s string, n int) string {
+	if len(s) > n {
+		s = s[:n] + "…"
 	}
 	return strings.ToValidUTF8(s, "�")
 }
