@@ -12,7 +12,7 @@ import (
 func Listed(doc *snapshot.Snapshot, name, version string) Decision {
 	id := name + "@" + version
 	if doc == nil {
-		return refuse(ClassListing, "models", "there is no accepted snapshot", clip(id), "none")
+		return refuse(ClassListing, "models", "there is no accepted snapshot", brief(id), "none")
 	}
 	m, ok := doc.Model(name, version)
 	if !ok {
@@ -22,7 +22,7 @@ func Listed(doc *snapshot.Snapshot, name, version string) Decision {
 				found = "version " + other.Version
 			}
 		}
-		return refuse(ClassListing, "models", "the snapshot does not list the model", clip(id), found)
+		return refuse(ClassListing, "models", "the snapshot does not list the model", brief(id), found)
 	}
 	if r, ok := Revoked(doc, m.Digest()); ok {
 		return refuse(ClassRevoked, "revocations", "the artifact is revoked"+because(r), "an artifact that is not revoked", m.Digest().String())

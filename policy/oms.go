@@ -58,15 +58,15 @@ func checkOMS(s *statement, files []FileDigest) (digest.Digest, error) {
 		return "", fmt.Errorf("OMS predicate: %w", err)
 	}
 	if m := p.Serialization.Method; m != "files" {
-		return "", fmt.Errorf("OMS serialization %q: only files are held against files", clip(m))
+		return "", fmt.Errorf("OMS serialization %q: only files are held against files", brief(m))
 	}
 	listed := map[string]string{}
 	for _, r := range p.Resources {
 		if r.Algorithm != "sha256" {
-			return "", fmt.Errorf("OMS statement hashes %q with %q, only sha256 is accepted", clip(r.Name), clip(r.Algorithm))
+			return "", fmt.Errorf("OMS statement hashes %q with %q, only sha256 is accepted", brief(r.Name), brief(r.Algorithm))
 		}
 		if _, twice := listed[r.Name]; twice {
-			return "", fmt.Errorf("OMS statement lists %q twice", clip(r.Name))
+			return "", fmt.Errorf("OMS statement lists %q twice", brief(r.Name))
 		}
 		listed[r.Name] = r.Digest
 	}
@@ -76,15 +76,15 @@ func checkOMS(s *statement, files []FileDigest) (digest.Digest, error) {
 			if f.Path == omsSignatureFile {
 				continue
 			}
-			return "", fmt.Errorf("file %q is not in the OMS statement", clip(f.Path))
+			return "", fmt.Errorf("file %q is not in the OMS statement", brief(f.Path))
 		}
 		if want != f.Digest.Encoded() {
-			return "", fmt.Errorf("file %q: the OMS statement says %s, it is %s", clip(f.Path), clip(want), f.Digest.Encoded())
+			return "", fmt.Errorf("file %q: the OMS statement says %s, it is %s", brief(f.Path), brief(want), f.Digest.Encoded())
 		}
 		delete(listed, f.Path)
 	}
 	for name := range listed {
-		return "", fmt.Errorf("the OMS statement lists %q, which the artifact lacks", clip(name))
+		return "", fmt.Errorf("the OMS statement lists %q, which the artifact lacks", brief(name))
 	}
 	return omsSubject(p.Resources)
 }
@@ -97,7 +97,7 @@ func omsSubject(resources []omsResource) (digest.Digest, error) {
 	for _, r := range resources {
 		sum, err := hex.DecodeString(r.Digest)
 		if err != nil {
-			return "", fmt.Errorf("OMS statement: digest of %q is not hex", clip(r.Name))
+			return "", fmt.Errorf("OMS statement: digest of %q is not hex", brief(r.Name))
 		}
 		h.Write(sum)
 	}

@@ -44,5 +44,5 @@ func because(r snapshot.Revocation) string {
 	if r.Reason == "" {
 		return ""
 	}
-	return " (" + clip(r.Reason) + ")"
+	return " (" + brief(r.Reason) + ")"
 }

@@ -47,15 +47,15 @@ func admitSignatures(acc *snapshot.Accepted, policyName, reference string, manif
 	}
 	pol, ok := acc.Document.Policy(policyName)
 	if !ok {
-		return refuse(ClassPolicy, "default", fmt.Sprintf("policy %q does not exist", clip(policyName)), "a policy of the snapshot", clip(policyName))
+		return refuse(ClassPolicy, "default", fmt.Sprintf("policy %q does not exist", brief(policyName)), "a policy of the snapshot", brief(policyName))
 	}
 	rule := "policies[" + pol.Name + "]"
 	repository, pin, err := snapshot.SplitReference(reference)
 	if err != nil {
-		return refuse(ClassPolicy, rule+".images", err.Error(), "registry/repository@sha256:…", clip(reference))
+		return refuse(ClassPolicy, rule+".images", err.Error(), "registry/repository@sha256:…", brief(reference))
 	}
 	if pin != manifest {
-		return refuse(ClassSignature, rule+".images", "the manifest at hand is not the pinned one", pin.String(), clip(manifest.String()))
+		return refuse(ClassSignature, rule+".images", "the manifest at hand is not the pinned one", pin.String(), brief(manifest.String()))
 	}
 	if r, ok := Revoked(acc.Document, manifest); ok {
 		return refuse(ClassRevoked, "revocations", "the artifact is revoked"+because(r), "an artifact that is not revoked", manifest.String())
@@ -121,7 +121,7 @@ func (c *counting) weigh(ev []Evidence) {
 			if errors.As(err, &other) {
 				c.elsewhere = other.about
 			}
-			c.rejected = append(c.rejected, Reject{Source: e.Source, Evidence: digest.FromBytes(e.Payload), Reason: clipTo(err.Error(), maxReason)})
+			c.rejected = append(c.rejected, Reject{Source: e.Source, Evidence: digest.FromBytes(e.Payload), Reason: briefTo(err.Error(), maxReason)})
 		}
 	}
 }
@@ -137,7 +137,7 @@ func (c *counting) take(e Evidence) error {
 	case strings.HasPrefix(e.MediaType, "application/vnd.dev.sigstore.bundle"):
 		return c.takeBundle(e)
 	}
-	return fmt.Errorf("media type %q is no kind of signature that is known", clip(e.MediaType))
+	return fmt.Errorf("media type %q is no kind of signature that is known", brief(e.MediaType))
 }
 
 func (c *counting) takeBundle(e Evidence) error {
@@ -149,7 +149,7 @@ func (c *counting) takeBundle(e Evidence) error {
 	if s.PredicateType == SignaturePredicate {
 		into = &c.signers
 	} else if !slices.ContainsFunc(c.policy.Attestations, func(a snapshot.Attestation) bool { return a.PredicateType == s.PredicateType }) {
-		return fmt.Errorf("predicate type %q: neither a signature nor an attestation that the policy asks for", clip(s.PredicateType))
+		return fmt.Errorf("predicate type %q: neither a signature nor an attestation that the policy asks for", brief(s.PredicateType))
 	}
 	about := c.manifest
 	if s.PredicateType == OMSPredicate && !s.about(c.manifest) {

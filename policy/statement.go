@@ -52,9 +52,9 @@ func (s *statement) subjects() string {
 			break
 		}
 		if h := sub.Digest["sha256"]; h != "" {
-			names = append(names, clip("sha256:"+h))
+			names = append(names, brief("sha256:"+h))
 		} else {
-			names = append(names, fmt.Sprintf("%q without SHA-256", clip(sub.Name)))
+			names = append(names, fmt.Sprintf("%q without SHA-256", brief(sub.Name)))
 		}
 	}
 	if len(names) == 0 {
@@ -88,7 +88,7 @@ func openBundle(payload []byte) (*bundle.Bundle, *statement, error) {
 			return fmt.Errorf("envelope has %d signatures, must have exactly one", n)
 		}
 		if t := env.GetPayloadType(); t != inTotoPayload {
-			return fmt.Errorf("envelope's payload is %q, must be %q", clip(t), inTotoPayload)
+			return fmt.Errorf("envelope's payload is %q, must be %q", brief(t), inTotoPayload)
 		}
 		raw = env.GetPayload()
 		return nil
@@ -109,7 +109,7 @@ func parseStatement(raw []byte) (*statement, error) {
 		return nil, fmt.Errorf("in-toto statement: %w", err)
 	}
 	if s.Type != statementV1 && s.Type != statementV01 {
-		return nil, fmt.Errorf("in-toto statement is of type %q", clip(s.Type))
+		return nil, fmt.Errorf("in-toto statement is of type %q", brief(s.Type))
 	}
 	if len(s.Subject) == 0 || len(s.Subject) > maxSubjects {
 		return nil, fmt.Errorf("in-toto statement has %d subjects, must have 1 to %d", len(s.Subject), maxSubjects)
@@ -134,10 +134,10 @@ func guarded(step func() error) (err error) {
 // authority.
 const maxReason = 2000
 
-// clip keeps hostile text short and printable in messages.
-func clip(s string) string { return clipTo(s, 120) }
+// brief keeps hostile text short and printable in messages.
+func brief(s string) string { return briefTo(s, 120) }
 
-func clipTo(s string, n int) string {
+func briefTo(s string, n int) string {
 	if len(s) > n {
 		s = s[:n] + "…"
 	}

@@ -235,7 +235,7 @@ func (v *verifier) bundle(b *bundle.Bundle, s *statement, manifest digest.Digest
 	// the certificate, and held against the list once more.
 	id := snapshot.Identity{Issuer: res.Signature.Certificate.Issuer, Subject: res.Signature.Certificate.SubjectAlternativeName}
 	if !slices.Contains(v.identities, id) {
-		return Signer{}, fmt.Errorf("identity %s of %s is not one of the authority's", clip(id.Subject), clip(id.Issuer))
+		return Signer{}, fmt.Errorf("identity %s of %s is not one of the authority's", brief(id.Subject), brief(id.Issuer))
 	}
 	signer.Identity = &id
 	return signer, nil
@@ -283,10 +283,10 @@ func openLegacy(e Evidence, manifest digest.Digest) (sig []byte, err error) {
 		return nil, fmt.Errorf("payload: %w", err)
 	}
 	if p.Critical.Type != legacyType {
-		return nil, fmt.Errorf("payload's critical.type is %q, must be %q", clip(p.Critical.Type), legacyType)
+		return nil, fmt.Errorf("payload's critical.type is %q, must be %q", brief(p.Critical.Type), legacyType)
 	}
 	if p.Critical.Image.DockerManifestDigest != manifest.String() {
-		return nil, &otherArtifact{clip(p.Critical.Image.DockerManifestDigest)}
+		return nil, &otherArtifact{brief(p.Critical.Image.DockerManifestDigest)}
 	}
 	return sig, nil
 }
