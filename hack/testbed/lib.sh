@@ -75,15 +75,15 @@ stop() {
 # socket on their command line. It unmounts what they left.
 sweep() {
   local dir pid id mount
-  for dir in /proc/[0-9]*; do
+  for dir in $(grep -alF -- "$socket" /proc/[0-9]*/cmdline 2>/dev/null || true); do
+    dir=${dir%/cmdline}
     pid=${dir#/proc/}
-    case $(tr '\0' ' ' < "$dir/cmdline" 2>/dev/null) in
+    case $({ tr '\0' ' ' < "$dir/cmdline"; } 2>/dev/null) in
       *containerd-shim*" -address $socket "*)
         for id in $(pgrep -P "$pid" 2>/dev/null || true); do kill -KILL "$id" 2>/dev/null || true; done
         kill -KILL "$pid" 2>/dev/null || true ;;
     esac
   done
-  # Deepest first; a path under the bed may be mounted more than once.
   mounts | while read -r mount; do umount -l "$mount" || true; done
   # Empty control groups of our namespace, innermost first. A process that was
   # just killed keeps its group busy for a moment.

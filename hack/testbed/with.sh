@@ -25,9 +25,21 @@ finish() {
   exit $rc
 }
 trap finish EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
 
 "$here/up.sh" "$bed"
 . "$bed/env"
-"$@"
+# A shell handles a signal only between commands, so the command runs beside
+# it, in a process group of its own that is ended as a whole.
+set -m
+"$@" < /dev/null &
+child=$!
+set +m
+end() {
+  trap - INT TERM HUP
+  kill -TERM -- "-$child" 2>/dev/null || true
+  wait "$child" || true
+  exit "$1"
+}
+trap 'end 130' INT
+trap 'end 143' TERM HUP
+wait "$child"
