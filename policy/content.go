@@ -154,11 +154,15 @@ func (g *gate) admit(f ArtifactFile) (format string, err error) {
 	case formatSafetensors:
 		err = g.safetensors(r, f.Size)
 	case formatJSON:
-		err = g.json(r, f.Size)
+		err = g.json(f.Path, r, f.Size)
 	case formatJinja, formatTemplate:
 		err = g.templateFile(r, f.Size)
 	case formatText:
 		err = g.text(r, f.Size)
+	case formatONNX:
+		err = g.onnx(r, f.Size)
+	case formatSentencePiece:
+		err = g.sentencePiece(r, f.Size)
 	default:
 		err = &breach{rule: "content.formats", reason: "is of a format that this version does not check", expected: list(defaultFormats), found: kind}
 	}

@@ -3,7 +3,6 @@ package policy
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
 	"io"
 	"path"
 	"slices"
@@ -216,16 +215,4 @@ func zipDirectory(r io.ReaderAt, size, at int64, record []byte) (bool, error) {
 		}
 	}
 	return false, nil
-}
-
-// readSpan reads n bytes at off; the caller bounds n.
-func readSpan(r io.ReaderAt, off, n int64) ([]byte, error) {
-	b := make([]byte, n)
-	if k, err := r.ReadAt(b, off); k < len(b) {
-		if err == nil || err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		return nil, fmt.Errorf("read %d bytes at %d: %w", n, off, err)
-	}
-	return b, nil
 }

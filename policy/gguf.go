@@ -66,7 +66,7 @@ const ggufTemplateKey = "tokenizer.chat_template"
 // no reader can compute a wrong length from: CVE-2026-27940 and
 // CVE-2026-33298 were overflows of the numbers that are bounded here.
 func (g *gate) gguf(r io.ReaderAt, size int64) error {
-	x := &ggufHeader{src: r, size: size, align: ggufAlignDef}
+	x := &ggufHeader{window: window{src: r, size: size}, align: ggufAlignDef}
 	tensors, err := x.preamble()
 	if err != nil {
 		return err
@@ -143,49 +143,24 @@ func ggufBreach(expected, found string, args ...any) error {
 	return malformed(formatGGUF, expected, found, args...)
 }
 
-// ggufHeader reads a header front to back through one buffer; memory does not
-// grow with counts or lengths that the file claims.
+// ggufHeader reads a header; memory does not grow with counts or lengths that
+// the file claims.
 type ggufHeader struct {
-	src   io.ReaderAt
-	size  int64 // of the file
-	at    int64 // next byte
+	window
 	align uint64
-
-	buf  []byte // window of src
-	base int64  // its offset
 }
 
-const ggufWindow = 64 << 10
-
-// take gives the next n bytes, valid until the next call; n is at most
-// chatTemplateMax.
+// take gives the next n bytes, valid until the next call.
 func (x *ggufHeader) take(n int64) ([]byte, error) {
 	if err := x.fits(n); err != nil {
 		return nil, err
 	}
-	if from := x.at - x.base; from < 0 || from+n > int64(len(x.buf)) {
-		want := min(max(n, ggufWindow), x.size-x.at)
-		if int64(cap(x.buf)) < want {
-			x.buf = make([]byte, want)
-		}
-		x.buf = x.buf[:want]
-		if k, err := x.src.ReadAt(x.buf, x.at); int64(k) < want {
-			x.buf = x.buf[:0]
-			if err == nil || err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
-			return nil, fmt.Errorf("read %d bytes at %d: %w", want, x.at, err)
-		}
-		x.base = x.at
-	}
-	from := x.at - x.base
-	x.at += n
-	return x.buf[from : from+n], nil
+	return x.window.take(n)
 }
 
 // fits tells whether n more bytes are in the file and in a header's bound.
 func (x *ggufHeader) fits(n int64) error {
-	if n < 0 || n > x.size-x.at {
+	if n < 0 || n > x.left() {
 		return ggufBreach("lengths that end inside the file", "%d bytes at offset %d of %d", n, x.at, x.size)
 	}
 	if n > ggufHeaderMax-x.at {
@@ -243,8 +218,8 @@ func (x *ggufHeader) countFits(what string, n, most uint64, least int64) error {
 	if n > most {
 		return ggufBreach(fmt.Sprintf("at most %d %s", most, what), "%d", n)
 	}
-	if n > uint64((x.size-x.at)/least) {
-		return ggufBreach(what+" that fit into the file", "%d in the %d bytes that are left", n, x.size-x.at)
+	if n > uint64(x.left()/least) {
+		return ggufBreach(what+" that fit into the file", "%d in the %d bytes that are left", n, x.left())
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -150,9 +151,9 @@ func foldPart(part string) string {
 
 // quoted makes text from outside fit for one line of a message.
 func quoted(s string) string {
-	const max = 120 // bytes
-	if len(s) <= max {
-		return fmt.Sprintf("%q", s)
+	const most = 120 // bytes
+	if len(s) <= most {
+		return strconv.Quote(s)
 	}
-	return fmt.Sprintf("%q…", strings.ToValidUTF8(s[:max], ""))
+	return strconv.Quote(strings.ToValidUTF8(s[:most], "")) + "…"
 }

@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/binary"
 	"errors"
@@ -49,14 +48,14 @@ func (g *gate) safetensors(r io.ReaderAt, size int64) error {
 	if length < 2 || length > safetensorsHeaderMax || length > uint64(size-8) {
 		return safetensorsBreach(fmt.Sprintf("a header of 2 to %d bytes inside the file", safetensorsHeaderMax), "a length of %d in a file of %d bytes", length, size)
 	}
-	header, err := readSpan(r, 8, int64(length))
+	first, err := readSpan(r, 8, 1)
 	if err != nil {
 		return err
 	}
-	if header[0] != '{' {
-		return safetensorsBreach("a header that starts with {", "%q", header[0])
+	if first[0] != '{' {
+		return safetensorsBreach("a header that starts with {", "%q", first)
 	}
-	spans, err := safetensorsHeader(header)
+	spans, err := safetensorsHeader(io.NewSectionReader(r, 8, int64(length)))
 	if err != nil {
 		return err
 	}
@@ -87,8 +86,8 @@ func tile(spans []span, size uint64) error {
 
 // safetensorsHeader reads the header token by token: duplicate names are
 // refused by the decoder, and memory is that of one entry and the spans.
-func safetensorsHeader(header []byte) ([]span, error) {
-	d := jsontext.NewDecoder(bytes.NewReader(header))
+func safetensorsHeader(header io.Reader) ([]span, error) {
+	d := jsontext.NewDecoder(header)
 	if _, err := d.ReadToken(); err != nil {
 		return nil, jsonBreach(formatSafetensors, err)
 	}

@@ -16,34 +16,30 @@ func (g *gate) text(r io.ReaderAt, size int64) error {
 	if err := textSize(formatText, size, textMax); err != nil {
 		return err
 	}
-	buf := make([]byte, min(size, 64<<10))
-	for at, kept := int64(0), 0; at < size; {
-		n := int(min(int64(len(buf)-kept), size-at))
-		if k, err := r.ReadAt(buf[kept:kept+n], at); k < n {
-			if err == nil || err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
-			return fmt.Errorf("read %d bytes at %d: %w", n, at, err)
-		}
-		at += int64(n)
-		chunk := buf[:kept+n]
-		rest, err := plainText(chunk, at == size)
+	w := &window{src: r, size: size}
+	for w.left() > 0 {
+		n := min(w.left(), windowBytes)
+		b, err := w.take(n)
 		if err != nil {
 			return err
 		}
-		kept = copy(buf, rest)
+		rest, err := plainText(b, w.left() == 0)
+		if err != nil {
+			return err
+		}
+		w.at -= int64(rest) // a rune across the border is read again
 	}
 	return nil
 }
 
-// plainText checks b and gives the start of a rune that may go on in the next
-// chunk.
-func plainText(b []byte, last bool) (rest []byte, err error) {
+// plainText checks b and gives the number of bytes at its end that start a
+// rune which goes on behind b.
+func plainText(b []byte, last bool) (rest int, err error) {
 	for len(b) > 0 {
 		c := b[0]
 		if c < utf8.RuneSelf {
 			if c < ' ' && c != '\t' && c != '\n' && c != '\r' && c != '\f' && c != '\v' || c == 0x7f {
-				return nil, malformed(formatText, "text without control characters", "the byte %#02x", c)
+				return 0, malformed(formatText, "text without control characters", "the byte %#02x", c)
 			}
 			b = b[1:]
 			continue
@@ -53,11 +49,11 @@ func plainText(b []byte, last bool) (rest []byte, err error) {
 			continue
 		}
 		if !last && !utf8.FullRune(b) {
-			return b, nil
+			return len(b), nil
 		}
-		return nil, malformed(formatText, "UTF-8", "the byte %#02x out of place", c)
+		return 0, malformed(formatText, "UTF-8", "the byte %#02x out of place", c)
 	}
-	return nil, nil
+	return 0, nil
 }
 
 func textSize(format string, size, most int64) error {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -12,15 +13,24 @@ import (
 // jsonDepthMax bounds nesting: engines' own parsers recurse.
 const jsonDepthMax = 128
 
+// vocabularies are the files in which a member with a number is a token and
+// its index: a vocabulary may hold any word.
+var vocabularies = map[string]bool{"tokenizer.json": true, "vocab.json": true, "added_tokens.json": true}
+
 // json requires one strict JSON document (RFC 8259, UTF-8, no name twice in
-// an object) that asks no engine to load code, and decides about the chat
-// templates in it. Names are compared unescaped and at any depth.
-func (g *gate) json(r io.ReaderAt, size int64) error {
+// an object) that asks no engine to load code or files from elsewhere, and
+// decides about the chat templates in it. Names are compared unescaped and at
+// any depth.
+func (g *gate) json(name string, r io.ReaderAt, size int64) error {
 	if err := textSize(formatJSON, size, textMax); err != nil {
 		return err
 	}
-	s := &jsonScan{gate: g, Decoder: jsontext.NewDecoder(io.NewSectionReader(r, 0, size))}
-	if err := s.value(""); err != nil {
+	base := strings.ToLower(path.Base(name))
+	s := &jsonScan{
+		Decoder: jsontext.NewDecoder(io.NewSectionReader(r, 0, size)), gate: g,
+		tokens: vocabularies[base], index: strings.HasSuffix(base, ".index.json"),
+	}
+	if err := s.value(role{}); err != nil {
 		return err
 	}
 	if _, err := s.ReadToken(); !errors.Is(err, io.EOF) {
@@ -32,7 +42,16 @@ func (g *gate) json(r io.ReaderAt, size int64) error {
 // jsonScan reads a document once, front to back.
 type jsonScan struct {
 	*jsontext.Decoder
-	gate *gate
+	gate   *gate
+	tokens bool // a vocabulary
+	index  bool // a map of tensors to shards
+}
+
+// role is what the strings below a value are.
+type role struct {
+	template string // path of the chat template they are, if any
+	listed   bool   // in the list form: {"name": "tool_use", "template": "…"}
+	shard    bool   // names of shards
 }
 
 func (s *jsonScan) next() (jsontext.Token, error) {
@@ -46,57 +65,58 @@ func (s *jsonScan) next() (jsontext.Token, error) {
 	return t, nil
 }
 
-// value reads one value. template is the path of the chat template that
-// strings in it belong to, "" if they do not.
-func (s *jsonScan) value(template string) error {
+func (s *jsonScan) value(is role) error {
 	t, err := s.next()
 	if err != nil {
 		return err
 	}
 	switch t.Kind() {
 	case '{':
-		return s.object(template)
+		return s.object(is)
 	case '[':
+		is.listed = is.template != ""
 		for s.PeekKind() != ']' {
-			if err := s.value(template); err != nil {
+			if err := s.value(is); err != nil {
 				return err
 			}
 		}
 		_, err = s.next()
 		return err
 	case '"':
-		if template != "" {
-			return s.template(template, t.String())
-		}
-	case 'n':
-	default:
-		if template != "" {
-			return malformed(formatJSON, "chat templates that are strings", "%v under %s", t.Kind(), quoted(template))
+		switch {
+		case is.template != "":
+			return s.template(is.template, t.String())
+		case is.shard:
+			return shardName(t.String())
 		}
 	}
 	return nil
 }
 
-func (s *jsonScan) object(template string) error {
+func (s *jsonScan) object(is role) error {
 	for s.PeekKind() != '}' {
 		t, err := s.next()
 		if err != nil {
 			return err
 		}
 		name := t.String()
-		if err := s.member(name); err != nil {
-			return err
+		if !s.tokens || s.PeekKind() != '0' {
+			if err := s.member(name); err != nil {
+				return err
+			}
 		}
-		under := template
+		below := role{shard: is.shard || s.index && name == "weight_map"}
 		switch {
-		case template == "" && name == "chat_template":
-			under = name
-		case template != "" && name == "name" && s.PeekKind() == '"':
-			under = "" // the list form: {"name": "tool_use", "template": "…"}
-		case template != "":
-			under = template + "." + name
+		case is.listed && name == "name":
+		case is.template != "":
+			below.template = is.template + "." + name
+		case name == "chat_template":
+			below.template = name
 		}
-		if err := s.value(under); err != nil {
+		if len(below.template) > 1<<10 {
+			return malformed(formatJSON, "chat templates with short names", "longer ones")
+		}
+		if err := s.value(below); err != nil {
 			return err
 		}
 	}
@@ -130,11 +150,25 @@ func (s *jsonScan) template(where, text string) error {
 	return s.gate.template(where, []byte(text))
 }
 
+// shardName checks a file that an index sends engines to: they join it to the
+// model's directory as it is.
+func shardName(name string) error {
+	if err := SafePath(name); err != nil {
+		return &breach{rule: "content.formats.json", reason: "sends the engine to a file outside the model", expected: "plain relative file names in weight_map", found: quoted(name)}
+	}
+	return nil
+}
+
 // jsonBreach tells bad JSON from a file that cannot be read.
 func jsonBreach(format string, err error) error {
 	var syntax *jsontext.SyntacticError
-	if errors.As(err, &syntax) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
-		return malformed(format, "strict JSON", "%s", strings.TrimPrefix(err.Error(), "jsontext: "))
+	switch {
+	case errors.As(err, &syntax):
+		// The message of err would repeat names of any length from the file.
+		cause := quoted(strings.TrimPrefix(syntax.Err.Error(), "jsontext: "))
+		return malformed(format, "strict JSON", "%s at byte %d", cause, syntax.ByteOffset)
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+		return malformed(format, "strict JSON", "an unfinished value")
 	}
 	return err
 }
