@@ -42,7 +42,7 @@ func (n *Node) do(ctx context.Context, acc *snapshot.Accepted, a Action, o SyncO
 		return out
 	}
 	err = n.perform(ctx, acc, a, r, o, &out)
-	out.After = r.State
+	out.After, out.Result = r.State, r.Reason
 	if err != nil {
 		out.Failure = AsFailure(err)
 	}

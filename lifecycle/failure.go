@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/opencontainers/go-digest"
 
@@ -71,10 +72,26 @@ func refusal(d policy.Decision, of digest.Digest, source string) *Failure {
 	if d.Rule != "" {
 		reason += " (rule " + d.Rule + ")"
 	}
-	return &Failure{
-		Cause: Cause(d.Class), Reason: reason, Digest: of, Expected: d.Expected, Found: d.Found, Source: source,
-		Hint: "see who signed it and what the policy asks with: rmodels explain",
+	f := &Failure{Cause: Cause(d.Class), Reason: reason, Digest: of, Expected: d.Expected, Found: d.Found, Source: source}
+	switch f.Cause {
+	case CauseCompatibility:
+		f.Hint = "nothing to do: this node cannot run it"
+	case CauseRevoked:
+		f.Hint = "nothing to do: the network has withdrawn it"
+	case CauseSignature, CauseAttestation:
+		f.Hint = "the publisher signs it with a key of the policy, or the network changes the policy; the next sync tries again"
+	default:
+		f.Hint = "the publisher or the network has to mend it; the next sync tries again"
 	}
+	return f
+}
+
+// shortDigest is a digest as a person compares it.
+func shortDigest(d digest.Digest) string {
+	if d.Validate() != nil {
+		return string(d)
+	}
+	return d.Encoded()[:12]
 }
 
 // AsFailure classes any error of the packages below. It is the one place that
@@ -89,11 +106,16 @@ func AsFailure(err error) *Failure {
 	f := &Failure{Cause: CauseUnexpected, Reason: err.Error(), Err: err}
 	if d, ok := errors.AsType[*oci.DigestError](err); ok {
 		f.Cause, f.Expected, f.Found, f.Source, f.Digest = CauseHash, d.Expected.String(), d.Found.String(), d.Source, d.Expected
+		if f.Found == "" {
+			f.Found = "other bytes"
+		}
+		f.Reason = fmt.Sprintf("%s sent wrong bytes for %s %s", d.Source, d.What, shortDigest(d.Expected))
 		f.Hint = "the next sync fetches it again; if it repeats, tell the network which source serves wrong bytes"
 		return f
 	}
 	if m, ok := errors.AsType[*cas.MismatchError](err); ok {
 		f.Cause, f.Expected, f.Found, f.Digest = CauseHash, m.Digest.String(), m.Found.String(), m.Digest
+		f.Reason = fmt.Sprintf("the bytes of blob %s do not match its digest", shortDigest(m.Digest))
 		return f
 	}
 	for _, c := range causes {

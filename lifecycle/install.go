@@ -160,7 +160,7 @@ func (n *Node) step(id, name string) func(err error, result string) {
 	n.o.Progress.Emit(progress.Event{Kind: progress.StepStart, Model: id, Step: name})
 	return func(err error, result string) {
 		if err != nil {
-			result = "failed: " + err.Error()
+			result = "failed: " + AsFailure(err).Reason
 		}
 		n.o.Progress.Emit(progress.Event{Kind: progress.StepEnd, Model: id, Step: name, Message: result})
 	}

@@ -156,7 +156,10 @@ func printOutcomes(w io.Writer, res *lifecycle.SyncResult, quiet bool) {
 	count := map[lifecycle.State]int{}
 	for _, x := range res.Outcomes {
 		count[x.After]++
-		why := x.Reason
+		why := x.Result
+		if why == "" {
+			why = x.Reason
+		}
 		if x.Failure != nil {
 			why = x.Failure.Reason
 		}
@@ -184,7 +187,7 @@ func printOutcomes(w io.Writer, res *lifecycle.SyncResult, quiet bool) {
 	fmt.Fprintf(w, "network %s, snapshot %d (%s): %s; %s fetched in %s\n", res.Plan.Network, res.Plan.Sequence,
 		res.Plan.Freshness, strings.Join(counts, ", "), bytesText(res.Fetched), secondsText(res.Seconds))
 	for _, x := range res.Outcomes {
-		if x.Failure != nil && x.Failure.Hint != "" {
+		if x.Failure != nil && x.Failure.Hint != "" && x.Verb != lifecycle.Refuse {
 			fmt.Fprintf(w, "next for %s: %s\n", x.ID(), x.Failure.Hint)
 		}
 	}
