@@ -30,7 +30,7 @@ type SyncOptions struct {
 // Outcome is what became of one action.
 type Outcome struct {
 	Action
-	After   State    `json:"after"` // the state that holds now
+	After   State    `json:"after"`           // the state that holds now
 	Result  string   `json:"result,omitzero"` // why it is in that state now
 	Failure *Failure `json:"failure,omitzero"`
 	Fetched int64    `json:"fetched,omitzero"` // bytes over the network
