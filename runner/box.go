@@ -44,10 +44,10 @@ type boxState struct {
 
 var errNotRunning = errors.New("the engine ended at once")
 
-// start makes the box and holds its first process. On an error nothing is
-// left of it; errNotRunning means that the image's program was over before it
-// could be held, and the box is returned for its log.
-func (e *Engine) start(ctx context.Context, j Job, l *launch, img imageFacts, name string) (_ *box, err error) {
+// start makes the box and, if hold is set, holds its first process. On an
+// error nothing is left of it, save for errNotRunning: the image's program
+// was over before it could be held, and the box is returned for its log.
+func (e *Engine) start(ctx context.Context, j Job, l *launch, img imageFacts, name string, hold bool) (_ *box, err error) {
 	r, err := newRecord(j.StateDir, e.name, j.Name+"@"+j.Version)
 	if err != nil {
 		return nil, err
@@ -88,8 +88,10 @@ func (e *Engine) start(ctx context.Context, j Job, l *launch, img imageFacts, na
 		return nil, fmt.Errorf("%w: %s run: no container id in its answer", ErrEngine, e.name)
 	}
 	b.id = words[len(words)-1]
-	if err := b.hold(cctx); err != nil {
-		return b, err
+	if hold {
+		if err := b.hold(cctx); err != nil {
+			return b, err
+		}
 	}
 	return b, ctx.Err()
 }

@@ -19,6 +19,10 @@ type EngineOptions struct {
 	Name string   // nerdctl, docker or podman; empty: the first of them on PATH that answers
 	Path string   // of its binary; empty: found on PATH
 	Args []string // its global flags, e.g. --address, --namespace, --data-root, --cdi-spec-dirs
+
+	// Probe is the static binary that looks at the box from within; empty:
+	// rmodels-probe beside this program, or this program (see [Main]).
+	Probe string
 }
 
 // Engine is a container engine that was found and answered. It may be used by
@@ -28,6 +32,7 @@ type Engine struct {
 	path    string
 	args    []string
 	version string
+	probe   string
 }
 
 // Bounds on one call of the engine's command line.
@@ -79,7 +84,7 @@ func FindEngine(ctx context.Context, o EngineOptions) (*Engine, error) {
 		if abs, err := filepath.Abs(path); err == nil {
 			path = abs
 		}
-		e := &Engine{traits: engines[name], path: path, args: o.Args}
+		e := &Engine{traits: engines[name], path: path, args: o.Args, probe: o.Probe}
 		if err := e.readVersion(ctx); err != nil {
 			if ctx.Err() != nil {
 				return nil, ctx.Err()

@@ -48,7 +48,7 @@ func engineOptions(t testing.TB) runner.EngineOptions {
 	if nerdctl == "" || address == "" {
 		t.Fatal(howToSetUp)
 	}
-	return runner.EngineOptions{Name: "nerdctl", Path: nerdctl, Args: []string{
+	return runner.EngineOptions{Name: "nerdctl", Path: nerdctl, Probe: buildStatic(t, "./probe/rmodels-probe"), Args: []string{
 		"--address", address, "--namespace", "rmodels-runner-test", "--data-root", dataRoot(),
 	}}
 }

@@ -30,6 +30,9 @@ func (l *launch) flags(t traits) []string {
 		// directory on the host.
 		"--mount", "type=bind,source=" + l.modelDir + ",target=" + modelTarget + ",readonly",
 	}
+	for _, b := range l.binds {
+		f = append(f, "--mount", "type=bind,source="+b.source+",target="+b.target+",readonly")
+	}
 	if l.cpus > 0 {
 		f = append(f, "--cpus", strconv.FormatFloat(l.cpus, 'f', -1, 64))
 	}

@@ -21,6 +21,8 @@ type imageFacts struct {
 	config   digest.Digest // where the engine tells
 	env      map[string]string
 	volumes  []string
+	command  []string // entrypoint and default arguments
+	entries  int      // how many words of command are the entrypoint
 }
 
 const (
@@ -128,8 +130,10 @@ func isArchiveError(err error) bool {
 // docker's. found is false when the answer is empty.
 func parseImage(out []byte) (facts imageFacts, found bool, err error) {
 	type config struct {
-		Env     []string
-		Volumes map[string]struct{}
+		Env        []string
+		Volumes    map[string]struct{}
+		Entrypoint []string
+		Cmd        []string
 	}
 	if len(strings.TrimSpace(string(out))) == 0 {
 		return facts, false, nil
@@ -165,6 +169,10 @@ func parseImage(out []byte) (facts imageFacts, found bool, err error) {
 	}
 	if c == nil {
 		return facts, false, errors.New("unreadable image description: no configuration")
+	}
+	facts.command, facts.entries = slices.Concat(c.Entrypoint, c.Cmd), len(c.Entrypoint)
+	if len(facts.command) > maxArgs {
+		return facts, false, fmt.Errorf("a command of %d words, at most %d", len(facts.command), maxArgs)
 	}
 	if len(c.Env) > maxImageEnv || len(c.Volumes) > maxImageVolumes {
 		return facts, false, fmt.Errorf("%d variables and %d volumes, at most %d and %d", len(c.Env), len(c.Volumes), maxImageEnv, maxImageVolumes)

@@ -33,11 +33,15 @@ type launch struct {
 	args       []string
 	devices    []string
 	modelDir   string
+	binds      []bind
 	seccomp    string // path of the profile on the host
 	port       int
 	health     string
 	startLimit time.Duration
 }
+
+// bind is a file of ours that is mounted into the box, read-only.
+type bind struct{ source, target string }
 
 type tmpfs struct {
 	path string

@@ -209,6 +209,7 @@ func (b *box) checkMounts(add addCheck) error {
 		}
 		switch {
 		case harmless[m.fstype]:
+		case b.ours(m):
 		case slices.Contains(engineFiles, m.target) && !b.writable(m.target):
 		case len(b.launch.devices) > 0 && m.has("ro"): // a CDI spec's libraries and tools
 		case len(b.launch.devices) > 0 && m.fstype == "devtmpfs" && within(m.target, "/dev"):
@@ -228,13 +229,21 @@ func (b *box) checkMounts(add addCheck) error {
 	return nil
 }
 
-// sameModel compares what is mounted with what was named, by device and inode.
-func (b *box) sameModel() bool {
+// sameModel compares what is mounted with what was named.
+func (b *box) sameModel() bool { return b.same(b.launch.modelDir, modelTarget) }
+
+// ours says whether a mount is one of the files that we put into the box.
+func (b *box) ours(m mount) bool {
+	return m.has("ro") && slices.ContainsFunc(b.launch.binds, func(x bind) bool { return x.target == m.target && b.same(x.source, x.target) })
+}
+
+// same compares a path of the host with one in the box, by device and inode.
+func (b *box) same(outside, inside string) bool {
 	var in, out unix.Stat_t
-	if unix.Stat(path.Join("/proc", strconv.Itoa(b.proc.pid), "root", modelTarget), &in) != nil {
+	if unix.Stat(path.Join("/proc", strconv.Itoa(b.proc.pid), "root", inside), &in) != nil {
 		return false
 	}
-	return unix.Stat(b.launch.modelDir, &out) == nil && in.Dev == out.Dev && in.Ino == out.Ino
+	return unix.Stat(outside, &out) == nil && in.Dev == out.Dev && in.Ino == out.Ino
 }
 
 // writable says whether the box's user may write a file by its mode.

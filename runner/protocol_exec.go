@@ -5,16 +5,20 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"github.com/resultity/rmodels/runner/probe"
 )
 
 // The exec protocol is one shot: the program is started with the request's
-// arguments after its own, and what it prints is the answer. The request is
+// arguments after its own, and its stdout is the answer. The request is
 // {"args": ["…"]}.
 func (r *run) setExecArgs(raw jsontext.Value) error {
 	var v struct {
@@ -35,7 +39,34 @@ func (r *run) setExecArgs(raw jsontext.Value) error {
 	return nil
 }
 
-// readExec waits for the program's end and takes its output as the answer.
+// holdProgram puts the probe in front of the program: it waits in the box
+// until the outside proof has passed, then runs the program and keeps its
+// stdout and stderr apart.
+func (r *run) holdProgram() error {
+	path, err := findProbe(r.engine.probe)
+	if err != nil {
+		return err
+	}
+	var words []string
+	switch {
+	case r.launch.entrypoint != "":
+		words = append([]string{r.launch.entrypoint}, r.launch.args...)
+	case len(r.launch.args) > 0:
+		words = append(slices.Clone(r.image.command[:r.image.entries]), r.launch.args...)
+	default:
+		words = r.image.command
+	}
+	if len(words) == 0 {
+		return fmt.Errorf("%w: neither the runtime nor its image names a program", ErrRuntime)
+	}
+	r.launch.entrypoint = probeTarget
+	r.launch.args = append([]string{probe.Arg, "hold"}, words...)
+	r.launch.binds = append(r.launch.binds, bind{source: path, target: probeTarget})
+	return nil
+}
+
+// readExec releases the program, waits for its end and takes its stdout as
+// the answer.
 func (r *run) readExec(ctx context.Context) error {
 	limit := r.job.Validation.Timeout.Std()
 	if limit <= 0 {
@@ -44,8 +75,12 @@ func (r *run) readExec(ctx context.Context) error {
 	a := &answer{start: time.Now(), onText: r.onText}
 	wctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	if err := r.box.release(wctx); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("%w: %w", ErrIsolation, err)
+	}
+	r.loaded, a.start = r.box.age(), time.Now()
 	r.box.waitEnd(wctx)
-	a.took = r.box.age()
+	a.took = time.Since(a.start)
 	r.asked = a.took
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -58,18 +93,52 @@ func (r *run) readExec(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	framed, total := r.box.output(ctx)
+	stdout, stderr, err := probe.Unframe([]byte(framed))
+	if total > logLimit {
+		err = fmt.Errorf("%w: it printed %d bytes, at most %d", errTooLong, total, logLimit)
+	}
+	shown := stderr
+	if len(shown) == 0 {
+		shown = stdout
+	}
+	r.verdict.LogTail, r.verdict.LogBytes = clipTail(clean(string(shown)), logTail), total
 	if state.ExitCode != 0 {
 		r.explainExit(ctx, "the program failed")
 		return nil
 	}
-	text, _ := r.box.output(ctx)
-	if err := a.add(text); err != nil {
-		r.judge(ctx, a, err, limit, false)
-		return nil
+	if err == nil {
+		err = a.add(string(stdout))
 	}
 	a.first = 0
-	r.judge(ctx, a, nil, limit, false)
+	r.judge(ctx, a, err, limit, false)
 	return nil
+}
+
+// release waits until the probe can take the signal, and sends it.
+func (b *box) release(ctx context.Context) error {
+	for b.log != nil {
+		if _, total := b.log.text(); total > 0 {
+			break
+		}
+		if b.proc.wait(5*time.Millisecond) || ctx.Err() != nil {
+			return errEnded
+		}
+	}
+	// Without a FIFO the log is not followed. The signal is blocked for the
+	// first process of a pid namespace until it asks for it, so it is sent
+	// until the program is there.
+	for {
+		if err := unix.PidfdSendSignal(b.proc.pidfd, unix.SIGUSR1, nil, 0); err != nil {
+			return err
+		}
+		if members, err := b.cgroup.members(); b.log != nil || err != nil || len(members) > 1 {
+			return err
+		}
+		if b.proc.wait(10*time.Millisecond) || ctx.Err() != nil {
+			return nil
+		}
+	}
 }
 
 // embeddingDigest names a vector by its little-endian float32 values.

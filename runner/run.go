@@ -144,8 +144,23 @@ func (r *run) do(ctx context.Context, keep func(context.Context)) (_ *Verdict, e
 	if r.verdict, err = r.newVerdict(); err != nil {
 		return nil, err
 	}
+	checks, from, err := r.proveInside(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r.verdict.Isolation, r.verdict.ProofFrom = checks, from
+	if c, failed := firstFailed(checks); failed {
+		r.verdict.fail(CauseIsolation, "the box is not closed: a probe in it could "+c.Name, "refused", c.Found)
+		r.verdict.Ended = time.Now()
+		return r.verdict, nil
+	}
+	if j.Runtime.Protocol == "exec" {
+		if err := r.holdProgram(); err != nil {
+			return nil, err
+		}
+	}
 	r.note("starting %s in its box", j.Runtime.Name)
-	r.box, err = r.engine.start(ctx, *j, r.launch, r.image, j.Name+"@"+j.Version)
+	r.box, err = r.engine.start(ctx, *j, r.launch, r.image, j.Name+"@"+j.Version, true)
 	if r.box != nil {
 		defer func() {
 			if cerr := r.box.close(ctx); cerr != nil {

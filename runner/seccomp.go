@@ -35,19 +35,7 @@ func writeSeccomp(dir string) (string, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("%w: %w", ErrStateDir, err)
 	}
-	f, err := os.CreateTemp(dir, ".seccomp-*")
-	if err != nil {
-		return "", fmt.Errorf("%w: %w", ErrStateDir, err)
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(seccompProfile)
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
+	if err := replaceFile(path, seccompProfile); err != nil {
 		return "", fmt.Errorf("%w: %w", ErrStateDir, err)
 	}
 	return path, nil

@@ -166,3 +166,29 @@ func TestCancelLeavesNothing(t *testing.T) {
 		})
 	}
 }
+
+func TestExecProtocol(t *testing.T) {
+	e := testEngine(t)
+	for name, c := range map[string]struct {
+		args  []string
+		cause runner.Cause
+		found string
+	}{
+		"answers":     {[]string{"say", "the right"}, runner.CausePassed, ""},
+		"fails":       {[]string{"fail"}, runner.CauseExit, "exit code 4"},
+		"never ends":  {[]string{"mute"}, runner.CauseTimeout, ""},
+		"floods":      {[]string{"flood"}, runner.CauseTimeout, ""},
+		"is not here": {[]string{"nothing"}, runner.CauseExit, "unknown part"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			j := fixtureJob(t, c.args...)
+			j.Runtime.Protocol, j.Runtime.Port = "exec", 0
+			j.Validation.Request = jsontext.Value(`{"args":["words"]}`)
+			j.Validation.Expect.Exact = "the right words\n"
+			j.Validation.Timeout = snapshot.Duration(time.Second)
+			if v := validate(t, e, j); v.Cause != c.cause || !strings.Contains(v.Found, c.found) {
+				t.Errorf("cause %s, found %q; want %s, %q", v.Cause, v.Found, c.cause, c.found)
+			}
+		})
+	}
+}

@@ -1,0 +1,333 @@
+package runner
+
+import (
+	"bytes"
+	"context"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/resultity/rmodels/runner/probe"
+)
+
+// The inside proof runs the probe as the box's only program, under the flags
+// that the engine will get. It is kept for identical flags, image, engine
+// version and boot.
+
+const (
+	probeTarget  = "/rmodels-probe" // where the probe's binary is mounted in the box
+	probeTimeout = 60 * time.Second
+	probeReport  = 256 << 10 // bytes
+	maxProofs    = 64
+)
+
+// proof is an inside proof as it is kept. Only closed boxes are kept.
+type proof struct {
+	Key    string    `json:"key"`
+	Made   time.Time `json:"made"`
+	Checks []Check   `json:"checks"`
+}
+
+// selfProbe says that this process's binary can serve as the probe.
+var selfProbe atomic.Bool
+
+// Main must be called first in the main function of a program that runs
+// models: started under the probe's name, the program is the probe and Main
+// does not return. A static rmodels binary needs no other probe.
+func Main() {
+	if len(os.Args) > 1 && os.Args[1] == probe.Arg {
+		os.Exit(probe.Main(os.Args[2:], os.Stdout))
+	}
+	selfProbe.Store(true)
+}
+
+// findProbe finds the probe's static binary: the one that was configured,
+// rmodels-probe beside this program, or this program itself.
+func findProbe(configured string) (string, error) {
+	var candidates []string
+	self, err := os.Executable()
+	if configured != "" {
+		candidates = []string{configured}
+	} else if err == nil {
+		candidates = append(candidates, filepath.Join(filepath.Dir(self), "rmodels-probe"))
+		if selfProbe.Load() {
+			candidates = append(candidates, self)
+		}
+	}
+	var why []string
+	for _, c := range candidates {
+		if err := checkProbe(c); err != nil {
+			why = append(why, err.Error())
+			continue
+		}
+		return c, nil
+	}
+	return "", fmt.Errorf("%w: there is no static probe to look at the box from within (%s); build rmodels with CGO_ENABLED=0, or put rmodels-probe beside it",
+		ErrIsolation, strings.Join(why, "; "))
+}
+
+// checkProbe wants a static program that everyone may execute and that can be
+// named in --mount.
+func checkProbe(path string) error {
+	if !filepath.IsAbs(path) || strings.ContainsAny(path, ",\"\n\r") {
+		return fmt.Errorf("%q cannot be mounted", path)
+	}
+	fi, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if fi.Mode().Perm()&0o001 == 0 {
+		return fmt.Errorf("%s may not be executed by everyone", path)
+	}
+	f, err := elf.Open(path)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	defer f.Close()
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return fmt.Errorf("%s is not static", path)
+		}
+	}
+	return nil
+}
+
+// proofKey is what a proof holds for.
+func (r *run) proofKey(probePath string) (string, error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", err
+	}
+	fi, err := os.Stat(probePath)
+	if err != nil {
+		return "", err
+	}
+	l := *r.launch
+	// Another model in the same box is the same box; what is mounted and how is
+	// looked at from outside on each run. So is the program that runs in it.
+	l.modelDir, l.seccomp, l.entrypoint, l.binds = modelTarget, seccompDigest.String(), "", nil
+	key, err := json.Marshal([]any{
+		l.flags(r.engine.traits), r.image.id, r.engine.name, r.engine.version, r.engine.args, string(boot),
+		fi.Size(), fi.ModTime().UnixNano(),
+	})
+	if err != nil {
+		return "", err
+	}
+	return digest.FromBytes(key).Encoded(), nil
+}
+
+// proveInside returns the inside checks, from a kept proof or a new one.
+func (r *run) proveInside(ctx context.Context) ([]Check, string, error) {
+	path, err := findProbe(r.engine.probe)
+	if err != nil {
+		return nil, "", err
+	}
+	key, err := r.proofKey(path)
+	if err != nil {
+		return nil, "", fmt.Errorf("%w: %w", ErrIsolation, err)
+	}
+	file := filepath.Join(r.job.StateDir, "proof-"+key[:32]+".json")
+	if p, err := readProof(file, key); err == nil {
+		return p.Checks, "cache", nil
+	}
+	r.note("proving from within that the box is closed")
+	report, err := r.probe(ctx, path)
+	if err != nil {
+		return nil, "", err
+	}
+	checks := make([]Check, 0, len(report.Tries))
+	for _, t := range report.Tries {
+		checks = append(checks, Check{Name: clip(oneLine(t.Name), 128), Where: "inside", Passed: t.Closed, Found: clip(oneLine(t.Found), 512)})
+	}
+	if allPassed(checks) {
+		if err := writeProof(file, proof{Key: key, Made: time.Now(), Checks: checks}); err != nil {
+			return nil, "", err
+		}
+	}
+	return checks, "run", nil
+}
+
+// probe runs the probe in a box of the engine's flags.
+func (r *run) probe(ctx context.Context, path string) (*probe.Report, error) {
+	b, err := layBait(r.job.StateDir)
+	if err != nil {
+		return nil, fmt.Errorf("%w: the probe's bait: %w", ErrIsolation, err)
+	}
+	defer b.remove()
+	l := *r.launch
+	plan, err := json.Marshal(r.probePlan(b))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrIsolation, err)
+	}
+	l.entrypoint, l.args = probeTarget, []string{probe.Arg, "try", string(plan)}
+	l.binds = append(slices.Clone(l.binds), bind{source: path, target: probeTarget})
+	began := time.Now()
+	box, err := r.engine.start(ctx, r.job, &l, r.image, "probe", false)
+	if err != nil {
+		return nil, err
+	}
+	out, err := box.await(ctx, probeTimeout)
+	if cerr := box.close(ctx); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: the probe: %w", ErrIsolation, err)
+	}
+	report, err := parseReport(out)
+	if err != nil {
+		return nil, fmt.Errorf("%w: the probe after %s: %w: %s", ErrIsolation, time.Since(began).Round(time.Millisecond), err, clipTail(oneLine(string(out)), 512))
+	}
+	return report, nil
+}
+
+func (r *run) probePlan(b *bait) probe.Plan {
+	plan := probe.Plan{
+		Model: modelTarget, TCP: b.tcp, Nowhere: b.nowhere, Socket: b.socket, VSock: b.vsock,
+		Files:   []string{b.file, r.job.StateDir, "/run/containerd/containerd.sock", "/var/run/docker.sock", "/run/podman/podman.sock"},
+		Env:     []string{"PATH", "HOME", "HOSTNAME", "TERM", "container"},
+		Devices: len(r.launch.devices) > 0, Pids: r.launch.pids, Memory: r.launch.memory,
+	}
+	// A device's CDI spec sets variables of its own; they are not the host's
+	// environment, but which they are is not known here.
+	plan.Env = append(plan.Env, slices.Collect(maps.Keys(r.image.env))...)
+	for _, kv := range r.launch.env {
+		name, _, _ := strings.Cut(kv, "=")
+		plan.Env = append(plan.Env, name)
+	}
+	for _, t := range r.launch.tmpfs {
+		plan.Tmpfs = append(plan.Tmpfs, probe.Tmpfs{Path: t.path, Size: t.size, Exec: t.exec})
+	}
+	plan.Tmpfs = append(plan.Tmpfs, probe.Tmpfs{Path: "/dev/shm", Size: r.launch.shm})
+	return plan
+}
+
+// parseReport wants one whole report. Anything less is no proof.
+func parseReport(out []byte) (*probe.Report, error) {
+	line, rest, ok := bytes.Cut(out, []byte("\n"))
+	if !ok || len(bytes.TrimSpace(rest)) > 0 {
+		return nil, errors.New("it printed no report")
+	}
+	var r probe.Report
+	if err := json.Unmarshal(line, &r, json.RejectUnknownMembers(true)); err != nil {
+		return nil, err
+	}
+	if !r.End || len(r.Tries) < minTries {
+		return nil, fmt.Errorf("its report of %d attempts is not whole", len(r.Tries))
+	}
+	return &r, nil
+}
+
+// minTries is fewer than any probe makes; a report of less is not one.
+const minTries = 60
+
+// await reads the probe's report: all that the box prints until its first
+// line is whole or the box ends.
+func (b *box) await(ctx context.Context, limit time.Duration) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	if b.log == nil {
+		if _, err := b.engine.call(ctx, "wait", b.record.Container); err != nil {
+			return nil, err
+		}
+		out, errs, _, err := b.engine.readLogs(ctx, b.record.Container)
+		if out == "" {
+			out = errs
+		}
+		return []byte(out), err
+	}
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		text, total := b.log.text()
+		if total > probeReport {
+			return nil, errTooLong
+		}
+		if strings.HasSuffix(text, "\n") {
+			return []byte(text), nil
+		}
+		select {
+		case <-ctx.Done():
+			return []byte(text), context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+}
+
+func readProof(path, key string) (*proof, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, probeReport))
+	if err != nil {
+		return nil, err
+	}
+	var p proof
+	if err := json.Unmarshal(b, &p, json.RejectUnknownMembers(true)); err != nil {
+		return nil, err
+	}
+	if p.Key != key || len(p.Checks) < minTries || !allPassed(p.Checks) {
+		return nil, errors.New("it is another box's proof")
+	}
+	return &p, nil
+}
+
+// writeProof keeps a proof and drops the oldest ones.
+func writeProof(path string, p proof) error {
+	b, err := json.Marshal(p)
+	if err == nil {
+		err = replaceFile(path, b)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrStateDir, err)
+	}
+	old, err := filepath.Glob(filepath.Join(filepath.Dir(path), "proof-*.json"))
+	if err != nil || len(old) <= maxProofs {
+		return nil
+	}
+	age := func(path string) time.Time {
+		fi, err := os.Stat(path)
+		if err != nil {
+			return time.Time{}
+		}
+		return fi.ModTime()
+	}
+	slices.SortFunc(old, func(a, b string) int { return age(a).Compare(age(b)) })
+	for _, path := range old[:len(old)-maxProofs] {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%w: %w", ErrStateDir, err)
+		}
+	}
+	return nil
+}
+
+// replaceFile writes a file that a reader finds whole or not at all. A proof
+// or profile that a power cut loses is made again.
+func replaceFile(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(b)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
