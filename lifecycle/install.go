@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -53,7 +54,7 @@ func (n *Node) install(ctx context.Context, acc *snapshot.Accepted, m *snapshot.
 	if err != nil {
 		return fmt.Errorf("fetch manifest: %w", err)
 	}
-	if err := n.reportMismatches(m, acc, a.Mismatches); err != nil {
+	if err := n.reportMismatches(m, acc, a.Mismatches, nil); err != nil {
 		return err
 	}
 	if d := policy.AdmitLayout(pol, *m, string(a.Format), claims(a)); !d.Allowed {
@@ -66,7 +67,7 @@ func (n *Node) install(ctx context.Context, acc *snapshot.Accepted, m *snapshot.
 	step = n.step(m.ID(), "fetch")
 	res, err := c.Fetch(ctx, st, l, a, oci.FetchOptions{Progress: n.o.Progress, Model: m.ID()})
 	step(err, fetchedLine(res))
-	if merr := n.reportMismatches(m, acc, res.Mismatches); merr != nil && err == nil {
+	if merr := n.reportMismatches(m, acc, res.Mismatches, err); merr != nil && err == nil {
 		err = merr
 	}
 	if err != nil {
@@ -136,9 +137,14 @@ func (n *Node) checkContent(st *cas.Store, pol snapshot.Policy, m *snapshot.Mode
 }
 
 // reportMismatches writes an incident for each source that sent wrong bytes,
-// also when another source had the right ones.
-func (n *Node) reportMismatches(m *snapshot.Model, acc *snapshot.Accepted, ms []oci.Mismatch) error {
+// also when another source had the right ones. The mismatch that ended the
+// fetch with err is left to whoever settles that.
+func (n *Node) reportMismatches(m *snapshot.Model, acc *snapshot.Accepted, ms []oci.Mismatch, err error) error {
+	last, _ := errors.AsType[*oci.DigestError](err)
 	for _, x := range ms {
+		if last != nil && x.Expected == last.Expected && x.Source == last.Source {
+			continue
+		}
 		found := x.Found.String()
 		if len(x.Ranges) > 0 {
 			found = fmt.Sprintf("%s (wrong in %d ranges, the first at byte %d)", found, len(x.Ranges), x.Ranges[0].Off)

@@ -17,14 +17,16 @@ import (
 
 // SyncOptions choose what a pass does.
 type SyncOptions struct {
-	Source  snapshot.Source // where to look for a newer snapshot; nil: act on the stored one
-	DryRun  bool            // plan only; nothing on the node changes
-	Install bool            // install alone, no test inference
-	Test    bool            // test alone: what is not installed is not fetched
-	Only    []string        // names or name@version; empty: all
-	Force   bool            // ignore backoff
-	Retest  bool            // test what is Active again
-	Wait    time.Duration   // for another pass to end
+	Source snapshot.Source // where to look for a newer snapshot; nil: act on the stored one
+	// SourceName is Source as a person wrote it, for incidents.
+	SourceName string
+	DryRun     bool          // plan only; nothing on the node changes
+	Install    bool          // install alone, no test inference
+	Test       bool          // test alone: what is not installed is not fetched
+	Only       []string      // names or name@version; empty: all
+	Force      bool          // ignore backoff
+	Retest     bool          // test what is Active again
+	Wait       time.Duration // for another pass to end
 }
 
 // Outcome is what became of one action.
@@ -113,7 +115,7 @@ func (n *Node) refresh(ctx context.Context, o SyncOptions, res *SyncResult) (*sn
 	}
 	res.SnapshotFailure = AsFailure(err)
 	if !o.DryRun {
-		if ierr := n.rejected(err); ierr != nil {
+		if ierr := n.rejected(err, o.SourceName); ierr != nil {
 			return nil, errors.Join(err, ierr)
 		}
 	}
@@ -124,28 +126,29 @@ func (n *Node) refresh(ctx context.Context, o SyncOptions, res *SyncResult) (*sn
 	return acc, nil
 }
 
-// Apply accepts a pushed snapshot. A refusal is an incident and changes nothing.
-func (n *Node) Apply(bundle []byte) (*snapshot.Accepted, error) {
+// Apply accepts a pushed snapshot; source says where it came from. A refusal
+// is an incident and changes nothing.
+func (n *Node) Apply(bundle []byte, source string) (*snapshot.Accepted, error) {
 	t, err := n.trust()
 	if err != nil {
 		return nil, err
 	}
 	acc, err := t.Apply(bundle, n.now())
 	if err != nil {
-		return nil, errors.Join(err, n.rejected(err))
+		return nil, errors.Join(err, n.rejected(err, source))
 	}
 	return acc, nil
 }
 
 // rejected writes the incident of a snapshot that did not verify. A source
 // that merely did not answer is no incident.
-func (n *Node) rejected(err error) error {
+func (n *Node) rejected(err error, source string) error {
 	if !errors.Is(err, snapshot.ErrRejected) {
 		return nil
 	}
 	in := Incident{
 		Kind: CauseSnapshot, Expected: "a snapshot signed by " + n.o.Network + " and not older than the accepted one",
-		Found: err.Error(), Reason: "the snapshot was rejected", Action: "the last good snapshot stays in force",
+		Found: err.Error(), Source: source, Reason: "the snapshot was rejected", Action: "the last good snapshot stays in force",
 	}
 	if cur, cerr := n.Current(); cerr == nil {
 		in.Snapshot = cur.Digest

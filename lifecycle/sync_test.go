@@ -151,7 +151,7 @@ func TestRefusalsLeaveNothingUsable(t *testing.T) {
 				t.Errorf("record: tree %q, cause %q", r.Tree, r.Cause)
 			}
 			ins, err := n.Incidents("tiny", 0)
-			if err != nil || (len(ins) > 0) != c.incident {
+			if err != nil || (len(ins) == 1) != c.incident || len(ins) > 1 {
 				t.Errorf("incidents: %+v, %v", ins, err)
 			}
 			for _, in := range ins {
@@ -241,7 +241,7 @@ func TestSecondSnapshotMovesModels(t *testing.T) {
 
 	before, err := n.Current()
 	w.must(err)
-	_, err = n.Apply(first)
+	_, err = n.Apply(first, "push file")
 	if f := AsFailure(err); f == nil || f.Cause != CauseSnapshot || !errors.Is(err, snapshot.ErrReplay) {
 		t.Errorf("a replayed snapshot: %v", err)
 	}
@@ -251,7 +251,7 @@ func TestSecondSnapshotMovesModels(t *testing.T) {
 		t.Errorf("the replay changed the snapshot in force")
 	}
 	ins, _ := n.Incidents("", 0)
-	if len(ins) != 1 || ins[0].Kind != CauseSnapshot || ins[0].Expected == "" || ins[0].Found == "" {
+	if len(ins) != 1 || ins[0].Kind != CauseSnapshot || ins[0].Expected == "" || ins[0].Found == "" || ins[0].Source == "" {
 		t.Errorf("incidents: %+v", ins)
 	}
 }
@@ -445,7 +445,7 @@ func TestStaleSnapshotActivatesNothing(t *testing.T) {
 	w.list("tiny", "v1", w.push("tiny", w.key, "first"))
 	bundle := w.publish()
 	n := w.node()
-	_, err := n.Apply(bundle)
+	_, err := n.Apply(bundle, "push file")
 	w.must(err)
 	// The same node, ten days later: the timestamp's week is over.
 	n.o.Now = func() time.Time { return time.Now().Add(10 * 24 * time.Hour) }

@@ -104,7 +104,7 @@ nothing.`,
 			if err != nil {
 				return usageError{err}
 			}
-			acc, err := n.Apply(b)
+			acc, err := n.Apply(b, as[0])
 			if err != nil {
 				return err
 			}

@@ -39,6 +39,7 @@ not answer or does not verify, the last good snapshot stays in force.`,
 				if o.Source, err = snapshotSource(cfg); err != nil {
 					return err
 				}
+				o.SourceName = cfg.Snapshot.Source
 			}
 			res, err := n.Sync(cmd.Context(), o)
 			if err != nil {
