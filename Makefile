@@ -22,12 +22,15 @@ help: ## list the targets
 # --- the product ---------------------------------------------------------
 
 .PHONY: build
-build: bin/rmodels ## build bin/rmodels
+build: bin/rmodels bin/rmodels-probe ## build bin/rmodels and the probe that belongs beside it
 
 # go build knows best whether something changed.
-.PHONY: bin/rmodels bin/rmodels-race bin/tinygguf
+.PHONY: bin/rmodels bin/rmodels-probe bin/rmodels-race bin/tinygguf
 bin/rmodels:
 	go build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/rmodels
+# The probe runs inside other people's images, so it brings all that it needs.
+bin/rmodels-probe:
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o $@ ./runner/probe/rmodels-probe
 bin/rmodels-race:
 	go build -race -ldflags '-X github.com/resultity/rmodels/internal/version.Version=$(VERSION)' -o $@ ./cmd/rmodels
 bin/tinygguf:
@@ -70,7 +73,7 @@ demo-down: ## end and remove everything that the demo started or wrote
 # --- checks --------------------------------------------------------------
 
 .PHONY: test
-test: deps tools runtime lint bin/rmodels bin/rmodels-race ## everything: linters, unit, integration and end-to-end tests
+test: deps tools runtime lint build bin/rmodels-race ## everything: linters, unit, integration and end-to-end tests
 	hack/testbed/with.sh $(TESTBED) $(MAKE) --no-print-directory test-go
 
 # The environment comes from with.sh.

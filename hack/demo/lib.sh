@@ -39,7 +39,7 @@ end_step() {
 # says how it is getting on: in place on a terminal, every ten seconds
 # elsewhere. The output is shown when the command fails.
 watched() {
-  local title=$1 log=$demo/log/setup.log start pid lines last=0 elapsed
+  local title=$1 log=$demo/log/setup.log start pid word last=0 elapsed
   shift
   start=$(now)
   : > "$log"
@@ -47,12 +47,12 @@ watched() {
   pid=$!
   while kill -0 "$pid" 2>/dev/null; do
     elapsed=$((($(now) - start) / 1000000))
-    lines=$(wc -l < "$log")
+    word=$(tail -n 1 "$log" | cut -c1-60)
     if [ -t 1 ]; then
-      printf '\r   … %s: %d s, %s packages\e[K' "$title" "$elapsed" "$lines"
+      printf '\r   … %s: %d s  %s%s%s\e[K' "$title" "$elapsed" "$dim" "$word" "$plain"
     elif [ $((elapsed / 10)) -gt "$last" ]; then
       last=$((elapsed / 10))
-      note "… $title: $elapsed s, $lines packages"
+      note "… $title: $elapsed s  $word"
     fi
     sleep 0.2
   done
