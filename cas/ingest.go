@@ -90,6 +90,9 @@ func (s *Store) Ingest(ctx context.Context, l *Lease, d digest.Digest, size int6
 	}
 	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
 		published, err := s.settled(ctx, k)
+		if errors.Is(err, ErrCorrupt) {
+			err = s.removeImpostor(ctx, k)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -147,6 +150,19 @@ func (s *Store) settled(ctx context.Context, k key) (bool, error) {
 		return false, err
 	}
 	return true, s.removeIngest(k)
+}
+
+// removeImpostor takes away what has a blob's name and is no regular file. The
+// flag makes the new blob take its place in the trees.
+func (s *Store) removeImpostor(ctx context.Context, k key) error {
+	if err := s.setSuspect(k, suspicion{Reason: "not a regular file"}); err != nil {
+		return err
+	}
+	err := s.renameShared(ctx, s.blobPath(k), filepath.Join(s.trashPath(), "x-"+k.hex()+"-"+randomID()))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // claim takes the ingest lock of k, or returns nil when someone has it.

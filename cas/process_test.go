@@ -227,4 +227,3 @@ func TestKilledLeaseProtectsNothing(t *testing.T) {
 		t.Error("a dead process's lease protects")
 	}
 }
-

@@ -5,7 +5,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
+	"io/fs"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -28,11 +29,18 @@ type Finding struct {
 	Kind     string  `json:"kind"` // blob, map, tree, ref, lease, flag, partial, trash, store
 	Name     string  `json:"name"`
 	Problem  string  `json:"problem"`
+	Cause    string  `json:"cause,omitzero"` // CauseDisk or CauseMemory, where that is known
 	Expected string  `json:"expected,omitzero"`
 	Found    string  `json:"found,omitzero"`
 	Ranges   []Range `json:"ranges,omitzero"` // of a blob that are bad, where that is known
 	Remedy   string  `json:"remedy,omitzero"` // what to do about it
 }
+
+// Causes of a finding.
+const (
+	CauseDisk   = "disk"   // the disk returns other bytes than were written
+	CauseMemory = "memory" // the disk is good; what was read was not
+)
 
 // Verify hashes blobs with SHA-256 and reports those that are missing or bad.
 // A bad one becomes suspect; a suspect one that is good after all is trusted
@@ -83,49 +91,106 @@ func (s *Store) verify(ctx context.Context, k key, onProgress func(digest.Digest
 	case errors.Is(err, ErrCorrupt):
 		f := &Finding{Kind: "blob", Name: string(d), Problem: "not a regular file", Found: err.Error(), Remedy: "ingest it again"}
 		return f, s.setSuspect(k, suspicion{Reason: "verify: not a regular file"})
+	case errors.Is(err, fs.ErrNotExist):
+		return &Finding{Kind: "blob", Name: string(d), Problem: "missing", Remedy: "ingest it again"}, nil
 	case errors.Is(err, unix.EIO):
 		f := &Finding{Kind: "blob", Name: string(d), Problem: "unreadable", Found: err.Error(), Remedy: "replace the disk, or repair the blob from a source"}
 		return f, s.setSuspect(k, suspicion{Reason: "verify: " + err.Error()})
 	case err != nil:
 		return nil, fmt.Errorf("verify %s: %w", d, err)
 	case found != d:
-		f := &Finding{
-			Kind: "blob", Name: string(d), Problem: fmt.Sprintf("its %d bytes hash to another digest", size),
-			Expected: string(d), Found: string(found), Remedy: "repair the blob from a source",
-		}
-		return f, s.setSuspect(k, suspicion{Reason: "verify: found " + string(found)})
-	case st.Suspect:
-		return nil, s.clearSuspect(k)
+		return s.convict(ctx, k, found, size)
 	}
-	return nil, nil
+	return nil, s.acquit(k, st.Suspect)
 }
 
-// hashBlob is the SHA-256 of what is stored under k.
+// acquit gives a blob whose bytes are good the mode and time of one, and the
+// trust.
+func (s *Store) acquit(k key, suspect bool) error {
+	st, err := s.lstat(k)
+	if errors.Is(err, ErrNotFound) {
+		return nil // collected meanwhile
+	}
+	if err != nil {
+		return err
+	}
+	if st.Mode&0o7777 != 0o444 || st.Mtim.Sec != Epoch.Unix() || st.Mtim.Nsec != 0 {
+		if err := s.settle(k); err != nil {
+			return err
+		}
+	}
+	if suspect {
+		return s.clearSuspect(k)
+	}
+	return nil
+}
+
+// convict says what is wrong with a blob whose bytes hash to something else.
+// Where its map finds the disk good, it was the page cache that was bad: that
+// is dropped, and the blob has a second hearing.
+func (s *Store) convict(ctx context.Context, k key, found digest.Digest, size int64) (*Finding, error) {
+	f := &Finding{
+		Kind: "blob", Name: string(k.digest()), Problem: fmt.Sprintf("its %d bytes hash to another digest", size),
+		Expected: string(k.digest()), Found: string(found), Remedy: "repair the blob from a source",
+	}
+	m, mapped, err := s.readAnyMap(k)
+	if err != nil {
+		return f, err
+	}
+	if mapped && m.size == size {
+		disk, err := s.openDisk(s.blobPath(k))
+		if err != nil {
+			return f, err
+		}
+		defer disk.close()
+		bad, err := disk.badRanges(ctx, m)
+		if err != nil {
+			return f, err
+		}
+		f.Ranges, f.Cause = bad, CauseDisk
+		if len(bad) == 0 && disk.direct != nil {
+			f.Cause = CauseMemory
+			f.Problem = "the page cache had other bytes than the disk"
+			f.Remedy = "test the memory of this machine; restart what has the blob open"
+			_ = unix.Fadvise(int(disk.cached.Fd()), 0, 0, unix.FADV_DONTNEED) // the second hash tells
+			if again, _, err := s.hashBlob(ctx, k, nil); err != nil || again == k.digest() {
+				return f, err
+			}
+		}
+	}
+	return f, s.setSuspect(k, suspicion{Reason: "verify: found " + string(found)})
+}
+
+// hashBlob is the SHA-256 of what is stored under k, as its readers see it.
 func (s *Store) hashBlob(ctx context.Context, k key, onProgress func(digest.Digest, int64, int64)) (digest.Digest, int64, error) {
-	b, err := s.openBlob(k)
+	f, err := s.fs.OpenFile(s.blobPath(k), os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return "", 0, err
 	}
-	defer b.Close()
-	_ = unix.Fadvise(int(b.Fd()), 0, 0, unix.FADV_SEQUENTIAL) // advice only
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return "", 0, err
+	}
+	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_SEQUENTIAL) // advice only
 	sha := sha256.New()
-	buf := make([]byte, min(1<<20, b.Size()+1))
+	buf := make([]byte, min(readBack, st.Size()+1))
 	done := int64(0)
 	for {
 		if err := context.Cause(ctx); err != nil {
 			return "", 0, err
 		}
-		n, err := b.Read(buf)
-		sha.Write(buf[:n])
-		done += int64(n)
-		if onProgress != nil && n > 0 {
-			onProgress(k.digest(), done, b.Size())
-		}
-		if err == io.EOF {
-			return digest.NewDigest(digest.SHA256, sha), done, nil
-		}
+		b, err := readFull(f, buf, done)
 		if err != nil {
 			return "", done, err
+		}
+		if len(b) == 0 {
+			return digest.NewDigest(digest.SHA256, sha), done, nil
+		}
+		sha.Write(b)
+		done += int64(len(b))
+		if onProgress != nil {
+			onProgress(k.digest(), done, st.Size())
 		}
 	}
 }

@@ -1,0 +1,88 @@
+package cas
+
+import (
+	"errors"
+	"io"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/resultity/rmodels/internal/durable"
+)
+
+// directAlign is what O_DIRECT asks of offsets, lengths and addresses on every
+// disk up to the 4 KiB native sector.
+const directAlign = 4096
+
+// diskReader reads a blob from the disk itself. The page cache, which holds
+// what the engine works with, is neither used nor disturbed. Where the file
+// system has no direct reads (tmpfs before Linux 6.6), it reads through the
+// cache.
+type diskReader struct {
+	direct, cached durable.File
+}
+
+func (s *Store) openDisk(path string) (*diskReader, error) {
+	cached, err := s.fs.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	direct, err := s.fs.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_DIRECT, 0)
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EOPNOTSUPP) {
+		cached.Close()
+		return nil, err
+	}
+	if err != nil {
+		direct = nil
+	}
+	return &diskReader{direct, cached}, nil
+}
+
+func (r *diskReader) close() {
+	r.cached.Close()
+	if r.direct != nil {
+		r.direct.Close()
+	}
+}
+
+// read returns the bytes [off, off+n) as the disk has them, in buf, which
+// [alignedBuffer] made for at least n bytes. Less come back at the end of the
+// file.
+func (r *diskReader) read(buf []byte, off, n int64) ([]byte, error) {
+	if r.direct == nil {
+		return readFull(r.cached, buf[:n], off)
+	}
+	from := off / directAlign * directAlign
+	to := (off + n + directAlign - 1) / directAlign * directAlign
+	b, err := readFull(r.direct, buf[:to-from], from)
+	if errors.Is(err, unix.EINVAL) { // a disk with larger sectors
+		return readFull(r.cached, buf[:n], off)
+	}
+	if err != nil {
+		return nil, err
+	}
+	b = b[min(int64(len(b)), off-from):]
+	return b[:min(int64(len(b)), n)], nil
+}
+
+// readCached returns the bytes as readers of the blob see them.
+func (r *diskReader) readCached(buf []byte, off, n int64) ([]byte, error) {
+	return readFull(r.cached, buf[:n], off)
+}
+
+func readFull(f io.ReaderAt, p []byte, off int64) ([]byte, error) {
+	n, err := f.ReadAt(p, off)
+	if err == io.EOF {
+		err = nil
+	}
+	return p[:n], err
+}
+
+// alignedBuffer has room for n bytes at any offset, and an address that
+// O_DIRECT takes.
+func alignedBuffer(n int64) []byte {
+	b := make([]byte, n+3*directAlign)
+	skip := directAlign - int(uintptr(unsafe.Pointer(&b[0]))%directAlign)
+	return b[skip : int64(skip)+n+2*directAlign]
+}

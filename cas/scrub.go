@@ -1,0 +1,360 @@
+package cas
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/zeebo/xxh3"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/resultity/rmodels/internal/durable"
+)
+
+// ScrubOptions tune [Store.Scrub].
+type ScrubOptions struct {
+	// Budget is how many bytes one run reads. The next run goes on behind
+	// them, so what was not looked at for longest comes first. Zero: all.
+	Budget   int64
+	Parallel int // chunks at a time; zero: one for each processor
+	// OnProgress is called from several goroutines with bytes read.
+	OnProgress func(done, total int64)
+}
+
+// ScrubResult is what a scrub looked at and found.
+type ScrubResult struct {
+	Blobs    int       `json:"blobs"`
+	Bytes    int64     `json:"bytes"`
+	Whole    bool      `json:"whole"` // the run came round to where it began
+	Findings []Finding `json:"findings"`
+}
+
+// scrubCursor is where the next scrub begins.
+type scrubCursor struct {
+	Next  string    `json:"next"`  // hex of the blob
+	Chunk int       `json:"chunk"` // of that blob
+	At    time.Time `json:"at"`
+}
+
+// Scrub reads published blobs from the disk, past the page cache, and compares
+// them with their chunk maps: a tenth of the work of [Store.Verify]. What does
+// not match is read once more, to tell the disk from the memory, and becomes
+// suspect. Blobs without a map are hashed, and get one. [ErrBusy] when another
+// scrub runs.
+func (s *Store) Scrub(ctx context.Context, o ScrubOptions) (ScrubResult, error) {
+	lock, err := tryLock(s.path("scrub.lock"), unix.O_RDWR|unix.O_CREAT, unix.LOCK_EX)
+	if err != nil {
+		return ScrubResult{}, noSpace(err)
+	}
+	if lock == nil {
+		return ScrubResult{}, fmt.Errorf("%w: another scrub is running", ErrBusy)
+	}
+	defer lock.unlock()
+	blobs, err := s.Blobs(ctx)
+	if err != nil {
+		return ScrubResult{}, err
+	}
+	slices.Sort(blobs)
+	from, err := s.readCursor()
+	if err != nil {
+		return ScrubResult{}, err
+	}
+	keys, err := keysOf(blobs)
+	if err != nil {
+		return ScrubResult{}, err
+	}
+	return s.scrub(ctx, keys, from, o)
+}
+
+// readCursor takes a cursor that cannot be read for none: it only says where
+// to begin.
+func (s *Store) readCursor() (scrubCursor, error) {
+	var c scrubCursor
+	err := readRecord(s.path("scrub"), &c)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrCorrupt) {
+		return scrubCursor{}, nil
+	}
+	return c, err
+}
+
+func (s *Store) scrub(ctx context.Context, keys []key, from scrubCursor, o ScrubOptions) (r ScrubResult, err error) {
+	if o.Parallel <= 0 {
+		o.Parallel = runtime.GOMAXPROCS(0)
+	}
+	start, found := slices.BinarySearchFunc(keys, from.Next, func(k key, h string) int { return strings.Compare(k.hex(), h) })
+	if !found {
+		from.Chunk = 0
+	}
+	run := &scrubRun{s: s, o: o, buffers: make(chan []byte, o.Parallel)}
+	for range o.Parallel {
+		run.buffers <- nil // made when first used
+	}
+	next := scrubCursor{}
+	done := 0
+	for n := range len(keys) + 1 {
+		if n == len(keys) && (from.Chunk == 0 || len(keys) == 0) {
+			break
+		}
+		if o.Budget > 0 && run.bytes() >= o.Budget {
+			break
+		}
+		k := keys[(start+n)%len(keys)]
+		first, last := 0, -1
+		if n == 0 {
+			first = from.Chunk
+		}
+		if n == len(keys) {
+			last = from.Chunk // the part of the first blob that was left out
+		}
+		var reached int
+		if reached, err = run.blob(ctx, k, first, last); err != nil {
+			next = scrubCursor{Next: k.hex(), Chunk: reached}
+			break
+		}
+		if reached > 0 { // the budget ended inside
+			next = scrubCursor{Next: k.hex(), Chunk: reached}
+			break
+		}
+		done++
+		next = scrubCursor{Next: keys[(start+n+1)%len(keys)].hex()}
+	}
+	r = ScrubResult{Blobs: done, Bytes: run.bytes(), Whole: done >= len(keys), Findings: run.findings}
+	slices.SortFunc(r.Findings, func(a, b Finding) int { return strings.Compare(a.Name, b.Name) })
+	next.At = s.now().UTC()
+	b, sealErr := seal(next)
+	if sealErr == nil {
+		sealErr = durable.WriteFileFS(s.fs, s.path("scrub"), b, 0o644)
+	}
+	return r, errors.Join(err, sealErr)
+}
+
+// scrubRun is one scrub under way.
+type scrubRun struct {
+	s       *Store
+	o       ScrubOptions
+	buffers chan []byte // a token for each chunk at a time, with its buffer
+
+	mu       sync.Mutex
+	read     int64
+	total    int64
+	findings []Finding
+}
+
+func (r *scrubRun) bytes() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.read
+}
+
+func (r *scrubRun) count(n int64) {
+	r.mu.Lock()
+	r.read += n
+	done, total := r.read, r.total
+	r.mu.Unlock()
+	if r.o.OnProgress != nil {
+		r.o.OnProgress(done, max(total, done))
+	}
+}
+
+// blob checks the chunks [first, last) of a blob; last -1 means all. It
+// returns the chunk at which the budget ended, or 0.
+func (r *scrubRun) blob(ctx context.Context, k key, first, last int) (reached int, err error) {
+	s := r.s
+	st, err := s.lstat(k)
+	if errors.Is(err, ErrNotFound) {
+		return 0, nil // collected meanwhile
+	}
+	if err != nil && !errors.Is(err, ErrCorrupt) {
+		return 0, err
+	}
+	r.mu.Lock()
+	r.total += st.Size
+	r.mu.Unlock()
+	m, have, mapErr := s.readAnyMap(k)
+	if mapErr != nil {
+		return 0, mapErr
+	}
+	if err != nil || !have {
+		return 0, r.hash(ctx, k, st.Size)
+	}
+	if flag, err := s.readSuspect(k); err != nil || flag != nil {
+		return 0, err // known, and waiting for its repair
+	}
+	if last < 0 || last > len(m.chunks) {
+		last = len(m.chunks)
+	}
+	if st.Size != m.size {
+		return 0, r.bad(k, Finding{
+			Problem: fmt.Sprintf("it has %d bytes instead of %d", st.Size, m.size), Cause: CauseDisk,
+		}, m, st.Size)
+	}
+	disk, err := s.openDisk(s.blobPath(k))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer disk.close()
+	var bad, memory []Range
+	var mu sync.Mutex
+	g, gctx := errgroup.WithContext(ctx)
+	n := first
+	for ; n < last && gctx.Err() == nil; n++ {
+		if r.o.Budget > 0 && n > first && r.bytes() >= r.o.Budget {
+			break
+		}
+		c := m.chunks[n]
+		buf := <-r.buffers
+		r.count(c.len)
+		g.Go(func() error {
+			if buf == nil {
+				buf = alignedBuffer(ChunkSize)
+			}
+			defer func() { r.buffers <- buf }()
+			cause, err := disk.checkChunk(buf, c)
+			mu.Lock()
+			defer mu.Unlock()
+			switch cause {
+			case CauseDisk:
+				bad = append(bad, Range{c.off, c.len})
+			case CauseMemory:
+				memory = append(memory, Range{c.off, c.len})
+			}
+			return err
+		})
+	}
+	if err := errors.Join(g.Wait(), context.Cause(ctx)); err != nil {
+		return first, err
+	}
+	if len(memory) > 0 {
+		r.add(k, Finding{
+			Problem: "a read returned bytes that the disk does not have", Cause: CauseMemory,
+			Ranges: merge(memory), Remedy: "test the memory of this machine; the blob is good",
+		})
+	}
+	if len(bad) > 0 {
+		if err := r.bad(k, Finding{Problem: "bytes rotted", Cause: CauseDisk, Ranges: merge(bad)}, m, st.Size); err != nil {
+			return first, err
+		}
+	}
+	if n < last {
+		return n, nil
+	}
+	return 0, nil
+}
+
+// checkChunk reads a chunk and, when it does not match, once more.
+func (r *diskReader) checkChunk(buf []byte, c chunk) (cause string, err error) {
+	good := func() (bool, error) {
+		b, err := r.read(buf, c.off, c.len)
+		if errors.Is(err, unix.EIO) {
+			return false, nil // a sector that cannot be read is a bad one
+		}
+		return err == nil && int64(len(b)) == c.len && xxh3.Hash128(b) == c.sum, err
+	}
+	if ok, err := good(); ok || err != nil {
+		return "", err
+	}
+	ok, err := good()
+	switch {
+	case err != nil:
+		return "", err
+	case ok:
+		return CauseMemory, nil
+	}
+	return CauseDisk, nil
+}
+
+func (r *scrubRun) add(k key, f Finding) {
+	f.Kind, f.Name = "blob", string(k.digest())
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.findings = append(r.findings, f)
+}
+
+// bad makes a blob suspect and reports it.
+func (r *scrubRun) bad(k key, f Finding, m chunkMap, size int64) error {
+	if f.Ranges == nil && size < m.size {
+		f.Ranges = []Range{{size, m.size - size}}
+	}
+	f.Remedy = "repair the blob from a source"
+	r.add(k, f)
+	return r.s.setSuspect(k, suspicion{Reason: "scrub: " + f.Problem})
+}
+
+// hash checks a blob without a usable map by its digest, and writes the map.
+func (r *scrubRun) hash(ctx context.Context, k key, size int64) error {
+	r.count(size)
+	f, err := r.s.verify(ctx, k, nil)
+	if err != nil {
+		return err
+	}
+	if f != nil {
+		if f.Problem != "missing" {
+			r.add(k, *f)
+		}
+		return nil
+	}
+	if size <= MapThreshold {
+		return nil
+	}
+	return r.s.rebuildMap(ctx, k)
+}
+
+// rebuildMap writes the map of a blob whose bytes were just verified, in a
+// pass that verifies them again: nothing else vouches for what it reads.
+func (s *Store) rebuildMap(ctx context.Context, k key) error {
+	b, err := s.openBlob(k)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	h := newHasher()
+	buf := make([]byte, readBack)
+	for h.off < b.Size() {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		p, err := readFull(b, buf, h.off)
+		if err != nil || len(p) == 0 {
+			return errors.Join(err, fmt.Errorf("%w: %s shrank while it was read", ErrCorrupt, k.digest()))
+		}
+		h.sumBytes(p)
+		h.mapBytes(p)
+		h.advance(len(p))
+	}
+	if found := h.digest(); found != k.digest() {
+		return &MismatchError{Digest: k.digest(), Found: found, Size: h.off}
+	}
+	return noSpace(durable.WriteFileFS(s.fs, s.mapPath(k), h.finish().encode(), 0o444))
+}
+
+// readAnyMap is the map of a blob, whatever size the blob has now.
+func (s *Store) readAnyMap(k key) (chunkMap, bool, error) {
+	b, err := readFile(s.mapPath(k), int64(maxMapBytes))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrCorrupt) || errors.Is(err, unix.ELOOP) {
+		return chunkMap{}, false, nil
+	}
+	if err != nil {
+		return chunkMap{}, false, err
+	}
+	m, err := parseChunkMap(b)
+	return m, err == nil, nil
+}
+
+// merge sorts ranges and joins those that touch.
+func merge(ranges []Range) []Range {
+	var set rangeSet
+	for _, r := range ranges {
+		set = set.add(r)
+	}
+	return set
+}
