@@ -137,6 +137,7 @@ var causes = []struct {
 	{runner.ErrBusy, CauseBusy, "one test inference runs at a time; try again when it has ended"},
 	{runner.ErrGPUBusy, CauseBusy, "the GPU is held by another runtime; stop it or let the agent yield it"},
 	{runner.ErrNoEngine, CauseEngine, "install nerdctl with containerd, docker or podman, or set engine.path in the configuration"},
+	{runner.ErrProbe, CauseEngine, "put rmodels-probe, which make build makes, beside rmodels"},
 	{runner.ErrDevice, CauseEngine, "list the devices with: nvidia-ctk cdi list"},
 	{runner.ErrIsolation, CauseIsolation, "do not run models on this engine before it is mended; see rmodels incidents"},
 	{runner.ErrImage, CauseContent, "the runtime image cannot be run sealed; tell the network"},

@@ -15,5 +15,6 @@ var (
 	ErrBusy      = errors.New("another run is in progress")
 	ErrGPUBusy   = errors.New("gpu is in use")
 	ErrDevice    = errors.New("device not available")
+	ErrProbe     = errors.New("no probe")
 	ErrIsolation = errors.New("the box is not closed")
 )

@@ -75,7 +75,7 @@ func findProbe(configured string) (string, error) {
 		return c, nil
 	}
 	return "", fmt.Errorf("%w: there is no static probe to look at the box from within (%s); build rmodels with CGO_ENABLED=0, or put rmodels-probe beside it",
-		ErrIsolation, strings.Join(why, "; "))
+		ErrProbe, strings.Join(why, "; "))
 }
 
 // checkProbe wants a static program that everyone may execute and that can be

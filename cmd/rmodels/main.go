@@ -17,9 +17,13 @@ import (
 
 	"github.com/resultity/rmodels/internal/version"
 	"github.com/resultity/rmodels/lifecycle"
+	"github.com/resultity/rmodels/runner"
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	runner.Main() // a static rmodels is its own probe
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
 
 // run executes one command line and returns its exit code.
 func run(args []string, stdout, stderr io.Writer) int {
