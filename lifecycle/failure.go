@@ -31,6 +31,7 @@ const (
 	CauseValidation  Cause = "validation"  // the test inference failed
 	CauseIsolation   Cause = "isolation"   // the sandbox was not closed
 	CauseEngine      Cause = "engine"      // no container engine, or it cannot do what is needed
+	CauseRuntime     Cause = "runtime"     // the runtime's image, definition or test is not one that can be run sealed
 	CauseUnavailable Cause = "unavailable" // a source or the network did not answer
 	CauseSpace       Cause = "space"       // the disk is full, or would be
 	CauseBusy        Cause = "busy"        // another process works on it
@@ -140,8 +141,11 @@ var causes = []struct {
 	{runner.ErrProbe, CauseEngine, "put rmodels-probe, which make build makes, beside rmodels"},
 	{runner.ErrDevice, CauseEngine, "list the devices with: nvidia-ctk cdi list"},
 	{runner.ErrIsolation, CauseIsolation, "do not run models on this engine before it is mended; see rmodels incidents"},
-	{runner.ErrImage, CauseContent, "the runtime image cannot be run sealed; tell the network"},
-	{runner.ErrRuntime, CausePolicy, "the runtime's definition cannot be run sealed; tell the network"},
+	{runner.ErrImage, CauseRuntime, "the runtime image cannot be run sealed; tell the network"},
+	{runner.ErrRuntime, CauseRuntime, "the runtime's definition cannot be run sealed; tell the network"},
+	{runner.ErrTest, CauseRuntime, "the model's test cannot be run; tell the network"},
+	{runner.ErrModelDir, CauseState, "see: rmodels verify"},
+	{runner.ErrStateDir, CauseState, "see who may write to the state directory"},
 	{runner.ErrEngine, CauseEngine, "see the engine's own log; containerd must be running"},
 	{cas.ErrNoSpace, CauseSpace, "free space with: rmodels gc, or move the store to a larger disk"},
 	{cas.ErrBusy, CauseBusy, "wait for it, or give --wait 10m"},

@@ -53,7 +53,7 @@ type Node struct {
 	trust  func() (*snapshot.Trust, error)
 	client func() (*oci.Client, error)
 
-	told sync.Map // runtime images whose refusal this process has recorded
+	told sync.Map // runtimes whose refusal this process has recorded
 }
 
 // ErrNoNode says that the state directory has no such network.

@@ -65,6 +65,10 @@ func (n *Node) validate(ctx context.Context, acc *snapshot.Accepted, m *snapshot
 	v, err := eng.Validate(ctx, *job)
 	if err != nil {
 		step(err, "")
+		if f := AsFailure(err); f.Cause == CauseRuntime {
+			f.Source = job.Runtime.Reference
+			return errors.Join(err, n.runtimeIncident(acc, job.Runtime, f))
+		}
 		return err
 	}
 	step(nil, v.Reason)
@@ -172,17 +176,10 @@ func (n *Node) runtimeImage(ctx context.Context, l *cas.Lease, acc *snapshot.Acc
 	if err != nil {
 		step(err, "")
 		if f := AsFailure(err); f.Cause.failedCheck() {
-			// The model is not at fault: it stays Pending. The incident names the
-			// image, once for all the models that wait for it.
-			if _, told := n.told.LoadOrStore(id+" "+f.Reason, true); !told {
-				if ierr := n.incident(Incident{
-					Kind: f.Cause, Model: rt.Name, Version: rt.Version, Digest: ref.Digest, Expected: f.Expected, Found: f.Found,
-					Source: f.Source, Reason: "runtime image: " + f.Reason, Action: "its models stay Pending", Snapshot: acc.Digest,
-				}); ierr != nil {
-					return nil, errors.Join(err, ierr)
-				}
+			if ierr := n.runtimeIncident(acc, rt, f); ierr != nil {
+				return nil, errors.Join(err, ierr)
 			}
-			return nil, &Failure{Cause: CauseEngine, Reason: "runtime image " + id + " is not admitted: " + f.Reason, Hint: f.Hint, Err: err}
+			return nil, &Failure{Cause: CauseRuntime, Reason: "runtime image " + id + " is not admitted: " + f.Reason, Hint: f.Hint, Err: err}
 		}
 		return nil, fmt.Errorf("runtime image %s: %w", id, err)
 	}
@@ -193,6 +190,19 @@ func (n *Node) runtimeImage(ctx context.Context, l *cas.Lease, acc *snapshot.Acc
 		return nil, err
 	}
 	return im, n.runtimes.write(id, &rec)
+}
+
+// runtimeIncident records that a runtime cannot be used. Its models are not at
+// fault and stay as they are; the incident is written once for all of them.
+func (n *Node) runtimeIncident(acc *snapshot.Accepted, rt snapshot.Runtime, f *Failure) error {
+	id := modelID(rt.Name, rt.Version)
+	if _, told := n.told.LoadOrStore(id+" "+f.Reason, true); told {
+		return nil
+	}
+	return n.incident(Incident{
+		Kind: f.Cause, Model: rt.Name, Version: rt.Version, Digest: rt.Digest(), Expected: f.Expected, Found: f.Found,
+		Source: f.Source, Reason: "runtime: " + f.Reason, Action: "its models are not validated", Snapshot: acc.Digest,
+	})
 }
 
 func (n *Node) fetchImage(ctx context.Context, c *oci.Client, st *cas.Store, l *cas.Lease, acc *snapshot.Accepted, rt snapshot.Runtime, mirrors []string, platform string) (*oci.Image, *Receipt, []digest.Digest, error) {

@@ -63,6 +63,7 @@ var causeCode = map[lifecycle.Cause]int{
 	lifecycle.CauseState:         exitUnexpected,
 	lifecycle.CauseCompatibility: exitIncompatible,
 	lifecycle.CauseEngine:        exitIncompatible,
+	lifecycle.CauseRuntime:       exitIncompatible,
 	lifecycle.CauseValidation:    exitValidation,
 	lifecycle.CauseIsolation:     exitValidation,
 	lifecycle.CauseUnavailable:   exitUnavailable,
