@@ -119,7 +119,7 @@ func (g *gate) sizes(files []ArtifactFile) error {
 		}
 	}
 	// A model size of zero is a publisher's check before there is an entry.
-	if size, ratio := g.model.Size, int64(g.limits.ExpandRatio); size > 0 && total/ratio > size {
+	if size, ratio := g.model.Size, int64(g.limits.ExpandRatio); size > 0 && total > 0 && (total-1)/ratio >= size {
 		return &breach{
 			rule: "content.limits.expandRatio", reason: "the unpacked files are out of proportion to the layers",
 			expected: fmt.Sprintf("at most %d times %d bytes", ratio, size), found: fmt.Sprintf("%d bytes", total),

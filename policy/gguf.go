@@ -20,6 +20,7 @@ const (
 	ggufNameMax     = 63  // bytes; ggml's GGML_MAX_NAME of 64 counts the final NUL
 	ggufDimsMax     = 4   // GGML_MAX_DIMS
 	ggufAlignDef    = 32
+	ggufAlignMin    = 8
 	ggufAlignMax    = 64 << 10
 	chatTemplateMax = 1 << 20 // bytes of one template; the largest known have some 50 KB
 )
@@ -60,7 +61,11 @@ var ggmlTypes = map[uint32]ggmlBlock{
 	39: {32, 17}, 40: {64, 36}, 41: {128, 18}, 42: {64, 18}, // MXFP4, NVFP4, Q1_0, Q2_0
 }
 
-const ggufTemplateKey = "tokenizer.chat_template"
+// Keys that the gate reads.
+const (
+	ggufAlignKey    = "general.alignment"
+	ggufTemplateKey = "tokenizer.chat_template"
+)
 
 // gguf checks a GGUF file's header against the file's size. What it accepts,
 // no reader can compute a wrong length from: CVE-2026-27940 and
@@ -111,6 +116,9 @@ func (g *gate) ggufValue(x *ggufHeader, key string) error {
 		}
 		return g.template(key, text)
 	}
+	if key == ggufAlignKey {
+		return x.alignment(kind)
+	}
 	switch kind {
 	case ggufString:
 		return x.skipText()
@@ -126,15 +134,6 @@ func (g *gate) ggufValue(x *ggufHeader, key string) error {
 	}
 	if kind == ggufBool && b[0] > 1 {
 		return ggufBreach("a bool of 0 or 1", "%d of key %q", b[0], key)
-	}
-	if key == "general.alignment" {
-		if kind != ggufUint32 {
-			return ggufBreach("an alignment of type uint32", "type %d", kind)
-		}
-		x.align = uint64(binary.LittleEndian.Uint32(b))
-		if x.align < 8 || x.align > ggufAlignMax || x.align&(x.align-1) != 0 {
-			return ggufBreach(fmt.Sprintf("an alignment that is a power of 2 from 8 to %d", ggufAlignMax), "%d", x.align)
-		}
 	}
 	return nil
 }
@@ -203,6 +202,23 @@ func (x *ggufHeader) length() (int64, error) {
 		return 0, ggufBreach("lengths that end inside the file", "%d bytes at offset %d of %d", n, x.at, x.size)
 	}
 	return int64(n), x.fits(int64(n))
+}
+
+// alignment reads what tensors are aligned to: it divides offsets, so that
+// ggml itself wants a power of 2.
+func (x *ggufHeader) alignment(kind uint32) error {
+	if kind != ggufUint32 {
+		return ggufBreach("an alignment of type uint32", "type %d", kind)
+	}
+	n, err := x.uint32()
+	if err != nil {
+		return err
+	}
+	if n < ggufAlignMin || n > ggufAlignMax || n&(n-1) != 0 {
+		return ggufBreach(fmt.Sprintf("an alignment that is a power of 2 from %d to %d", ggufAlignMin, ggufAlignMax), "%d", n)
+	}
+	x.align = uint64(n)
+	return nil
 }
 
 // counted reads a count of things that take at least least bytes each.

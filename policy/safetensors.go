@@ -149,11 +149,10 @@ func safetensorsEntry(d *jsontext.Decoder, name string) (span, error) {
 	wrong := func(expected, found string, args ...any) (span, error) {
 		return span{}, safetensorsBreach(expected, "%s in tensor %s", fmt.Sprintf(found, args...), quoted(name))
 	}
-	if kind := d.PeekKind(); kind != '{' {
-		return wrong("an object for each tensor", "%v", kind)
-	}
-	if _, err := d.ReadToken(); err != nil {
+	if token, err := d.ReadToken(); err != nil {
 		return span{}, jsonBreach(formatSafetensors, err)
+	} else if token.Kind() != '{' {
+		return wrong("an object for each tensor", "%v", token.Kind())
 	}
 	var width uint64
 	var shape, offsets []uint64
