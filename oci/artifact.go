@@ -1,11 +1,8 @@
 package oci
 
 import (
-	"fmt"
-
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/resultity/rmodels/cas"
 )
 
 // Format is the convention by which an artifact's layers become files.
@@ -32,6 +29,8 @@ type Artifact struct {
 	Sources    []string   // where blobs may be fetched from, in order
 	From       string     // the source that the manifest came from
 	Mismatches []Mismatch // sources that answered with another manifest
+
+	unpacked map[digest.Digest]listing // by layer, once Fetch has seen inside
 }
 
 // File is one layer as the model's directory sees it. Path is relative,
@@ -46,6 +45,9 @@ type File struct {
 	Mode        uint32 // permission bits; 0644 where the format has none
 	Tar         bool
 	Compression Compression
+	Under       string // entries outside of this directory make the layer invalid; "" for none
+
+	keep func(name string) bool // which entries count; nil for all
 }
 
 // Compression of a layer's bytes.
@@ -96,17 +98,4 @@ func uniqueBlobs(all []ocispec.Descriptor) []ocispec.Descriptor {
 		}
 	}
 	return out
-}
-
-// Entries lists the model's files for [cas.Store.BuildTree], once Fetch has
-// brought every layer in.
-func (a *Artifact) Entries(st *cas.Store) ([]cas.TreeEntry, error) {
-	entries := make([]cas.TreeEntry, 0, len(a.Files))
-	for _, f := range a.Files {
-		if f.Tar || f.Compression != Plain {
-			return nil, fmt.Errorf("layer %s: %w: packed layers are not unpacked yet", f.Desc.Digest, ErrFormat)
-		}
-		entries = append(entries, cas.TreeEntry{Path: f.Path, Blob: f.Desc.Digest, Executable: f.Mode&0o111 != 0})
-	}
-	return entries, nil
 }

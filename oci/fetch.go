@@ -18,6 +18,7 @@ import (
 type FetchOptions struct {
 	Progress progress.Sink
 	Model    string // names the model in events
+	Limits   Limits // of packed layers
 }
 
 // FetchResult counts bytes of blobs; manifests and evidence are not counted.
@@ -58,6 +59,9 @@ func (c *Client) Fetch(ctx context.Context, st *cas.Store, l *cas.Lease, a *Arti
 	}
 	result, err := c.fetchBlobs(ctx, st, l, sources, a.Blobs(), o)
 	if err != nil {
+		return result, fmt.Errorf("fetch %s: %w", a.Ref, err)
+	}
+	if err := a.unpackAll(ctx, st, l, o.Limits); err != nil {
 		return result, fmt.Errorf("fetch %s: %w", a.Ref, err)
 	}
 	return result, nil

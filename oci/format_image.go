@@ -27,7 +27,7 @@ func planImage(m ocispec.Manifest, config []byte) ([]File, error) {
 	}
 	var files []File
 	for i, l := range m.Layers {
-		f := File{Path: ".", Desc: l, Kind: "image", Tar: true, Mode: modeFile}
+		f := File{Path: ".", Desc: l, Kind: "image", Tar: true, Mode: modeFile, keep: inModels}
 		switch {
 		case strings.HasSuffix(l.MediaType, "tar+gzip"), strings.HasSuffix(l.MediaType, "tar.gzip"):
 			f.Compression = Gzip
@@ -40,4 +40,10 @@ func planImage(m ocispec.Manifest, config []byte) ([]File, error) {
 		files = append(files, f)
 	}
 	return files, nil
+}
+
+// inModels keeps what can matter to /models/: its entries, and whiteouts at
+// the root. The rest of an image is not looked at.
+func inModels(name string) bool {
+	return strings.HasPrefix(name+"/", imagePrefix) || !strings.Contains(name, "/") && strings.HasPrefix(name, whiteout)
 }

@@ -19,7 +19,7 @@ func planORAS(m ocispec.Manifest) ([]File, error) {
 		f := File{Path: name, Desc: l, Kind: "weight", Mode: modeFile}
 		if l.Annotations[annotationORASUnpack] == "true" {
 			// Entries repeat the title as their first parts.
-			f.Path, f.Tar, f.Compression = ".", true, Gzip
+			f.Path, f.Tar, f.Compression, f.Under = ".", true, Gzip, name
 		}
 		files = append(files, f)
 	}
