@@ -35,8 +35,19 @@ var dataRoot = sync.OnceValue(func() string {
 	return dir
 })
 
+// stateDir is shared by the tests that do not look at it, so that they share
+// the proofs in it.
+var stateDir = sync.OnceValue(func() string {
+	dir, err := os.MkdirTemp("", "rmodels-state-")
+	if err != nil {
+		panic(err)
+	}
+	return dir
+})
+
 func TestMain(m *testing.M) {
 	code := m.Run()
+	os.RemoveAll(stateDir())
 	os.RemoveAll(dataRoot())
 	os.RemoveAll(fixtures())
 	os.Exit(code)
@@ -213,7 +224,7 @@ func fixtureJob(t testing.TB, part ...string) runner.Job {
 			Expect:  snapshot.Expect{Exact: "the right words"},
 			Timeout: snapshot.Duration(5 * time.Second),
 		},
-		StateDir: filepath.Join(t.TempDir(), "runs"),
+		StateDir: stateDir(),
 	}
 }
 
