@@ -44,6 +44,15 @@ func (w *window) take(n int64) ([]byte, error) {
 	return w.buf[from : from+n], nil
 }
 
+// ahead is what the window holds of the bytes that come next.
+func (w *window) ahead() []byte {
+	from := w.at - w.base
+	if from < 0 || from > int64(len(w.buf)) {
+		return nil
+	}
+	return w.buf[from:]
+}
+
 // readSpan reads n bytes at off; the caller bounds n.
 func readSpan(r io.ReaderAt, off, n int64) ([]byte, error) {
 	b := make([]byte, n)

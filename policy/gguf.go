@@ -16,9 +16,10 @@ const (
 	ggufHeaderMax   = 128 << 20 // bytes; vocabularies of 256k tokens take some 15 MB
 	ggufPairsMax    = 1 << 16
 	ggufTensorsMax  = 1 << 18
-	ggufKeyMax      = 256 // bytes; the specification's 65535 would let keys fill memory
-	ggufNameMax     = 63  // bytes; ggml's GGML_MAX_NAME of 64 counts the final NUL
-	ggufDimsMax     = 4   // GGML_MAX_DIMS
+	ggufTextsMax    = 1 << 22 // strings in all arrays together; tokens and merges of one model are below 2^20
+	ggufKeyMax      = 256     // bytes; the specification's 65535 would let keys fill memory
+	ggufNameMax     = 63      // bytes; ggml's GGML_MAX_NAME of 64 counts the final NUL
+	ggufDimsMax     = 4       // GGML_MAX_DIMS
 	ggufAlignDef    = 32
 	ggufAlignMin    = 8
 	ggufAlignMax    = 64 << 10
@@ -147,6 +148,7 @@ func ggufBreach(expected, found string, args ...any) error {
 type ggufHeader struct {
 	window
 	align uint64
+	texts uint64 // strings in arrays so far
 }
 
 // take gives the next n bytes, valid until the next call.
@@ -296,7 +298,22 @@ func (x *ggufHeader) skipArray(key string) error {
 	if kind != ggufString {
 		return x.skip(int64(n) * least)
 	}
+	if x.texts += n; x.texts > ggufTextsMax {
+		return ggufBreach(fmt.Sprintf("at most %d strings in arrays", ggufTextsMax), "%d up to %q", x.texts, key)
+	}
+	return x.skipTexts(n)
+}
+
+// skipTexts skips n strings. A vocabulary has hundreds of thousands: those
+// that lie in the window cost no call.
+func (x *ggufHeader) skipTexts(n uint64) error {
 	for range n {
+		if b := x.ahead(); len(b) >= 8 {
+			if length := binary.LittleEndian.Uint64(b); length <= uint64(len(b)-8) {
+				x.at += 8 + int64(length)
+				continue
+			}
+		}
 		if err := x.skipText(); err != nil {
 			return err
 		}

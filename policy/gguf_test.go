@@ -86,6 +86,16 @@ func TestGGUF(t *testing.T) {
 	}
 }
 
+// manyArrays claims more strings than one array may, in several.
+func manyArrays() le {
+	b := make(le, 0, 41<<20)
+	b = append(b, ggufStart(3, 0, 5)...)
+	for i := range 5 {
+		b = b.array(fmt.Sprintf("a.%d", i), 8, 1<<20).zeros(8 << 20)
+	}
+	return b
+}
+
 // hostileGGUF are files that a reader which trusts its input computes with.
 func hostileGGUF() []hostile {
 	const rule = "content.formats.gguf"
@@ -177,7 +187,8 @@ func hostileGGUF() []hostile {
 		{name: "bytes behind metadata", content: ggufStart(3, 0, 0).zeros(40), says: "ends with its last tensor"},
 		{name: "data missing", content: ggufStart(3, 1, 0).tensor("a", 0, 0, 1), says: "ends with its last tensor"},
 		// Counts that fit into a large file and would take minutes or gigabytes.
-		{name: "2^29 texts in 8 GiB", size: 8 << 30, content: ggufStart(3, 0, 1).array("a", 8, 1<<29), says: "header of at most"},
+		{name: "2^29 texts in 8 GiB", size: 8 << 30, content: ggufStart(3, 0, 1).array("a", 8, 1<<29), says: "strings in arrays"},
+		{name: "many arrays of 2^20 texts in 8 GiB", size: 8 << 30, content: manyArrays(), says: "strings in arrays"},
 		{name: "7 GiB of numbers", size: 8 << 30, content: ggufStart(3, 0, 1).array("a", 0, 7<<30), says: "header of at most"},
 		{name: "one text of 7 GiB", size: 8 << 30, content: ggufStart(3, 0, 1).key("a").u32(8).u64(7 << 30), says: "header of at most"},
 		{name: "2^27 tensors in 8 GiB", size: 8 << 30, content: ggufStart(3, 1<<27, 0), says: "tensors"},
