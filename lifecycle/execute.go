@@ -91,6 +91,8 @@ func (n *Node) perform(ctx context.Context, acc *snapshot.Accepted, a Action, r 
 			}
 		}
 		return n.settle(acc, r, n.validate(ctx, acc, a.model, r))
+	case Archive:
+		return n.settle(acc, r, n.archive(ctx, acc, a.Reason, r))
 	case Remove:
 		return n.remove(ctx, acc, a, r)
 	}
@@ -189,7 +191,7 @@ func (n *Node) bring(ctx context.Context, acc *snapshot.Accepted, a Action, r *R
 			return err
 		}
 	}
-	if err := n.settle(acc, r, n.install(ctx, acc, a.model, r)); err != nil {
+	if err := n.settle(acc, r, n.install(ctx, acc, a.model, r, o.From)); err != nil {
 		return err
 	}
 	out.Fetched = r.Receipt.Fetched
@@ -358,6 +360,11 @@ func (n *Node) readmitOnline(ctx context.Context, acc *snapshot.Accepted, m *sna
 
 // remove forgets a model's bytes. The record stays and says why.
 func (n *Node) remove(ctx context.Context, acc *snapshot.Accepted, a Action, r *Record) error {
+	if r.State == Archived {
+		if err := n.unarchive(ctx, r.Manifest); err != nil {
+			return err
+		}
+	}
 	if r.State != Absent {
 		if err := r.move(Absent, n.o.By, a.Reason, acc.Digest, n.now()); err != nil {
 			return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -22,8 +23,10 @@ func (n *Node) runtimeRef(id string) string { return "runtime." + n.o.Network + 
 
 // install brings one listed model onto the node: signatures first, then the
 // manifest's claims, then the bytes, then what the bytes are, and only then a
-// tree. On success r is Pending in memory; the caller stores it.
-func (n *Node) install(ctx context.Context, acc *snapshot.Accepted, m *snapshot.Model, r *Record) error {
+// tree. On success r is Pending in memory; the caller stores it. An archived
+// model comes from the archive where that still has it, and from is what a
+// person named besides the snapshot's sources.
+func (n *Node) install(ctx context.Context, acc *snapshot.Accepted, m *snapshot.Model, r *Record, from []string) error {
 	st, err := n.store()
 	if err != nil {
 		return err
@@ -43,8 +46,16 @@ func (n *Node) install(ctx context.Context, acc *snapshot.Accepted, m *snapshot.
 	}
 	defer l.Release()
 
+	mirrors := slices.Concat(from, m.Mirrors)
+	if r.State == Archived && n.o.Archive != "" {
+		ref, err := oci.ParseReference(m.Reference)
+		if err != nil {
+			return err
+		}
+		mirrors = append([]string{n.archiveSource(ref)}, mirrors...)
+	}
 	step := n.step(m.ID(), "verify signatures")
-	ad, err := n.admit(ctx, l, acc, m.Policy, m.Reference, m.Mirrors)
+	ad, err := n.admit(ctx, l, acc, m.Policy, m.Reference, mirrors)
 	step(err, signedBy(ad))
 	if err != nil {
 		return err

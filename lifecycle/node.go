@@ -26,8 +26,9 @@ type Options struct {
 	StateDir string
 	StoreDir string // default StateDir/store; one store may serve several networks
 	Network  string
-	MinFree  int64 // bytes of the store's file system that stay free
-	Mirrors  []string
+	MinFree  int64    // bytes of the store's file system that stay free
+	Mirrors  []string // registry[/prefix], used where the snapshot permits a node's own
+	Archive  string   // cold storage: a directory, or oci://registry[/prefix]; empty: none
 
 	OCI     oci.Options
 	Engine  runner.EngineOptions

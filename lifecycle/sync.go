@@ -27,6 +27,7 @@ type SyncOptions struct {
 	Force      bool          // ignore backoff
 	Retest     bool          // test what is Active again
 	Wait       time.Duration // for another pass to end
+	From       []string      // sources a person named for this pass alone: an air gap\'s oci-layout:///dir
 }
 
 // Outcome is what became of one action.
@@ -305,7 +306,7 @@ func (n *Node) plan(ctx context.Context, acc *snapshot.Accepted, o SyncOptions) 
 	}
 	return MakePlan(Inputs{
 		Accepted: acc, Records: recs, Facts: f, Free: free, Admitted: admitted,
-		Now: n.now(), Only: o.Only, Force: o.Force, Retest: o.Retest, Install: o.Install,
+		Now: n.now(), Only: o.Only, Force: o.Force, Retest: o.Retest, Install: o.Install, Archive: n.o.Archive != "",
 	}), nil
 }
 

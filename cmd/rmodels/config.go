@@ -28,6 +28,7 @@ type config struct {
 	StoreDir string          `toml:"store-dir,omitempty"`
 	MinFree  snapshot.Bytes  `toml:"min-free,omitempty"`
 	Mirrors  []string        `toml:"mirrors,omitempty"`
+	Archive  string          `toml:"archive,omitempty"`
 	Snapshot snapshotConfig  `toml:"snapshot,omitempty"`
 	Engine   engineConfig    `toml:"engine,omitempty"`
 	Registry registryConfig  `toml:"registry,omitempty"`
@@ -113,6 +114,7 @@ var settings = []setting{
 	one("store-dir", "directory of the content store; default: store in the state directory", text(func(c *config) *string { return &c.StoreDir })),
 	one("min-free", "space that stays free on the store's file system, like 10GiB", size(func(c *config) *snapshot.Bytes { return &c.MinFree })),
 	items("mirrors", "registry[/prefix] to try where the snapshot permits a node's own mirrors", func(c *config) *[]string { return &c.Mirrors }),
+	one("archive", "cold storage for outdated versions: a directory, or oci://registry[/prefix]; default: none", text(func(c *config) *string { return &c.Archive })),
 	one("snapshot.source", "where snapshots are published: an HTTPS address or a directory", text(func(c *config) *string { return &c.Snapshot.Source })),
 	one("engine.name", "container engine: nerdctl, docker or podman; default: the first found", text(func(c *config) *string { return &c.Engine.Name })),
 	one("engine.path", "path of the container engine's program", text(func(c *config) *string { return &c.Engine.Path })),
@@ -316,7 +318,8 @@ func (c *config) node() (lifecycle.Options, error) {
 		return lifecycle.Options{}, err
 	}
 	o := lifecycle.Options{
-		StateDir: c.StateDir, StoreDir: c.StoreDir, Network: c.Network, MinFree: int64(c.MinFree), Mirrors: c.Mirrors,
+		StateDir: c.StateDir, StoreDir: c.StoreDir, Network: c.Network, MinFree: int64(c.MinFree),
+		Mirrors: c.Mirrors, Archive: c.Archive,
 		OCI: reg, Devices: c.Engine.Devices,
 		Engine: runner.EngineOptions{Name: c.Engine.Name, Path: c.Engine.Path, Args: c.Engine.Args},
 	}

@@ -99,7 +99,8 @@ container without a network, and only then calls it Active.
 	)
 	for _, sub := range []*cobra.Command{
 		a.initCommand(), a.syncCommand(), a.pullCommand(), a.validateCommand(), a.verifyCommand(),
-		a.listCommand(), a.showCommand(), a.explainCommand(), a.incidentsCommand(), a.gcCommand(), a.duCommand(), a.snapshotCommand(),
+		a.listCommand(), a.showCommand(), a.explainCommand(), a.incidentsCommand(), a.gcCommand(), a.duCommand(),
+		a.archiveCommand(), a.restoreCommand(), a.exportCommand(), a.importCommand(), a.snapshotCommand(),
 	} {
 		sub.GroupID = "node"
 		c.AddCommand(sub)

@@ -1,0 +1,200 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/oci"
+	"github.com/resultity/rmodels/snapshot"
+)
+
+// receiptType is the media type under which a model's record travels with its
+// artifact into an archive or an export.
+const receiptType = "application/vnd.rmodels.receipt.v1+json"
+
+// layoutPrefix marks a source or target that is an OCI image layout directory.
+const layoutPrefix = "oci-layout://"
+
+// archiveTarget is where archived models go: a directory that holds an OCI
+// image layout, or oci://registry[/prefix].
+func (n *Node) archiveTarget() (layout, registry string) {
+	if p, ok := strings.CutPrefix(n.o.Archive, "oci://"); ok {
+		return "", strings.TrimSuffix(p, "/")
+	}
+	return strings.TrimPrefix(n.o.Archive, layoutPrefix), ""
+}
+
+// archiveSource is the archive as a source of an artifact, for a restore.
+func (n *Node) archiveSource(ref oci.Reference) string {
+	layout, registry := n.archiveTarget()
+	if layout != "" {
+		return layoutPrefix + layout
+	}
+	return registry + "/" + ref.Repository
+}
+
+// Archive moves an installed version that nothing uses any more to cold
+// storage. The snapshot's retention does it by itself for outdated versions.
+func (n *Node) Archive(ctx context.Context, nameOrID string) (*Record, error) {
+	acc, err := n.Current()
+	if err != nil {
+		return nil, err
+	}
+	r, err := n.Record(nameOrID)
+	if err != nil {
+		return nil, err
+	}
+	if m, ok := acc.Document.Model(r.Name, r.Version); ok && m.Enabled {
+		return nil, &Failure{
+			Cause: CauseListing, Reason: r.ID() + ": the snapshot lists and enables it: the next sync would bring it back",
+			Hint: "archive what the snapshot disables or no longer lists",
+		}
+	}
+	return n.locked(ctx, r.ID(), func(r *Record) error {
+		return n.archive(ctx, acc, "asked for", r)
+	})
+}
+
+// locked runs change on a record under its lock.
+func (n *Node) locked(ctx context.Context, id string, change func(*Record) error) (*Record, error) {
+	lk, err := n.models.lock(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	defer lk.release()
+	r := new(Record)
+	if err := n.models.read(id, r); err != nil {
+		return nil, err
+	}
+	return r, change(r)
+}
+
+// archive copies a model with its signatures and its record to the archive,
+// and frees its hot copy only when every byte of the cold one was compared.
+func (n *Node) archive(ctx context.Context, acc *snapshot.Accepted, why string, r *Record) error {
+	if n.o.Archive == "" {
+		return &Failure{Cause: CauseState, Reason: "no archive is configured", Hint: "set archive to a directory on a slow disk, or to oci://registry/prefix"}
+	}
+	if !r.State.Installed() {
+		return &Failure{Cause: CauseListing, Reason: fmt.Sprintf("%s is %s: only what is installed can be archived", r.ID(), r.State), Hint: "see why with: rmodels explain " + r.ID()}
+	}
+	step := n.step(r.ID(), "archive")
+	res, err := n.copyOut(ctx, r, n.o.Archive)
+	step(err, humanBytes(res.Bytes)+" written and compared")
+	if err != nil {
+		return fmt.Errorf("archive: %w", err)
+	}
+	if r.State == Pending {
+		if err := r.move(Inactive, n.o.By, why, acc.Digest, n.now()); err != nil {
+			return err
+		}
+	}
+	if err := r.move(Archived, n.o.By, why, acc.Digest, n.now()); err != nil {
+		return err
+	}
+	r.Tree, r.Holds = "", ""
+	if err := n.save(r); err != nil {
+		return err
+	}
+	return n.dropRef(r)
+}
+
+// Export copies installed models with their signatures into an OCI image
+// layout directory, for nodes without a network.
+func (n *Node) Export(ctx context.Context, nameOrID, dir string) (oci.LayoutResult, error) {
+	r, err := n.Record(nameOrID)
+	if err != nil {
+		return oci.LayoutResult{}, err
+	}
+	if !r.State.Installed() {
+		return oci.LayoutResult{}, &Failure{Cause: CauseListing, Reason: fmt.Sprintf("%s is %s: only what is installed can be exported", r.ID(), r.State)}
+	}
+	return n.copyOut(ctx, r, layoutPrefix+dir)
+}
+
+// copyOut writes a model's artifact, its signatures and its record to a
+// layout directory or a registry.
+func (n *Node) copyOut(ctx context.Context, r *Record, to string) (oci.LayoutResult, error) {
+	var res oci.LayoutResult
+	st, err := n.store()
+	if err != nil {
+		return res, err
+	}
+	l, err := st.Lease(ctx, "copy "+r.ID(), r.Manifest)
+	if err != nil {
+		return res, err
+	}
+	defer l.Release()
+	ref, err := st.Ref(n.modelRef(r.ID()))
+	if err != nil {
+		return res, err
+	}
+	if err := l.Add(ctx, ref.Blobs...); err != nil {
+		return res, err
+	}
+	p, err := oci.Stored(st, r.Manifest)
+	if err != nil {
+		return res, err
+	}
+	ev, err := n.evidenceOf(st, r)
+	if err != nil {
+		return res, err
+	}
+	target, isRegistry := strings.CutPrefix(to, "oci://")
+	if !isRegistry {
+		return oci.Export(ctx, strings.TrimPrefix(to, layoutPrefix), r.ID(), p, ev)
+	}
+	c, err := n.client()
+	if err != nil {
+		return res, err
+	}
+	pinned, err := oci.ParseReference(r.Reference)
+	if err != nil {
+		return res, err
+	}
+	cold, err := c.Push(ctx, p, strings.TrimSuffix(target, "/")+"/"+pinned.Repository)
+	if err != nil {
+		return res, err
+	}
+	for _, e := range ev {
+		if err := c.Attach(ctx, cold, e); err != nil {
+			return res, err
+		}
+	}
+	res.Bytes = p.Size()
+	return res, c.Compare(ctx, cold, p)
+}
+
+// evidenceOf is what proves a model's admission: its signatures and its record.
+func (n *Node) evidenceOf(st *cas.Store, r *Record) ([]oci.Evidence, error) {
+	if r.Receipt == nil {
+		return nil, errors.New("the record has no receipt")
+	}
+	var ev []oci.Evidence
+	for _, s := range r.Receipt.Evidence {
+		b, err := st.ReadAll(s.Digest, evidenceMax)
+		if err != nil {
+			return nil, fmt.Errorf("signature %s: %w", s.Digest, err)
+		}
+		ev = append(ev, oci.Evidence{MediaType: s.MediaType, Payload: b, Annotations: s.Annotations})
+	}
+	b, err := seal(r)
+	if err != nil {
+		return nil, err
+	}
+	return append(ev, oci.Evidence{MediaType: receiptType, Payload: b}), nil
+}
+
+// unarchive deletes an archived version whose retention is over. What a
+// registry holds is left to the registry's own retention.
+func (n *Node) unarchive(ctx context.Context, d digest.Digest) error {
+	if layout, _ := n.archiveTarget(); layout != "" {
+		return oci.Unexport(ctx, layout, d)
+	}
+	return nil
+}
