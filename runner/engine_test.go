@@ -27,6 +27,9 @@ import (
 const howToSetUp = `this test needs a container engine: start containerd (root, own --root and --state, CRI plugin disabled) and set
 RMODELS_TEST_CONTAINERD to its address and RMODELS_TEST_NERDCTL to the path of nerdctl; "make test" does both`
 
+// testNamespace is containerd's namespace of these tests.
+const testNamespace = "rmodels-runner-test"
+
 var dataRoot = sync.OnceValue(func() string {
 	dir, err := os.MkdirTemp("", "rmodels-nerdctl-")
 	if err != nil {
@@ -60,7 +63,7 @@ func engineOptions(t testing.TB) runner.EngineOptions {
 		t.Fatal(howToSetUp)
 	}
 	return runner.EngineOptions{Name: "nerdctl", Path: nerdctl, Probe: buildStatic(t, "./probe/rmodels-probe"), Args: []string{
-		"--address", address, "--namespace", "rmodels-runner-test", "--data-root", dataRoot(),
+		"--address", address, "--namespace", testNamespace, "--data-root", dataRoot(),
 	}}
 }
 
@@ -190,7 +193,10 @@ func packImage(t testing.TB, name string, config ocispec.ImageConfig, files ...f
 // fixtureImage is the test engine's image.
 func fixtureImage(t testing.TB) runner.Image {
 	t.Helper()
-	return packImage(t, "engine", ocispec.ImageConfig{Entrypoint: []string{"/fixture"}}, fixtureFile(t))
+	plain := fixtureFile(t)
+	setuid := plain
+	setuid.name, setuid.mode = "setuid-fixture", 0o4755
+	return packImage(t, "engine", ocispec.ImageConfig{Entrypoint: []string{"/fixture"}}, plain, setuid)
 }
 
 func fixtureFile(t testing.TB) file {

@@ -178,6 +178,7 @@ func TestExecProtocol(t *testing.T) {
 		"fails":       {[]string{"fail"}, runner.CauseExit, "exit code 4"},
 		"never ends":  {[]string{"mute"}, runner.CauseTimeout, ""},
 		"floods":      {[]string{"flood"}, runner.CauseTimeout, ""},
+		"setuid root": {[]string{"become-root"}, runner.CauseExit, "uid 65532"},
 		"is not here": {[]string{"nothing"}, runner.CauseExit, "unknown part"},
 	} {
 		t.Run(name, func(t *testing.T) {
