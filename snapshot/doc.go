@@ -13,20 +13,20 @@
 // ([Pin]) and takes new snapshots by push ([Trust.Apply], one file) or pull
 // ([Trust.Pull], from a [Source]); both run the same steps:
 //
-//	own state → new roots, each kept → timestamp → snapshot → targets →
-//	target files → strict decode → network → floor → stored, durably
+//		own state → new roots, each kept → timestamp → snapshot → targets →
+//		target files → strict decode → network → floor → stored, durably
 //
-//  1. Nothing changes unless every step verified; the last good snapshot stays.
-//     New roots alone are kept at once, as TUF asks.
-//  2. Time never runs backwards: the reference time is the later of the clock
-//     and the last acceptance.
-//  3. The floor {root version, sequence, digest} lives apart from the cache and
-//     only rises. It goes back when a new root replaced the targets keys.
-//  4. One sequence has one digest.
-//  5. Stored bytes are verified again whenever they are read ([Trust.Current]),
-//     as of the time of their acceptance; the real clock decides only whether
-//     they are fresh, stale or expired.
-//  6. Everything from outside is bounded before it is decoded, and strict JSON.
+//	 1. Nothing changes unless every step verified; the last good snapshot stays.
+//	    New roots alone are kept at once, as TUF asks.
+//	 2. Time never runs backwards: the reference time is the later of the clock
+//	    and the last acceptance.
+//	 3. The floor {root version, sequence, digest} lives apart from the cache and
+//	    only rises. It goes back when a new root replaced the targets keys.
+//	 4. One sequence has one digest.
+//	 5. Stored bytes are verified again whenever they are read ([Trust.Current]),
+//	    as of the time of their acceptance; the real clock decides only whether
+//	    they are fresh, stale or expired.
+//	 6. Everything from outside is bounded before it is decoded, and strict JSON.
 //
 // On disk, in the trust directory: pin.json (network and first root),
 // roots/N.root.json, accepted.json (the files of the last acceptance, in one
