@@ -75,6 +75,10 @@ func (n *Node) install(ctx context.Context, acc *snapshot.Accepted, m *snapshot.
 		return fmt.Errorf("keep manifest: %w", err)
 	}
 
+	healed, err := n.heal(ctx, st, c, a, ad.mirrors, m.ID())
+	if err != nil {
+		return fmt.Errorf("repair: %w", err)
+	}
 	step = n.step(m.ID(), "fetch")
 	res, err := c.Fetch(ctx, st, l, a, oci.FetchOptions{Progress: n.o.Progress, Model: m.ID()})
 	step(err, fetchedLine(res))
@@ -109,7 +113,7 @@ func (n *Node) install(ctx context.Context, acc *snapshot.Accepted, m *snapshot.
 	if err := st.PutRef(ctx, cas.Ref{Name: n.modelRef(m.ID()), Tree: ad.ref.Digest, Blobs: blobs, Pinned: true, LastUsed: n.now()}); err != nil {
 		return fmt.Errorf("root %s in the store: %w", m.ID(), err)
 	}
-	ad.receipt.Source, ad.receipt.Fetched = a.From, res.Bytes
+	ad.receipt.Source, ad.receipt.Fetched = a.From, healed+res.Bytes
 	r.Reference, r.Manifest, r.Format, r.Size, r.Tree = m.Reference, ad.ref.Digest, string(a.Format), tree.Size, tree.Path
 	r.Receipt, r.Verdict, r.Holds = &ad.receipt, nil, ""
 	r.Failures, r.Cause, r.Unlisted = 0, "", time.Time{}

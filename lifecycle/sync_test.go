@@ -383,10 +383,20 @@ func TestDamagedTreeIsFoundAndMended(t *testing.T) {
 	if len(vs) != 1 || vs[0].OK || vs[0].State != Failed || vs[0].Failure.Cause != CauseHash {
 		t.Fatalf("verify: %+v", vs)
 	}
+	reader, err := os.Open(gguf) // a container that has the file open while it is mended
+	w.must(err)
+	defer reader.Close()
 	vs, err = n.Verify(context.Background(), VerifyOptions{Repair: true})
 	w.must(err)
 	if len(vs) != 1 || vs[0].State != Pending {
 		t.Fatalf("repair: %+v, %+v", vs, vs[0].Failure)
+	}
+	b := make([]byte, 3)
+	if _, err := reader.ReadAt(b, 200_000); err != nil || string(b) == "rot" {
+		t.Errorf("the open file still reads %q, %v", b, err)
+	}
+	if got := w.state(n, "tiny@v1", Pending).Receipt.Fetched; got == 0 || got > r.Size*9/10 {
+		t.Errorf("repair fetched %d bytes of %d", got, r.Size)
 	}
 	if vs, err = n.Verify(context.Background(), VerifyOptions{}); err != nil || !vs[0].OK {
 		t.Errorf("after repair: %+v, %v", vs, err)

@@ -148,18 +148,10 @@ func (n *Node) verifyRecord(ctx context.Context, acc *snapshot.Accepted, r *Reco
 	v.Bytes = r.Size
 	if len(v.Findings) > 0 {
 		f := v.Findings[0]
-		err := n.settle(acc, r, &Failure{
+		return n.settle(acc, r, &Failure{
 			Cause: CauseHash, Reason: f.Kind + " " + f.Name + ": " + f.Problem, Expected: f.Expected, Found: f.Found, Source: r.Tree,
 			Digest: r.Manifest, Hint: "repair it with: rmodels verify --repair " + r.ID(),
 		})
-		for _, f := range v.Findings {
-			if d := digest.Digest(f.Name); d.Validate() == nil {
-				if derr := st.Discard(ctx, d, f.Problem); derr != nil {
-					n.o.Log.Warn("bad blob not discarded", "digest", d, "error", derr)
-				}
-			}
-		}
-		return err
 	}
 	if err := st.CheckTree(ctx, r.Manifest); err != nil {
 		return n.settle(acc, r, treeFailure(r, err))
