@@ -166,3 +166,18 @@ func (n *Node) verifyRecord(ctx context.Context, acc *snapshot.Accepted, r *Reco
 	}
 	return nil
 }
+
+// ScrubFindings records what a scrub of the store found. Blobs that it flagged
+// are not handed out; a model that needs one fails its next check and is
+// mended by the pass after that.
+func (n *Node) ScrubFindings(fs []cas.Finding) error {
+	for _, f := range fs {
+		if err := n.incident(Incident{
+			Kind: CauseHash, Digest: digest.Digest(f.Name), Expected: f.Expected, Found: f.Found, Source: n.o.StoreDir,
+			Reason: f.Kind + ": " + f.Problem, Action: "not handed out until it is repaired",
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}

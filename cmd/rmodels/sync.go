@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -87,7 +88,8 @@ Active. A broken transfer goes on where it stopped.`,
 }
 
 func (a *app) validateCommand() *cobra.Command {
-	return &cobra.Command{
+	var keep time.Duration
+	c := &cobra.Command{
 		Use:   "validate NAME...",
 		Short: "Run the test inference of installed models in the sealed container",
 		Long: `validate starts the model's runtime in a container without a network, checks
@@ -95,10 +97,17 @@ from outside that the container is closed, asks the snapshot's test question
 and judges the answer. A model that passes is Active; one that fails is
 quarantined.`,
 		Example: `  rmodels validate mistral-7b-instruct
-  rmodels validate mistral-7b-instruct@v2 --output json`,
+  rmodels validate mistral-7b-instruct@v2 --output json
+  rmodels validate mistral-7b-instruct --keep 10m`,
 		Args:              args(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: a.modelNames,
 		RunE: func(cmd *cobra.Command, as []string) error {
+			if keep > 0 {
+				if len(as) != 1 {
+					return usageError{errors.New("--keep takes one model")}
+				}
+				return a.keepEngine(cmd, as[0], keep)
+			}
 			n, _, err := a.node("validate")
 			if err != nil {
 				return err
@@ -111,6 +120,8 @@ quarantined.`,
 			return a.pass(res, o, true)
 		},
 	}
+	c.Flags().DurationVar(&keep, "keep", 0, "leave the sealed engine running so long for a look; the verdict is not kept")
+	return c
 }
 
 // pass prints the result of a pass and turns it into an exit code.
