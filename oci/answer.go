@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"strings"
@@ -137,22 +136,12 @@ func retryable(err error) (again bool, after time.Duration) {
 		}
 		return status.status >= 500, status.retryAfter
 	}
-	var other *rangeError
-	if errors.As(err, &other) {
-		return !other.wrongSize, 0
-	}
 	for _, final := range []error{ErrRedirect, ErrTLS, ErrUnauthorized, ErrNotFound, ErrTooLarge, ErrDigest, context.Canceled} {
 		if errors.Is(err, final) {
 			return false, 0
 		}
 	}
 	return errors.Is(err, ErrUnavailable), 0
-}
-
-// backoff is how long to wait after the n-th failure in a row, from 1 on.
-func backoff(n int) time.Duration {
-	d := min(100*time.Millisecond<<min(n, 10), 10*time.Second)
-	return d/2 + rand.N(d/2)
 }
 
 // sleep waits d or until ctx ends.

@@ -26,6 +26,7 @@ type Client struct {
 	mu    sync.Mutex
 	hosts map[string]*host
 	known map[string]source // by name
+	wrong map[string]bool   // "digest source": it has sent wrong bytes
 }
 
 // New checks the options; it opens no connection.
@@ -34,7 +35,7 @@ func New(o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{o: o, transport: transport, hosts: map[string]*host{}, known: map[string]source{}, chunk: bufferSize}
+	c := &Client{o: o, transport: transport, hosts: map[string]*host{}, known: map[string]source{}, wrong: map[string]bool{}, chunk: bufferSize}
 	if o.LimitRate < 0 {
 		return nil, fmt.Errorf("limit rate %d: want bytes per second", o.LimitRate)
 	}

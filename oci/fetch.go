@@ -100,7 +100,7 @@ func (c *Client) fetchBlobs(ctx context.Context, st *cas.Store, l *cas.Lease, so
 // blob brings one blob in. Its partial bytes outlive every failure except
 // wrong content, after which the next source starts from nothing.
 func (p *pull) blob(ctx context.Context, st *cas.Store, l *cas.Lease, desc ocispec.Descriptor) (FetchResult, error) {
-	t := newTransfer(desc)
+	t := p.newTransfer(desc)
 	for first := true; ; first = false { // at most once for each source, and once more
 		if err := ctx.Err(); err != nil {
 			return t.result, context.Cause(ctx)
@@ -129,6 +129,7 @@ func (p *pull) blob(ctx context.Context, st *cas.Store, l *cas.Lease, desc ocisp
 		var wrong *cas.MismatchError
 		switch {
 		case err == nil:
+			p.acquit(t)
 			p.finished(desc)
 			return t.result, nil
 		case errors.As(err, &wrong):

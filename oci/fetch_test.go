@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,13 +17,14 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/durable"
 	"github.com/resultity/rmodels/internal/progress"
 	"github.com/resultity/rmodels/oci"
 )
 
 func newStore(t testing.TB) (*cas.Store, *cas.Lease) {
 	t.Helper()
-	st, err := cas.Open(t.TempDir(), cas.Options{Create: true})
+	st, err := cas.Open(t.TempDir(), cas.Options{Create: true, FS: volatile{durable.OS}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,6 +36,26 @@ func newStore(t testing.TB) (*cas.Store, *cas.Lease) {
 	t.Cleanup(func() { _ = l.Release() })
 	return st, l
 }
+
+// volatile is the machine's file system without the waits for its disk: what
+// survives power loss is the store's business and tested there.
+type volatile struct{ durable.FS }
+
+func (v volatile) SyncDir(string) error { return nil }
+
+func (v volatile) OpenFile(name string, flag int, perm os.FileMode) (durable.File, error) {
+	f, err := v.FS.OpenFile(name, flag, perm)
+	if err != nil {
+		return nil, err
+	}
+	return volatileFile{f}, nil
+}
+
+type volatileFile struct{ durable.File }
+
+func (volatileFile) Datasync() error                   { return nil }
+func (volatileFile) Sync() error                       { return nil }
+func (volatileFile) StartWriteback(off, n int64) error { return nil }
 
 func resolve(t testing.TB, c *oci.Client, ref oci.Reference, mirrors ...string) *oci.Artifact {
 	t.Helper()

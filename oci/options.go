@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"math/rand/v2"
 	"net/http"
 	"time"
 
@@ -17,6 +18,8 @@ type Options struct {
 	LimitRate    int64             // bytes per second over all hosts; 0 is no limit
 	Stall        time.Duration     // a connection that brings nothing for so long is replaced; 0 is 20 s
 	Attempts     int               // failures in a row, without progress, until a source is given up for a blob; 0 is 6
+	Segment      int64             // bytes of a first range; 0 is 8 MiB. Later ones are what a connection brings in a second
+	Backoff      time.Duration     // wait after a first failure, doubled after each further one; 0 is 100 ms
 	Transport    http.RoundTripper // replaces the network, TLS and proxy settings included; for tests
 }
 
@@ -49,4 +52,21 @@ func (o Options) attempts() int {
 		return o.Attempts
 	}
 	return 6
+}
+
+func (o Options) segment() int64 {
+	if o.Segment > 0 {
+		return o.Segment
+	}
+	return 8 << 20
+}
+
+// backoff is how long to wait after the n-th failure in a row, from 1 on.
+func (o Options) backoff(n int) time.Duration {
+	first := o.Backoff
+	if first <= 0 {
+		first = 100 * time.Millisecond
+	}
+	d := min(first<<min(n-1, 10), 100*first)
+	return d/2 + rand.N(d/2+1)
 }

@@ -41,6 +41,7 @@ type origin struct {
 
 var (
 	errAbandoned = errors.New("transfer ended")
+	errSlow      = errors.New("a faster connection takes over")
 	errStalled   = stallError{}
 )
 
@@ -98,6 +99,7 @@ func (p *pull) watch(now time.Time) {
 		from string
 	}
 	var reports []report
+	p.replaceSlow(now)
 	for _, t := range p.transfers {
 		done := t.present()
 		from := ""
@@ -151,6 +153,15 @@ func (p *pull) dispatch() {
 	}
 }
 
+// later dispatches again after a wait; a pull that has ended starts nothing.
+func (p *pull) later(d time.Duration) {
+	time.AfterFunc(d, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.dispatch()
+	})
+}
+
 // next plans one segment for the transfer that has the fewest, or splits what
 // another connection still has before it.
 func (p *pull) next(now time.Time) *segment {
@@ -180,10 +191,10 @@ func (p *pull) plan(t *transfer, o *origin, now time.Time) *segment {
 	case st.whole:
 		// The stream brings everything; what is present is dropped.
 		s.todo, t.pending, s.whole = t.pending, nil, true
-	case len(t.pending) == 1 && t.pending[0] == cas.Range{Len: t.desc.Size} && t.desc.Size <= segmentSize(o):
+	case len(t.pending) == 1 && t.pending[0] == cas.Range{Len: t.desc.Size} && t.desc.Size <= p.segmentSize(o):
 		s.todo = []cas.Range{t.take(t.desc.Size)}
 	default:
-		s.todo = []cas.Range{t.take(segmentSize(o))}
+		s.todo = []cas.Range{t.take(p.segmentSize(o))}
 		s.probing = !st.ranged && !o.ranged
 	}
 	return s
@@ -191,18 +202,15 @@ func (p *pull) plan(t *transfer, o *origin, now time.Time) *segment {
 
 // Bounds of a segment. The upper one limits what a reset costs in requests,
 // not in bytes: what arrived is kept.
-const (
-	minSegment   = 4 << 20
-	firstSegment = 8 << 20
-	maxSegment   = 64 << 20
-)
+const maxSegment = 64 << 20
 
 // segmentSize is what one connection brings in about a second.
-func segmentSize(o *origin) int64 {
+func (p *pull) segmentSize(o *origin) int64 {
+	first := p.c.o.segment()
 	if o.rate == 0 {
-		return firstSegment
+		return first
 	}
-	return max(minSegment, min(int64(o.rate)&^(1<<20-1), maxSegment))
+	return max(first/2, min(int64(o.rate)&^(1<<20-1), 8*first, maxSegment))
 }
 
 // minSplit is the least that is worth a new request.

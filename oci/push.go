@@ -44,7 +44,7 @@ func (c *Client) Push(ctx context.Context, p *Packed, to string) (Reference, err
 		return Reference{}, fmt.Errorf("push to %s: %w", to, err)
 	}
 	desc := ocispec.Descriptor{MediaType: p.MediaType, Digest: p.Digest, Size: int64(len(p.Raw))}
-	err = repeat(ctx, func() error {
+	err = c.repeat(ctx, func() error {
 		if err := repo.Manifests().Push(ctx, desc, bytes.NewReader(p.Raw)); err != nil {
 			return r.fail("manifest "+desc.Digest.String(), transportError(ctx, err))
 		}
@@ -71,7 +71,7 @@ func (c *Client) repository(name string) (*remote, *orasremote.Repository, error
 
 // upload sends one blob unless the repository has it.
 func (c *Client) upload(ctx context.Context, r *remote, repo *orasremote.Repository, desc ocispec.Descriptor, open func() (io.ReadCloser, error)) error {
-	return repeat(ctx, func() error {
+	return c.repeat(ctx, func() error {
 		what := "blob " + desc.Digest.String()
 		has, err := repo.Blobs().Exists(ctx, desc)
 		if err != nil {
@@ -171,7 +171,7 @@ func (c *Client) attach(ctx context.Context, ref Reference, artifactType string,
 		return err
 	}
 	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(raw), Size: int64(len(raw))}
-	return repeat(ctx, func() error {
+	return c.repeat(ctx, func() error {
 		// oras-go adds the manifest to the fallback tag's index when the
 		// answer shows that the registry did not take note of the subject.
 		if err := repo.Manifests().Push(ctx, desc, bytes.NewReader(raw)); err != nil {

@@ -121,7 +121,7 @@ func (c *Client) Evidence(ctx context.Context, ref Reference, mirrors []string) 
 	var errs []error
 	seen := map[string]bool{}
 	for _, s := range sources {
-		got, err := evidenceFrom(ctx, s, ref.Digest)
+		got, err := c.evidenceFrom(ctx, s, ref.Digest)
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
@@ -160,7 +160,7 @@ func (e Evidence) key() string {
 
 // evidenceFrom asks one source in every way; an error beside evidence says
 // which way failed.
-func evidenceFrom(ctx context.Context, s source, subject digest.Digest) ([]Evidence, error) {
+func (c *Client) evidenceFrom(ctx context.Context, s source, subject digest.Digest) ([]Evidence, error) {
 	var errs []error
 	type candidate struct {
 		reference string
@@ -169,7 +169,7 @@ func evidenceFrom(ctx context.Context, s source, subject digest.Digest) ([]Evide
 	}
 	var candidates []candidate
 	var list []ocispec.Descriptor
-	err := repeat(ctx, func() (err error) {
+	err := c.repeat(ctx, func() (err error) {
 		list, err = s.referrers(ctx, subject, maxEvidence)
 		return err
 	})
@@ -188,7 +188,7 @@ func evidenceFrom(ctx context.Context, s source, subject digest.Digest) ([]Evide
 	var out []Evidence
 	budget := int64(maxEvidenceBytes)
 	for _, cand := range candidates {
-		raw, _, err := again(ctx, func() ([]byte, string, error) { return s.manifest(ctx, cand.reference, budget) })
+		raw, _, err := c.again(ctx, func() ([]byte, string, error) { return s.manifest(ctx, cand.reference, budget) })
 		if errors.Is(err, ErrNotFound) {
 			continue
 		}
@@ -216,7 +216,7 @@ func evidenceFrom(ctx context.Context, s source, subject digest.Digest) ([]Evide
 				continue
 			}
 			var content []byte
-			err := repeat(ctx, func() (err error) {
+			err := c.repeat(ctx, func() (err error) {
 				content, err = readDocument(ctx, s, l)
 				return err
 			})

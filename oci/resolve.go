@@ -75,7 +75,7 @@ type found struct {
 // pinned fetches the manifest of that digest from the first source that has
 // the right bytes.
 func (c *Client) pinned(ctx context.Context, sources []source, d digest.Digest) (found, error) {
-	return firstOf(ctx, sources, "manifest", d, func(s source) ([]byte, string, error) {
+	return c.firstOf(ctx, sources, "manifest", d, func(s source) ([]byte, string, error) {
 		return s.manifest(ctx, d.String(), maxManifest)
 	})
 }
@@ -89,7 +89,7 @@ func (c *Client) document(ctx context.Context, sources []source, desc ocispec.De
 	if desc.Size > max {
 		return found{}, fmt.Errorf("%s %s: %w: %d bytes, at most %d are read", what, desc.Digest, ErrTooLarge, desc.Size, max)
 	}
-	return firstOf(ctx, sources, what, desc.Digest, func(s source) ([]byte, string, error) {
+	return c.firstOf(ctx, sources, what, desc.Digest, func(s source) ([]byte, string, error) {
 		body, err := s.read(ctx, desc, 0, desc.Size)
 		if err != nil {
 			return nil, "", err
@@ -103,11 +103,11 @@ func (c *Client) document(ctx context.Context, sources []source, desc ocispec.De
 // firstOf asks the sources in order until one sends content with digest d.
 // The error of the most telling source is returned when none does: wrong
 // content outweighs everything, then whatever may pass, then what will not.
-func firstOf(ctx context.Context, sources []source, what string, d digest.Digest, get func(source) ([]byte, string, error)) (found, error) {
+func (c *Client) firstOf(ctx context.Context, sources []source, what string, d digest.Digest, get func(source) ([]byte, string, error)) (found, error) {
 	var out found
 	var errs []error
 	for _, s := range sources {
-		content, mediaType, err := again(ctx, func() ([]byte, string, error) { return get(s) })
+		content, mediaType, err := c.again(ctx, func() ([]byte, string, error) { return get(s) })
 		if err != nil {
 			if ctx.Err() != nil {
 				return out, context.Cause(ctx)
@@ -127,7 +127,7 @@ func firstOf(ctx context.Context, sources []source, what string, d digest.Digest
 }
 
 // again repeats a small request while repeating may help.
-func again(ctx context.Context, get func() ([]byte, string, error)) ([]byte, string, error) {
+func (c *Client) again(ctx context.Context, get func() ([]byte, string, error)) ([]byte, string, error) {
 	for n := 1; ; n++ {
 		content, mediaType, err := get()
 		if err == nil {
@@ -137,15 +137,15 @@ func again(ctx context.Context, get func() ([]byte, string, error)) ([]byte, str
 		if !retry || n >= getAttempts {
 			return nil, "", err
 		}
-		if sleep(ctx, max(after, backoff(n))) != nil {
+		if sleep(ctx, max(after, c.o.backoff(n))) != nil {
 			return nil, "", err
 		}
 	}
 }
 
-// repeat is [again] for requests that answer through a closure.
-func repeat(ctx context.Context, get func() error) error {
-	_, _, err := again(ctx, func() ([]byte, string, error) { return nil, "", get() })
+// repeat is again for requests that answer through a closure.
+func (c *Client) repeat(ctx context.Context, get func() error) error {
+	_, _, err := c.again(ctx, func() ([]byte, string, error) { return nil, "", get() })
 	return err
 }
 

@@ -29,6 +29,9 @@ type segment struct {
 	received int64     // bytes of the body
 	checked  time.Time // when received was last compared
 	atCheck  int64
+	gauged   time.Time // when speed was last measured
+	atGauge  int64
+	speed    float64 // bytes per second, smoothed
 }
 
 func newSegment(ctx context.Context, t *transfer, o *origin, now time.Time) *segment {
@@ -142,7 +145,9 @@ func (p *pull) stream(s *segment) error {
 	defer buffers.Put(buffer)
 	at, end := body.off, body.off+body.n
 	for at < end {
-		b := buffer[:min(p.c.chunk, end-at)]
+		// Reads end on multiples of the buffer, so that two sources' copies of
+		// a block can be compared.
+		b := buffer[:min(p.c.chunk, end-at, bufferSize-at%bufferSize)]
 		if p.c.limit != nil {
 			if err := p.c.limit.WaitN(s.ctx, len(b)); err != nil {
 				return transportError(s.ctx, err)
@@ -221,7 +226,11 @@ func (p *pull) keep(s *segment, b []byte, at, last int64) error {
 		s.todo = s.todo[1:]
 	}
 	empty := len(s.todo) == 0
+	prints := s.t.prints
 	p.mu.Unlock()
+	if prints != nil && len(parts) == 1 && parts[0].Len == int64(len(b)) {
+		prints.take(b, at)
+	}
 	for _, r := range parts {
 		if _, err := s.t.in.WriteAt(b[r.Off-at:r.Off-at+r.Len], r.Off); err != nil {
 			return &storeError{err}

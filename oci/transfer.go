@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/resultity/rmodels/cas"
 )
@@ -15,6 +14,7 @@ import (
 // transfer is one blob on its way. Its fields belong to the pull's mutex.
 type transfer struct {
 	desc    ocispec.Descriptor
+	order   []*origin // to ask; those that sent wrong bytes of this digest last
 	in      *cas.Ingest
 	resumed int64
 	pending []cas.Range // ascending, claimed by no segment
@@ -26,12 +26,21 @@ type transfer struct {
 	err     error
 
 	result FetchResult
+	prints *prints // of what arrived in this attempt; nil while there is one source
+	past   []attempt
+}
+
+// attempt is what an earlier, wrong copy of a blob was made of.
+type attempt struct {
+	prints *prints
+	spans  []span
 }
 
 // standing is what one blob has learned about one source.
 type standing struct {
 	failures int       // in a row, without progress
 	before   time.Time // do not ask again earlier
+	missized int       // answers in a row that spoke of another size
 	gone     error     // why the source is given up for this blob
 	ranged   bool      // it answered a range with that range
 	whole    bool      // it answers ranges with everything
@@ -44,14 +53,23 @@ type span struct {
 	from *origin
 }
 
-func newTransfer(desc ocispec.Descriptor) *transfer {
-	return &transfer{desc: desc, active: map[*segment]struct{}{}, at: map[*origin]*standing{}}
+func (p *pull) newTransfer(desc ocispec.Descriptor) *transfer {
+	t := &transfer{desc: desc, active: map[*segment]struct{}{}, at: map[*origin]*standing{}}
+	t.order = slices.Clone(p.origins)
+	slices.SortStableFunc(t.order, func(a, b *origin) int {
+		return p.c.blamed(desc.Digest, a) - p.c.blamed(desc.Digest, b)
+	})
+	return t
 }
 
 // begin starts over with an ingest. What was learned about sources stays.
 func (t *transfer) begin(in *cas.Ingest) {
 	t.in, t.pending, t.resumed = in, in.Missing(), in.Done()
 	t.spans, t.err, t.done = nil, nil, make(chan struct{})
+	t.prints = nil
+	if len(t.order) > 1 {
+		t.prints = newPrints(t.desc.Size)
+	}
 }
 
 func (t *transfer) standing(o *origin) *standing {
@@ -156,7 +174,7 @@ func (p *pull) settle(t *transfer) {
 func (p *pull) usable(t *transfer, now time.Time) *origin {
 	var errs []error
 	waiting := false
-	for _, o := range p.origins {
+	for _, o := range t.order {
 		if t.only != nil && t.only != o {
 			continue
 		}
@@ -182,7 +200,7 @@ func (p *pull) usable(t *transfer, now time.Time) *origin {
 func (p *pull) failed(s *segment, err error) {
 	t, o := s.t, s.from
 	st := t.standing(o)
-	if errors.Is(err, errAbandoned) || p.ctx.Err() != nil {
+	if errors.Is(err, errAbandoned) || errors.Is(err, errSlow) || p.ctx.Err() != nil {
 		return
 	}
 	if s.received >= progressBytes {
@@ -201,10 +219,14 @@ func (p *pull) failed(s *segment, err error) {
 	// A pull-through cache that streamed everything on a miss may know the
 	// range by now.
 	st.whole = st.refused
+	// A size that contradicts the manifest may be a broken box on the way;
+	// said again and again it is the source's, and cannot fit the digest.
 	var other *rangeError
-	if errors.As(err, &other) && other.wrongSize {
+	if !errors.As(err, &other) || !other.wrongSize {
+		st.missized = 0
+	} else if st.missized++; st.missized >= p.c.o.attempts() {
 		st.gone = &DigestError{What: "blob", Expected: t.desc.Digest, Source: o.String()}
-		t.result.Mismatches = append(t.result.Mismatches, Mismatch{What: "blob", Expected: t.desc.Digest, Source: o.String()})
+		p.blame(t, o, "", nil)
 		return
 	}
 	retry, after := retryable(err)
@@ -218,10 +240,10 @@ func (p *pull) failed(s *segment, err error) {
 		return
 	}
 	now := time.Now()
-	st.before = now.Add(max(after, backoff(st.failures)))
+	st.before = now.Add(max(after, p.c.o.backoff(st.failures)))
 	if !s.started {
 		if o.failures++; o.failures >= 3 {
-			o.before = now.Add(backoff(o.failures))
+			o.before = now.Add(p.c.o.backoff(o.failures))
 		}
 	}
 	if after > 0 || status != nil && status.status == 429 {
@@ -229,37 +251,9 @@ func (p *pull) failed(s *segment, err error) {
 		o.before = st.before
 		p.slower()
 	}
+	p.later(st.before.Sub(now))
 }
 
 // progressBytes is how much a connection must bring to count as progress: a
 // source that resets after every byte is not asked for ever.
 const progressBytes = 64 << 10
-
-// convict decides after a mismatch where the blob is taken from next. From
-// then on it comes whole from one source at a time, so that the next mismatch
-// names exactly one. When no source is left the error says what they sent.
-func (p *pull) convict(t *transfer, found digest.Digest) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	var from []*origin
-	for _, s := range t.spans {
-		if !slices.Contains(from, s.from) {
-			from = append(from, s.from)
-		}
-	}
-	if found != "" && len(from) == 1 && t.resumed == 0 {
-		o := from[0]
-		t.standing(o).gone = &DigestError{What: "blob", Expected: t.desc.Digest, Found: found, Source: o.String()}
-		t.result.Mismatches = append(t.result.Mismatches, Mismatch{What: "blob", Expected: t.desc.Digest, Found: found, Source: o.String()})
-	}
-	var errs []error
-	for _, o := range p.origins {
-		if gone := t.standing(o).gone; gone != nil {
-			errs = append(errs, gone)
-			continue
-		}
-		t.only = o
-		return nil
-	}
-	return fmt.Errorf("blob %s: %w", t.desc.Digest, worst(errs))
-}
