@@ -30,7 +30,8 @@ type box struct {
 	began  time.Time // when the engine's own time began
 
 	stopSampling func()
-	peak         int64
+	peak         int64 // bytes
+	peakGPU      int64 // bytes
 	peakMu       sync.Mutex
 }
 
@@ -175,7 +176,56 @@ func (b *box) sample() {
 			}
 		}
 	}()
-	b.stopSampling = sync.OnceFunc(func() { close(stop); <-done })
+	gpuDone := b.sampleGPU(stop)
+	b.stopSampling = sync.OnceFunc(func() { close(stop); <-done; <-gpuDone })
+}
+
+// sampleGPU follows the GPU memory of the box's processes, where the run has
+// devices and the driver tells.
+func (b *box) sampleGPU(stop <-chan struct{}) <-chan struct{} {
+	done := make(chan struct{})
+	if len(b.launch.devices) == 0 {
+		close(done)
+		return done
+	}
+	go func() {
+		defer close(done)
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		go func() {
+			select {
+			case <-stop:
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+		tick := time.NewTicker(500 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			members, err := b.cgroup.members()
+			if err == nil {
+				n, ok := gpuMemory(ctx, func(pid int) bool { return slices.Contains(members, pid) })
+				if !ok {
+					return
+				}
+				b.peakMu.Lock()
+				b.peakGPU = max(b.peakGPU, n)
+				b.peakMu.Unlock()
+			}
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+	return done
+}
+
+func (b *box) peakGPUMemory() int64 {
+	b.peakMu.Lock()
+	defer b.peakMu.Unlock()
+	return b.peakGPU
 }
 
 func (b *box) peakMemory() int64 {

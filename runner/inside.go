@@ -167,7 +167,11 @@ func (r *run) probe(ctx context.Context, path string) (*probe.Report, error) {
 	}
 	defer b.remove()
 	l := *r.launch
-	plan, err := json.Marshal(r.probePlan(b))
+	known, err := r.engine.cdiVariables(l.devices)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDevice, err)
+	}
+	plan, err := json.Marshal(r.probePlan(b, known))
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrIsolation, err)
 	}
@@ -192,15 +196,13 @@ func (r *run) probe(ctx context.Context, path string) (*probe.Report, error) {
 	return report, nil
 }
 
-func (r *run) probePlan(b *bait) probe.Plan {
+func (r *run) probePlan(b *bait, known []string) probe.Plan {
 	plan := probe.Plan{
 		Model: modelTarget, TCP: b.tcp, Nowhere: b.nowhere, Socket: b.socket, VSock: b.vsock,
 		Files:   []string{b.file, r.job.StateDir, "/run/containerd/containerd.sock", "/var/run/docker.sock", "/run/podman/podman.sock"},
-		Env:     []string{"PATH", "HOME", "HOSTNAME", "TERM", "container"},
+		Env:     append([]string{"PATH", "HOME", "HOSTNAME", "TERM", "container"}, known...),
 		Devices: len(r.launch.devices) > 0, Pids: r.launch.pids, Memory: r.launch.memory,
 	}
-	// A device's CDI spec sets variables of its own; they are not the host's
-	// environment, but which they are is not known here.
 	plan.Env = append(plan.Env, slices.Collect(maps.Keys(r.image.env))...)
 	for _, kv := range r.launch.env {
 		name, _, _ := strings.Cut(kv, "=")

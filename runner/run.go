@@ -127,6 +127,9 @@ func (r *run) do(ctx context.Context, keep func(context.Context)) (_ *Verdict, e
 	if _, err := r.engine.removeStale(ctx, j.StateDir); err != nil {
 		return nil, err
 	}
+	if err := r.engine.checkDevices(j.Devices); err != nil {
+		return nil, err
+	}
 	r.note("checking the runtime image")
 	if r.image, err = r.engine.image(ctx, *j); err != nil {
 		return nil, err
@@ -182,7 +185,7 @@ func (r *run) do(ctx context.Context, keep func(context.Context)) (_ *Verdict, e
 	if err := r.converse(ctx, req); err != nil {
 		return nil, err
 	}
-	r.verdict.PeakMemory = r.box.peakMemory()
+	r.verdict.PeakMemory, r.verdict.PeakGPUMemory = r.box.peakMemory(), r.box.peakGPUMemory()
 	r.readLog(ctx)
 	if keep != nil && r.verdict.Passed {
 		kept := time.Now()
