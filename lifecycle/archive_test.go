@@ -145,7 +145,7 @@ func TestExportAndImport(t *testing.T) {
 
 	w.faults(func(*http.Request) int { return http.StatusServiceUnavailable }, nil)
 	b := w.node()
-	_, err = b.Apply(bundle, "usb")
+	_, _, err = b.Apply(context.Background(), bundle, "usb")
 	w.must(err)
 	from := []string{"oci-layout://" + usb}
 	got, err := b.Sync(context.Background(), SyncOptions{Install: true, Force: true, Only: []string{"tiny@v1"}, From: from})
@@ -165,7 +165,7 @@ func TestExportAndImport(t *testing.T) {
 		}
 	}
 	c := w.node()
-	_, err = c.Apply(bundle, "usb")
+	_, _, err = c.Apply(context.Background(), bundle, "usb")
 	w.must(err)
 	got, err = c.Sync(context.Background(), SyncOptions{Install: true, Only: []string{"tiny@v1"}, From: from})
 	if err != nil || got.Outcomes[0].After != Failed || got.Outcomes[0].Failure.Cause != CauseHash {

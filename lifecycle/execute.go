@@ -105,6 +105,9 @@ func (n *Node) save(r *Record) error { return n.models.write(r.ID(), r) }
 // incident first, then a Failed state; any other error leaves the state as it
 // is and notes why nothing moved.
 func (n *Node) settle(acc *snapshot.Accepted, r *Record, err error) error {
+	if err == nil && r.State == Active {
+		return n.activate(acc, r)
+	}
 	if err == nil {
 		return n.save(r)
 	}
@@ -149,6 +152,34 @@ func (n *Node) settle(acc *snapshot.Accepted, r *Record, err error) error {
 		return errors.Join(err, n.dropRef(r))
 	}
 	return err
+}
+
+// activateWait is how long an activation waits for a snapshot that is being
+// accepted, which may have to be fetched first.
+const activateWait = 5 * time.Minute
+
+// activate stores a record that says Active, unless a newer snapshot was
+// accepted while this pass was at work: what it lists is not known to acc
+// (invariant 5). The record on disk stays as it was then.
+func (n *Node) activate(acc *snapshot.Accepted, r *Record) error {
+	ctx := context.Background()
+	lk, err := shareLock(ctx, n.snapshotLock(), "the snapshot", activateWait)
+	if err != nil {
+		return err
+	}
+	defer lk.release()
+	cur, err := n.Current()
+	if err == nil && cur.Digest != acc.Digest {
+		err = &Failure{
+			Cause: CauseBusy, Reason: fmt.Sprintf("snapshot %d was accepted meanwhile: not activated under snapshot %d", cur.Document.Sequence, acc.Document.Sequence),
+			Hint: "the next sync goes on under the newer snapshot",
+		}
+	}
+	if err != nil {
+		*r = Record{Name: r.Name, Version: r.Version, State: Absent}
+		return errors.Join(err, n.models.read(r.ID(), r))
+	}
+	return n.save(r)
 }
 
 // backoff doubles from Initial to Max with every failure in a row.

@@ -19,16 +19,25 @@ var ErrBusy = errors.New("busy")
 // however it ends, so there is no stale lock to clean up.
 type lock struct{ f *os.File }
 
-// takeLock takes the lock at path, waiting at most wait for another holder.
-// The file carries the holder's pid for the message only.
+// takeLock takes the lock at path for itself alone, waiting at most wait for
+// another holder. The file carries the holder's pid for the message only.
 func takeLock(ctx context.Context, path, what string, wait time.Duration) (*lock, error) {
+	return acquire(ctx, path, what, unix.LOCK_EX, wait)
+}
+
+// shareLock takes the lock at path together with others who share it.
+func shareLock(ctx context.Context, path, what string, wait time.Duration) (*lock, error) {
+	return acquire(ctx, path, what, unix.LOCK_SH, wait)
+}
+
+func acquire(ctx context.Context, path, what string, how int, wait time.Duration) (*lock, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	deadline := time.Now().Add(wait)
 	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err = unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
 		if err == nil {
 			break
 		}
@@ -56,6 +65,9 @@ func takeLock(ctx context.Context, path, what string, wait time.Duration) (*lock
 	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	if how == unix.LOCK_SH {
+		return &lock{f}, nil
 	}
 	_ = f.Truncate(0)
 	_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)

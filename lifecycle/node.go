@@ -119,6 +119,7 @@ func Init(o Options, root []byte) error {
 func (n *Node) trustDir() string     { return filepath.Join(n.dir, "trust") }
 func (n *Node) floorPath() string    { return filepath.Join(n.o.StateDir, "floor", n.o.Network+".json") }
 func (n *Node) incidentPath() string { return filepath.Join(n.dir, "incidents.jsonl") }
+func (n *Node) snapshotLock() string { return filepath.Join(n.dir, "snapshot.lock") }
 func (n *Node) runsDir() string      { return filepath.Join(n.dir, "runs") }
 func (n *Node) now() time.Time       { return n.o.Now().UTC().Truncate(time.Second) }
 

@@ -254,22 +254,19 @@ func (in *Inputs) unlistedAction(r *Record) (Action, bool) {
 		}
 		return do(Keep, Archived, "in the archive")
 	}
+	if r.State == Active || r.State == Pending { // out of use first (invariant 5); what becomes of its bytes comes after
+		return do(Disable, Inactive, "the snapshot no longer lists it")
+	}
 	newer := newestListed(doc, r.Name)
-	if newer != nil && in.Archive && doc.Settings.Retention.Outdated == "archive" && r.State.Installed() {
+	if newer != nil && in.Archive && doc.Settings.Retention.Outdated == "archive" && r.State == Inactive {
 		if in.active(newer.Name, newer.Version) {
-			return do(Archive, Archived, "replaced by "+modelID(newer.Name, newer.Version))
+			return do(Archive, Archived, "replaced by "+newer.ID())
 		}
-		if r.State != Inactive {
-			return do(Disable, Inactive, "no longer listed; archived once "+modelID(newer.Name, newer.Version)+" is Active")
-		}
-		return do(Wait, Inactive, "archived once "+modelID(newer.Name, newer.Version)+" is Active")
+		return do(Wait, Inactive, "archived once "+newer.ID()+" is Active")
 	}
 	grace := doc.Settings.RemoveUnlistedAfter.Std()
 	if left := grace - now.Sub(cmp.Or(r.Unlisted, now)); grace > 0 && left > 0 {
 		a.After = now.Add(left)
-		if r.State.Installed() && r.State != Inactive {
-			return do(Disable, Inactive, "the snapshot no longer lists it")
-		}
 		return do(Wait, r.State, "not listed; removed after "+a.After.UTC().Format(time.RFC3339))
 	}
 	return do(Remove, Absent, "the snapshot no longer lists it")

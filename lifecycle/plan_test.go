@@ -129,7 +129,9 @@ func TestMakePlan(t *testing.T) {
 		{name: "failed, backoff over", in: inputs(doc, record(Failed)), verb: Install, next: Active},
 		{name: "failed, forced", in: inputs(doc, record(Failed, func(r *Record) { r.RetryAfter = testNow.Add(time.Minute) })), with: func(in *Inputs) { in.Force = true }, verb: Install, next: Active},
 		{name: "inactive, enabled without verdict", in: inputs(doc, record(Inactive)), verb: Validate, next: Active},
-		{name: "unlisted", in: inputs(unlisted, record(Active)), verb: Remove, next: Absent},
+		{name: "unlisted", in: inputs(unlisted, record(Active)), verb: Disable, next: Inactive, why: "no longer lists"},
+		{name: "unlisted and out of use", in: inputs(unlisted, record(Inactive)), verb: Remove, next: Absent},
+		{name: "unlisted and failed", in: inputs(unlisted, record(Failed)), verb: Remove, next: Absent},
 		{name: "unlisted, in its grace", in: inputs(graced, record(Active)), verb: Disable, next: Inactive},
 		{name: "unlisted, grace running", in: inputs(graced, record(Inactive, func(r *Record) { r.Unlisted = testNow.Add(-time.Minute) })), verb: Wait, next: Inactive},
 		{name: "unlisted, grace over", in: inputs(graced, record(Inactive, func(r *Record) { r.Unlisted = testNow.Add(-2 * time.Hour) })), verb: Remove, next: Absent},
@@ -158,6 +160,7 @@ func TestMakePlan(t *testing.T) {
 			t.Fatalf("got %+v", p.Actions)
 		}
 		in.Records = append(in.Records, &Record{Name: "tiny", Version: "v2", State: Active, Manifest: successor.Models[0].Digest(), Holds: verdictKey(successor, &successor.Models[0], in.Facts)})
+		in.Records[0] = record(Inactive)
 		p = MakePlan(in)
 		if len(p.Actions) != 2 || p.Actions[0].Verb != Keep || p.Actions[1].Verb != Archive {
 			t.Fatalf("got %+v", p.Actions)

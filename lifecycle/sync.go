@@ -106,7 +106,7 @@ func (n *Node) refresh(ctx context.Context, o SyncOptions, res *SyncResult) (*sn
 		defer os.RemoveAll(scratch.dir)
 		t = scratch.Trust
 	}
-	acc, err := t.Pull(ctx, o.Source, n.now())
+	acc, err := n.accept(ctx, !o.DryRun, func() (*snapshot.Accepted, error) { return t.Pull(ctx, o.Source, n.now()) })
 	if err == nil {
 		res.Changed = acc.Changed
 		return acc, nil
@@ -128,17 +128,37 @@ func (n *Node) refresh(ctx context.Context, o SyncOptions, res *SyncResult) (*sn
 }
 
 // Apply accepts a pushed snapshot; source says where it came from. A refusal
-// is an incident and changes nothing.
-func (n *Node) Apply(bundle []byte, source string) (*snapshot.Accepted, error) {
+// is an incident and changes nothing. What an accepted one revokes, disables
+// or no longer lists is out of use before Apply returns; what it brings waits
+// for the next pass.
+func (n *Node) Apply(ctx context.Context, bundle []byte, source string) (*snapshot.Accepted, []Outcome, error) {
 	t, err := n.trust()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	acc, err := t.Apply(bundle, n.now())
+	acc, err := n.accept(ctx, true, func() (*snapshot.Accepted, error) { return t.Apply(bundle, n.now()) })
 	if err != nil {
-		return nil, errors.Join(err, n.rejected(err, source))
+		return nil, nil, errors.Join(err, n.rejected(err, source))
 	}
-	return acc, nil
+	p, err := n.plan(ctx, acc, SyncOptions{})
+	if err != nil {
+		return acc, nil, err
+	}
+	var res SyncResult
+	n.runPlan(ctx, acc, SyncOptions{}, &res, p, func(v Verb) bool { return v == Quarantine || v == Disable })
+	return acc, res.Outcomes, ctx.Err()
+}
+
+// accept takes a snapshot while nobody activates a model under an older one.
+func (n *Node) accept(ctx context.Context, exclusive bool, take func() (*snapshot.Accepted, error)) (*snapshot.Accepted, error) {
+	if exclusive {
+		lk, err := takeLock(ctx, n.snapshotLock(), "the snapshot", activateWait)
+		if err != nil {
+			return nil, err
+		}
+		defer lk.release()
+	}
+	return take()
 }
 
 // rejected writes the incident of a snapshot that did not verify. A source

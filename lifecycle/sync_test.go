@@ -241,7 +241,7 @@ func TestSecondSnapshotMovesModels(t *testing.T) {
 
 	before, err := n.Current()
 	w.must(err)
-	_, err = n.Apply(first, "push file")
+	_, _, err = n.Apply(context.Background(), first, "push file")
 	if f := AsFailure(err); f == nil || f.Cause != CauseSnapshot || !errors.Is(err, snapshot.ErrReplay) {
 		t.Errorf("a replayed snapshot: %v", err)
 	}
@@ -455,7 +455,7 @@ func TestStaleSnapshotActivatesNothing(t *testing.T) {
 	w.list("tiny", "v1", w.push("tiny", w.key, "first"))
 	bundle := w.publish()
 	n := w.node()
-	_, err := n.Apply(bundle, "push file")
+	_, _, err := n.Apply(context.Background(), bundle, "push file")
 	w.must(err)
 	// The same node, ten days later: the timestamp's week is over.
 	n.o.Now = func() time.Time { return time.Now().Add(10 * 24 * time.Hour) }
@@ -464,4 +464,68 @@ func TestStaleSnapshotActivatesNothing(t *testing.T) {
 	if res.Plan.Freshness != snapshot.Stale || len(res.Outcomes) != 1 || res.Outcomes[0].Verb != Wait || res.Outcomes[0].After != Absent {
 		t.Errorf("got %s, %+v", res.Plan.Freshness, res.Outcomes)
 	}
+}
+
+// activeNow gives a Pending model what a passed run would have written.
+func (w *network) activeNow(n *Node, id string) *Record {
+	w.t.Helper()
+	r := w.state(n, id, Pending)
+	acc, err := n.Current()
+	w.must(err)
+	m, _ := acc.Document.Model(r.Name, r.Version)
+	f, err := n.facts(context.Background())
+	w.must(err)
+	w.must(r.move(Active, "test", "as if validated", acc.Digest, n.now()))
+	r.Holds = verdictKey(acc.Document, &m, f)
+	w.must(n.settle(acc, r, nil))
+	return r
+}
+
+func TestAppliedSnapshotTakesModelsOutOfUseAtOnce(t *testing.T) {
+	w := newNetwork(t)
+	for _, name := range []string{"dropped", "disabled", "revoked", "kept"} {
+		w.list(name, "v1", w.push(name, w.key, name))
+	}
+	w.publish()
+	n := w.node()
+	w.sync(n)
+	for _, name := range []string{"dropped", "disabled", "revoked", "kept"} {
+		w.activeNow(n, name+"@v1")
+	}
+	w.must(w.repo.RemoveModel("dropped", ""))
+	w.must(w.repo.SetEnabled("disabled", "v1", false))
+	w.must(w.repo.Revoke(snapshot.Revocation{Digest: w.state(n, "revoked@v1", Active).Manifest}))
+	bundle := w.publish()
+	_, outs, err := n.Apply(context.Background(), bundle, "push file")
+	w.must(err)
+	if len(outs) != 3 {
+		t.Errorf("outcomes: %+v", outs)
+	}
+	w.state(n, "dropped@v1", Inactive)
+	w.state(n, "disabled@v1", Inactive)
+	w.state(n, "revoked@v1", Failed)
+	w.state(n, "kept@v1", Active)
+}
+
+func TestNothingIsActivatedUnderAnOlderSnapshot(t *testing.T) {
+	w := newNetwork(t)
+	w.list("tiny", "v1", w.push("tiny", w.key, "first"))
+	w.publish()
+	n := w.node()
+	w.sync(n)
+	r := w.state(n, "tiny@v1", Pending)
+	old, err := n.Current()
+	w.must(err)
+	w.must(w.repo.Edit(func(d *snapshot.Snapshot) error { d.Settings.RetestInterval = 1e9; return nil }))
+	_, _, err = n.Apply(context.Background(), w.publish(), "push file")
+	w.must(err)
+	// A run that began before the new snapshot came ends now.
+	w.must(r.move(Active, "test", "passed", old.Digest, n.now()))
+	if err := n.settle(old, r, nil); AsFailure(err) == nil || AsFailure(err).Cause != CauseBusy {
+		t.Errorf("got %v", err)
+	}
+	if r.State != Pending {
+		t.Errorf("in memory: %s", r.State)
+	}
+	w.state(n, "tiny@v1", Pending)
 }

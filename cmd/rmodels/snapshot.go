@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/resultity/rmodels/lifecycle"
 	"github.com/resultity/rmodels/snapshot"
 )
 
@@ -92,7 +93,8 @@ func (a *app) snapshotApplyCommand() *cobra.Command {
 		Long: `apply verifies a push file and makes its snapshot the one in force. The
 carrier need not be trusted: it can only withhold. An older snapshot, one of
 another network or one without enough signatures is refused and changes
-nothing.`,
+nothing. What an accepted one revokes, disables or no longer lists is out of
+use at once; sync brings in the rest.`,
 		Example: `  rmodels snapshot apply snapshot.bundle.json && rmodels sync --offline`,
 		Args:    args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, as []string) error {
@@ -104,11 +106,17 @@ nothing.`,
 			if err != nil {
 				return usageError{err}
 			}
-			acc, err := n.Apply(b, as[0])
+			acc, outs, err := n.Apply(cmd.Context(), b, as[0])
 			if err != nil {
 				return err
 			}
-			return a.result(acc, func(w io.Writer) {
+			return a.result(struct {
+				*snapshot.Accepted
+				Outcomes []lifecycle.Outcome `json:"outcomes"` // what went out of use at once
+			}{acc, append([]lifecycle.Outcome{}, outs...)}, func(w io.Writer) {
+				for _, o := range outs {
+					fmt.Fprintf(w, "%s is %s: %s\n", o.ID(), o.After, o.Reason)
+				}
 				if !acc.Changed {
 					fmt.Fprintf(w, "snapshot %d of %s was in force already\n", acc.Document.Sequence, acc.Document.Network)
 					return
