@@ -72,7 +72,16 @@ func (n *Node) validate(ctx context.Context, acc *snapshot.Accepted, m *snapshot
 		return err
 	}
 	step(nil, v.Reason)
+	before := r.Verdict
 	r.Verdict, r.Tested = v, n.now()
+	for _, c := range runner.Compare(before, v, m.Validation.Deterministic) {
+		if err := n.incident(Incident{
+			Kind: CauseValidation, Model: m.Name, Version: m.Version, Digest: r.Manifest, Expected: c.Expected, Found: c.Found,
+			Source: job.Runtime.Reference, Reason: c.Reason, Action: "it passed its test and stays in use", Snapshot: acc.Digest,
+		}); err != nil {
+			return err
+		}
+	}
 	if !v.Passed {
 		r.Holds = ""
 		fl := &Failure{
