@@ -216,7 +216,7 @@ func checkCompat(p *problems, at string, c Compat, runtimes map[string]bool) {
 		}
 		if len(r.text) > maxName {
 			p.add(at+"."+r.name, "%d bytes, at most %d", len(r.text), maxName)
-		} else if _, err := semver.NewConstraint(r.text); err != nil {
+		} else if !p.isRange(r.text) {
 			p.add(at+"."+r.name, "%q is not a version range like \">=0.10 <0.13\"", clip(r.text))
 		}
 	}
@@ -227,6 +227,19 @@ func checkCompat(p *problems, at string, c Compat, runtimes map[string]bool) {
 			p.addErr(fmt.Sprintf("%s.tasks[%d]", at, i), CheckName(t))
 		}
 	}
+}
+
+func (p *problems) isRange(s string) bool {
+	ok, known := p.ranges[s]
+	if !known {
+		_, err := semver.NewConstraint(s)
+		ok = err == nil
+		if p.ranges == nil {
+			p.ranges = map[string]bool{}
+		}
+		p.ranges[s] = ok
+	}
+	return ok
 }
 
 func checkValidation(p *problems, at string, v Validation) {
