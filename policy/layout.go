@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/resultity/rmodels/snapshot"
 )
 
@@ -12,7 +14,8 @@ type FileClaim struct {
 	Path      string // "" or "." for an archive whose names are known only after unpacking; else, of an archive, the directory it unpacks into
 	Size      int64  // bytes of the layer as stored
 	MediaType string
-	Archive   bool // the layer is a tar (compressed or not)
+	Digest    digest.Digest // of the layer; files of one digest are stored and counted once. "": counted on its own
+	Archive   bool          // the layer is a tar (compressed or not)
 }
 
 // Defaults for a policy's limits that are zero. They are wide: the size that
@@ -52,21 +55,24 @@ func AdmitLayout(p snapshot.Policy, m snapshot.Model, format string, files []Fil
 	if err != nil {
 		return refused(ClassLayout, err)
 	}
-	total, err := g.layout(files)
+	stored, err := g.layout(files)
 	if err != nil {
 		return refused(ClassLayout, err)
 	}
 	return Decision{
 		Allowed: true, Rule: "content.limits",
-		Reason: fmt.Sprintf("what the manifest claims is within limits: format %s, %s, %d bytes", format, count(len(files), "file"), total),
+		Reason: fmt.Sprintf("what the manifest claims is within limits: format %s, %s, %d bytes", format, count(len(files), "file"), stored),
 	}
 }
 
-func (g *gate) layout(files []FileClaim) (total int64, err error) {
+// layout gives the bytes that the layers claim, each digest once.
+func (g *gate) layout(files []FileClaim) (stored int64, err error) {
 	if err := g.count(len(files)); err != nil {
 		return 0, err
 	}
+	var total int64
 	var paths []string
+	sizes := make(map[digest.Digest]int64, len(files))
 	for _, f := range files {
 		name := f.Path
 		if f.Archive && (name == "" || name == ".") {
@@ -86,17 +92,28 @@ func (g *gate) layout(files []FileClaim) (total int64, err error) {
 		if total, err = g.add(f.Size, total); err != nil {
 			return 0, about(name, err)
 		}
+		size, again := sizes[f.Digest]
+		switch {
+		case f.Digest == "" || !again:
+			stored += f.Size // at most total, which cannot overflow
+			sizes[f.Digest] = f.Size
+		case size != f.Size:
+			return 0, &breach{
+				file: name, rule: "content.limits.fileBytes", reason: "claims another size than a file of the same digest",
+				expected: fmt.Sprintf("%d bytes", size), found: fmt.Sprintf("%d bytes", f.Size),
+			}
+		}
 	}
-	if total > g.model.Size {
+	if stored > g.model.Size {
 		return 0, &breach{
 			rule: "size", reason: "the artifact claims more bytes than the snapshot lists for the model",
-			expected: fmt.Sprintf("at most %d bytes", g.model.Size), found: fmt.Sprintf("%d bytes", total),
+			expected: fmt.Sprintf("at most %d bytes", g.model.Size), found: fmt.Sprintf("%d bytes", stored),
 		}
 	}
 	if err := SafePaths(paths); err != nil {
 		return 0, pathBreach(err)
 	}
-	return total, nil
+	return stored, nil
 }
 
 // count checks the number of files against the policy's limit.

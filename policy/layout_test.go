@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/resultity/rmodels/policy"
 	"github.com/resultity/rmodels/snapshot"
 )
@@ -14,6 +16,13 @@ const rawWeights = "application/vnd.cncf.model.weight.v1.raw"
 
 func claim(path string, size int64) policy.FileClaim {
 	return policy.FileClaim{Path: path, Size: size, MediaType: rawWeights}
+}
+
+// same is a file of one and the same layer.
+func same(path string, size int64) policy.FileClaim {
+	c := claim(path, size)
+	c.Digest = digest.FromString("same")
+	return c
 }
 
 func TestLayout(t *testing.T) {
@@ -34,6 +43,7 @@ func TestLayout(t *testing.T) {
 		{"two archives into one directory", snapshot.Content{}, 10, []policy.FileClaim{{Path: "kit", Size: 1, MediaType: "x/y", Archive: true}, {Path: "kit", Size: 1, MediaType: "x/y", Archive: true}}},
 		{"as many files as may be", snapshot.Content{}, 1 << 20, full},
 		{"listed media type", snapshot.Content{MediaTypes: []string{"x/y", rawWeights}}, 10, []policy.FileClaim{claim("m.gguf", 1)}},
+		{"one layer under two names", snapshot.Content{}, 10, []policy.FileClaim{same("a.gguf", 10), same("b/a.gguf", 10)}},
 		{"at every limit", snapshot.Content{Limits: snapshot.Limits{Files: 2, FileBytes: 5, TotalBytes: 10}}, 10, []policy.FileClaim{claim("a.gguf", 5), claim("b.gguf", 5)}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -74,6 +84,8 @@ func TestLayoutRefuses(t *testing.T) {
 			[]policy.FileClaim{claim("a.gguf", math.MaxInt64), claim("b.gguf", math.MaxInt64), claim("c.gguf", 2)}, "content.limits.totalBytes", "at most",
 		},
 		{"larger than listed", snapshot.Content{}, 9, []policy.FileClaim{claim("a.gguf", 5), claim("b.gguf", 5)}, "size", "at most 9 bytes"},
+		{"one digest of two sizes", snapshot.Content{}, 10, []policy.FileClaim{same("a.gguf", 5), same("b.gguf", 4)}, "content.limits.fileBytes", "same digest"},
+		{"one layer under two names, larger than listed", snapshot.Content{}, 9, []policy.FileClaim{same("a.gguf", 10), same("b.gguf", 10)}, "size", "at most 9 bytes"},
 		{"no size listed", snapshot.Content{}, 0, []policy.FileClaim{claim("a.gguf", 5)}, "size", "at most 0 bytes"},
 		{"media type not listed", snapshot.Content{MediaTypes: []string{"x/y"}}, 10, []policy.FileClaim{claim("a.gguf", 5)}, "content.mediaTypes", "x/y"},
 		{"media type of an archive not listed", snapshot.Content{MediaTypes: []string{"x/z"}}, 10, []policy.FileClaim{archive}, "content.mediaTypes", "x/z"},
