@@ -225,8 +225,9 @@ func TestKeyless(t *testing.T) {
 		"empty object":             []byte("{}"),
 		"duplicate member":         []byte(strings.Replace(string(s.sign(bundleShape{})), "{", `{"mediaType":"x",`, 1)),
 		"a certificate of its own": swapCertificate(t, s.sign(bundleShape{}), foreign.sign(bundleShape{})),
-		"a bare message signature": messageSignature(t, s.sign(bundleShape{})),
-		"over the size":            append(s.sign(bundleShape{}), make([]byte, 5<<20)...),
+		"a log entry of another signature (CVE-2026-22703)": swapLog(t, s.sign(bundleShape{}), s.sign(bundleShape{who: "x@example.org"})),
+		"a bare message signature":                          messageSignature(t, s.sign(bundleShape{})),
+		"over the size":                                     append(s.sign(bundleShape{}), make([]byte, 5<<20)...),
 	} {
 		t.Run(name, func(t *testing.T) {
 			wantRefused(t, admit(acc, bundleEvidence(b)), policy.ClassSignature, "policies[acme].threshold")
@@ -416,5 +417,14 @@ func messageSignature(t testing.TB, b []byte) []byte {
 			MessageDigest: &protocommon.HashOutput{Algorithm: protocommon.HashAlgorithm_SHA2_256, Digest: []byte(manifest.Encoded())},
 			Signature:     p.GetDsseEnvelope().Signatures[0].Sig,
 		}}
+	})
+}
+
+// swapLog gives b the log entries of another bundle.
+func swapLog(t testing.TB, b, from []byte) []byte {
+	var donor protobundle.Bundle
+	check(t, protojson.Unmarshal(from, &donor))
+	return edit(t, b, func(p *protobundle.Bundle) {
+		p.VerificationMaterial.TlogEntries = donor.VerificationMaterial.TlogEntries
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -73,6 +74,20 @@ var attacks = []attack{
 		tg := load[metadata.TargetsType](f, "1.targets.json")
 		f.online(tg, "online", 1)
 	})},
+	{"rollback: the timestamp before the last renewal", specAttacks, snapshot.ErrReplay, func(t *testing.T, net *network, n *node, f *forge) (snapshot.Source, time.Time) {
+		renewed := &forge{t, net, maps.Clone(f.files)}
+		renewed.online(renewed.targets(), "online", 1)
+		must1(n.Apply(renewed.bundle(), net.now()))(t)
+		return nil, net.now()
+	}},
+	{"rollback: the same document in targets of a lower version", specAttacks, snapshot.ErrReplay, func(t *testing.T, net *network, n *node, f *forge) (snapshot.Source, time.Time) {
+		must1(n.Apply(f.bundle(), net.now()))(t)
+		tg := f.targets()
+		tg.Signed.Version--
+		put(f, fmt.Sprintf("%d.targets.json", tg.Signed.Version), tg, "targets-1", "targets-2")
+		f.online(tg, "online", 1)
+		return nil, net.now()
+	}},
 	{"rollback: a lower sequence signed by a threshold of targets keys", ourTraps, snapshot.ErrReplay, pushed(func(f *forge) {
 		f.document(f.edited(func(s *snapshot.Snapshot) { s.Sequence = 1 }), "targets-1", "targets-2")
 	})},
@@ -269,6 +284,19 @@ var attacks = []attack{
 		ts.Signed.Version++
 		delete(ts.Signed.Meta, "snapshot.json")
 		put(f, "timestamp.json", ts, "online")
+	})},
+	{"members that differ by case, signed (panics in go-tuf)", "go-tuf: nil dereference behind encoding/json", snapshot.ErrInvalid, pushed(func(f *forge) {
+		ts := f.timestamp()
+		ts.Signed.Version++
+		ts.ClearSignatures()
+		text := string(must1(ts.ToBytes(false))(f.t))
+		text = strings.Replace(text, `"spec_version":`, `"META":{"snapshot.json":null},"spec_version":`, 1)
+		// The thief signs what go-tuf makes of these bytes.
+		var read metadata.Metadata[metadata.TimestampType]
+		must1(read.FromBytes([]byte(text)))(f.t)
+		must1(read.Sign(f.signer("online")))(f.t)
+		sigs := string(mustJSON(f.t, []map[string]string{{"keyid": read.Signatures[0].KeyID, "sig": fmt.Sprintf("%x", []byte(read.Signatures[0].Signature))}}))
+		f.files["timestamp.json"] = []byte(strings.Replace(text, `"signatures":[]`, `"signatures":`+sigs, 1))
 	})},
 	{"a key of the wrong length (panics in crypto/ed25519)", "go-tuf: unchecked length", snapshot.ErrInvalid, pushed(func(f *forge) {
 		r := f.root(1)

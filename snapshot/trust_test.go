@@ -2,11 +2,13 @@ package snapshot_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -181,11 +183,16 @@ func TestFloorApart(t *testing.T) {
 	wantErr(t, err, snapshot.ErrReplay, "sequence 1", "2")
 	must1(n.Apply(b2, net.now()))(t)
 
-	// The other way round: the floor is lost, the cache is not.
+	// The other way round: the floor is lost, the cache is not. Numbers of the
+	// metadata are high enough, the sequence alone is not.
 	check(t, os.Remove(n.floor))
 	n.reopen()
 	_, err = n.Apply(b1, net.now())
 	wantErr(t, err, snapshot.ErrReplay)
+	f := net.forge()
+	f.document(f.edited(func(s *snapshot.Snapshot) { s.Sequence = 1 }), "targets-1", "targets-2")
+	_, err = n.Apply(f.bundle(), net.now())
+	wantErr(t, err, snapshot.ErrReplay, "sequence 1")
 	must1(n.Current(net.now()))(t)
 
 	// And a damaged floor refuses: without it a replay could not be told.
@@ -230,6 +237,18 @@ func mustRead(t testing.TB, path string) []byte {
 	b, err := os.ReadFile(path)
 	check(t, err)
 	return b
+}
+
+// TestDamagedPin: a pin that changed on disk is no pin.
+func TestDamagedPin(t *testing.T) {
+	net, other := newNetwork(t), newNetwork(t)
+	n := newNode(t, "mainnet", net.root())
+	file := filepath.Join(n.dir, "pin.json")
+	swapped := strings.Replace(string(mustRead(t, file)), base64.StdEncoding.EncodeToString(net.root()), base64.StdEncoding.EncodeToString(other.root()), 1)
+	check(t, os.WriteFile(file, []byte(swapped), 0o600))
+	if _, err := snapshot.OpenTrust(n.dir, n.floor); err == nil || !strings.Contains(err.Error(), "digest") {
+		t.Errorf("opened with another root: %v", err)
+	}
 }
 
 // TestTwoAtOnce: two processes apply different snapshots; the newer one stays
