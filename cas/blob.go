@@ -96,7 +96,9 @@ func (s *Store) restore(ctx context.Context, k key) (bool, error) {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) {
 			return false, err
 		}
-		return true, nil
+		// Before a collector removes the directory that it came from.
+		guard.unlock()
+		return true, s.fs.SyncDir(filepath.Dir(s.blobPath(k)))
 	}
 	// It may have been restored between the look and the lock.
 	_, err = s.lstat(k)

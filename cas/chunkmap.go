@@ -7,6 +7,8 @@ import (
 	"io/fs"
 
 	"github.com/zeebo/xxh3"
+
+	"github.com/resultity/rmodels/internal/durable"
 )
 
 const (
@@ -115,6 +117,15 @@ func cutTrailer(b []byte) ([]byte, bool) {
 	}
 	body, trailer := b[:len(b)-sumTrailer], b[len(b)-sumTrailer:]
 	return body, xxh3.Hash(body) == binary.LittleEndian.Uint64(trailer)
+}
+
+// writeMap makes the chunk map of a blob durable.
+func (s *Store) writeMap(k key, m chunkMap) error {
+	path := s.mapPath(k)
+	if err := s.makeFan(path); err != nil {
+		return err
+	}
+	return noSpace(durable.WriteFileFS(s.fs, path, m.encode(), 0o444))
 }
 
 // readMap returns the chunk map of a blob; false when it has none that can be

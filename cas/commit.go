@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
-
-	"github.com/resultity/rmodels/internal/durable"
 )
 
 // Commit publishes the blob if all its bytes are there and hash to its name
@@ -110,8 +108,8 @@ func (i *Ingest) hashRest(ctx context.Context) error {
 // durable before the blob is visible, the data before either).
 func (s *Store) publish(ctx context.Context, k key, data string, m chunkMap) error {
 	if m.size > MapThreshold {
-		if err := durable.WriteFileFS(s.fs, s.mapPath(k), m.encode(), 0o444); err != nil {
-			return noSpace(err)
+		if err := s.writeMap(k, m); err != nil {
+			return err
 		}
 	}
 	flag, err := s.readSuspect(k)
@@ -119,6 +117,9 @@ func (s *Store) publish(ctx context.Context, k key, data string, m chunkMap) err
 		return err
 	}
 	path := s.blobPath(k)
+	if err := s.makeFan(path); err != nil {
+		return err
+	}
 	if err := s.renameShared(ctx, data, path); err != nil {
 		return err
 	}

@@ -44,7 +44,13 @@ func (l *flock) try(how int) (bool, error) {
 	}
 }
 
-func (l *flock) unlock() { _ = unix.Close(l.fd) }
+// unlock may be called more than once.
+func (l *flock) unlock() {
+	if l.fd >= 0 {
+		_ = unix.Close(l.fd)
+		l.fd = -1
+	}
+}
 
 // is reports whether path still names the locked inode. A lock on a file that
 // its last owner has unlinked protects nothing.

@@ -224,11 +224,14 @@ func (c *collection) planTrees() error {
 }
 
 func (c *collection) planBlobs(ctx context.Context) error {
-	for b := range 256 {
+	dirs, err := c.s.fanned("blobs")
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		dir := c.s.path(fmt.Sprintf("blobs/sha256/%02x", b))
 		names, err := readNames(dir)
 		if err != nil {
 			return err
@@ -236,7 +239,7 @@ func (c *collection) planBlobs(ctx context.Context) error {
 		c.plan.Items = slices.Grow(c.plan.Items, len(names))
 		for _, name := range names {
 			k, ok := keyOfHex(name)
-			if !ok || k[0] != byte(b) {
+			if !ok || name[:2] != filepath.Base(dir) {
 				c.keep("blob", name, 0, "not the name of a blob; fsck says what to do")
 				continue
 			}

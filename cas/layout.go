@@ -2,8 +2,11 @@ package cas
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -60,15 +63,46 @@ func (s *Store) leasePath(id string) string {
 	return filepath.Join(s.root, "leases", id)
 }
 
-// directories are made with the store, fan-out included: a name under a
-// directory that another process has made but not yet synced could be lost.
+// directories are made with the store; those that fan blobs and maps out by
+// their first byte are made when they are needed.
 func directories() []string {
-	dirs := []string{"ingest", "suspect", "trees", "trees/sha256", "refs", "leases", "trash"}
-	for _, kind := range []string{"blobs", "maps"} {
-		dirs = append(dirs, kind, kind+"/sha256")
-		for b := range 256 {
-			dirs = append(dirs, fmt.Sprintf("%s/sha256/%02x", kind, b))
-		}
+	return []string{
+		"blobs", "blobs/sha256", "maps", "maps/sha256", "ingest", "suspect",
+		"trees", "trees/sha256", "refs", "leases", "trash",
 	}
-	return dirs
+}
+
+// makeFan makes the directory of a blob or map, durably: something that is
+// renamed into a directory without a name is lost with it. Another process may
+// have made it a moment ago, so its name is synced once in any case.
+func (s *Store) makeFan(path string) error {
+	dir := filepath.Dir(path)
+	if _, durable := s.fans.Load(dir); durable {
+		return nil
+	}
+	if err := s.fs.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return noSpace(err)
+	}
+	if err := s.fs.SyncDir(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	s.fans.Store(dir, true)
+	return nil
+}
+
+// fanned lists the directories that there are of a kind.
+func (s *Store) fanned(kind string) ([]string, error) {
+	top := filepath.Join(s.root, kind, "sha256")
+	names, err := readNames(top)
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(names)
+	for n, name := range names {
+		if len(name) != 2 || strings.Trim(name, "0123456789abcdef") != "" {
+			return nil, fmt.Errorf("%w: %s does not belong there; remove it", ErrCorrupt, filepath.Join(top, name))
+		}
+		names[n] = filepath.Join(top, name)
+	}
+	return names, nil
 }

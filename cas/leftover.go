@@ -2,7 +2,6 @@ package cas
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"path/filepath"
 	"strings"
@@ -69,11 +68,15 @@ func (c *collection) planUnfinishedTrees() error {
 // interrupted write left.
 func (c *collection) planTemporaries() error {
 	dirs := []string{"", "refs", "leases", "suspect"}
-	for b := range 256 {
-		dirs = append(dirs, fmt.Sprintf("maps/sha256/%02x", b))
+	for n, dir := range dirs {
+		dirs[n] = c.s.path(dir)
 	}
-	for _, dir := range dirs {
-		names, err := readNames(c.s.path(dir))
+	fans, err := c.s.fanned("maps")
+	if err != nil {
+		return err
+	}
+	for _, dir := range append(dirs, fans...) {
+		names, err := readNames(dir)
 		if err != nil {
 			return err
 		}
@@ -81,7 +84,7 @@ func (c *collection) planTemporaries() error {
 			if !strings.HasPrefix(name, ".") || name == ".lock" {
 				continue
 			}
-			if err := c.planTemporary(filepath.Join(c.s.path(dir), name)); err != nil {
+			if err := c.planTemporary(filepath.Join(dir, name)); err != nil {
 				return err
 			}
 		}
@@ -106,8 +109,11 @@ func (c *collection) planTemporary(path string) error {
 
 // planMaps drops maps whose blob is neither published nor on its way.
 func (c *collection) planMaps() error {
-	for b := range 256 {
-		dir := c.s.path(fmt.Sprintf("maps/sha256/%02x", b))
+	dirs, err := c.s.fanned("maps")
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
 		names, err := readNames(dir)
 		if err != nil {
 			return err

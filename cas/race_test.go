@@ -289,7 +289,7 @@ func assertEmpty(t *testing.T, s *cas.Store) {
 	walk(other.Root(), func(p string) { fresh[p] = true })
 	fresh["refs/.lock"] = true
 	walk(s.Root(), func(p string) {
-		if !fresh[p] {
+		if !fresh[p] && !(len(filepath.Base(p)) == 2 && strings.HasSuffix(filepath.Dir(p), "s/sha256")) {
 			t.Errorf("left behind: %s", p)
 		}
 	})

@@ -242,8 +242,8 @@ func (s *Store) apply(ctx context.Context, k key, p *patch, fresh chunkMap, old 
 		return err
 	}
 	if p.size > MapThreshold && (!mapped || old.size != p.size) {
-		if err := durable.WriteFileFS(s.fs, s.mapPath(k), fresh.encode(), 0o444); err != nil {
-			return noSpace(err)
+		if err := s.writeMap(k, fresh); err != nil {
+			return err
 		}
 	}
 	return s.clearSuspect(k)

@@ -334,7 +334,7 @@ func (s *Store) rebuildMap(ctx context.Context, k key) error {
 	if found := h.digest(); found != k.digest() {
 		return &MismatchError{Digest: k.digest(), Found: found, Size: h.off}
 	}
-	return noSpace(durable.WriteFileFS(s.fs, s.mapPath(k), h.finish().encode(), 0o444))
+	return s.writeMap(k, h.finish())
 }
 
 // readAnyMap is the map of a blob, whatever size the blob has now.

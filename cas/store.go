@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +31,7 @@ type Store struct {
 	now     func() time.Time
 	minFree int64
 	gen     *generation
+	fans    sync.Map // directories of blobs and maps that are durable, by path
 }
 
 // Open opens the store at root after trying out the file system under it

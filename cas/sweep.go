@@ -99,7 +99,11 @@ func (s *Store) putBack(ctx context.Context, t trashed) (bool, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
-	return err == nil, err
+	if err != nil {
+		return false, err
+	}
+	guard.unlock()
+	return true, s.fs.SyncDir(filepath.Dir(s.home(t)))
 }
 
 // evictRefs deletes the refs that the plan drops for space, unless they were

@@ -296,16 +296,7 @@ func (s *Store) Tree(name digest.Digest) (Tree, error) {
 	if err != nil {
 		return Tree{}, err
 	}
-	index, err := s.readTree(k)
-	if errors.Is(err, ErrNotFound) {
-		back, err2 := s.restoreTree(context.Background(), k)
-		if err2 != nil {
-			return Tree{}, err2
-		}
-		if back {
-			index, err = s.readTree(k)
-		}
-	}
+	index, err := s.findTree(context.Background(), k)
 	if err != nil {
 		return Tree{}, err
 	}
@@ -315,6 +306,22 @@ func (s *Store) Tree(name digest.Digest) (Tree, error) {
 		t.Size += e.Size
 	}
 	return t, nil
+}
+
+// findTree is readTree for a tree that a collector may have taken (invariant 8).
+func (s *Store) findTree(ctx context.Context, k key) (treeIndex, error) {
+	index, err := s.readTree(k)
+	if !errors.Is(err, ErrNotFound) {
+		return index, err
+	}
+	back, restoreErr := s.restoreTree(ctx, k)
+	if restoreErr != nil {
+		return index, restoreErr
+	}
+	if !back {
+		return index, err
+	}
+	return s.readTree(k)
 }
 
 // readTree reads the index of a tree and holds it to what BuildTree writes.
@@ -370,8 +377,12 @@ func (s *Store) restoreTree(ctx context.Context, k key) (bool, error) {
 			continue
 		}
 		err := s.fs.RenameNew(filepath.Join(s.trashPath(), run, "t-"+k.hex()), s.treePath(k))
-		if err == nil || errors.Is(err, fs.ErrExist) {
+		if errors.Is(err, fs.ErrExist) {
 			return true, nil
+		}
+		if err == nil {
+			guard.unlock()
+			return true, s.fs.SyncDir(filepath.Dir(s.treePath(k)))
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			return false, err

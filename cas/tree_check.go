@@ -22,7 +22,7 @@ func (s *Store) CheckTree(ctx context.Context, name digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	index, err := s.readTree(k)
+	index, err := s.findTree(ctx, k)
 	if err != nil {
 		return err
 	}

@@ -198,11 +198,15 @@ func (s *Store) hashBlob(ctx context.Context, k key, onProgress func(digest.Dige
 // Blobs lists the published blobs, in no order.
 func (s *Store) Blobs(ctx context.Context) ([]digest.Digest, error) {
 	var out []digest.Digest
-	for b := range 256 {
+	dirs, err := s.fanned("blobs")
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range dirs {
 		if err := context.Cause(ctx); err != nil {
 			return nil, err
 		}
-		names, err := readNames(s.path(fmt.Sprintf("blobs/sha256/%02x", b)))
+		names, err := readNames(dir)
 		if err != nil {
 			return nil, err
 		}
