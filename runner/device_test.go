@@ -67,8 +67,8 @@ func TestDeviceErrors(t *testing.T) {
 		"required, none given": {"required", nil, "requires a gpu"},
 		"none, one given":      {"none", []string{"example.com/gpu=0"}, "uses no gpu"},
 		"not described":        {"required", []string{"example.com/gpu=7"}, "there is: example.com/gpu=0, example.com/gpu=0:1, example.com/gpu=GPU-4f1b2c3d-0000, example.com/gpu=all"},
-		"a path":               {"required", []string{"/dev/sda"}, "no CDI specification"},
-		"a flag":               {"required", []string{"--privileged"}, "no CDI specification"},
+		"a path":               {"required", []string{"/dev/sda"}, "not a CDI name"},
+		"a flag":               {"required", []string{"--privileged"}, "not a CDI name"},
 	} {
 		j := fixtureJob(t, "device")
 		j.Runtime.GPU, j.Devices = c.gpu, c.devices

@@ -87,7 +87,7 @@ func parseSMIMemory(out []byte, member func(pid int) bool) int64 {
 		p, m, _ := strings.Cut(strings.TrimSpace(line), ",")
 		pid, err := strconv.Atoi(strings.TrimSpace(p))
 		mib, merr := strconv.ParseInt(strings.TrimSpace(m), 10, 64)
-		if err == nil && merr == nil && mib > 0 && mib < 1<<30 && member(pid) {
+		if err == nil && merr == nil && mib > 0 && mib < 1<<30 && sum < 1<<60 && member(pid) {
 			sum += mib << 20
 		}
 	}

@@ -116,6 +116,13 @@ func (r *run) do(ctx context.Context, keep func(context.Context)) (_ *Verdict, e
 	if j.Name == "" || j.Manifest.Validate() != nil {
 		return nil, fmt.Errorf("%w: the run names no model or no manifest digest", ErrModelDir)
 	}
+	// What can be refused without the container engine is refused first.
+	if _, err := newLaunch(*j, imageFacts{}); err != nil {
+		return nil, err
+	}
+	if err := r.engine.checkDevices(j.Devices); err != nil {
+		return nil, err
+	}
 	if err := prepareStateDir(j.StateDir); err != nil {
 		return nil, err
 	}
@@ -125,9 +132,6 @@ func (r *run) do(ctx context.Context, keep func(context.Context)) (_ *Verdict, e
 	}
 	defer release()
 	if _, err := r.engine.removeStale(ctx, j.StateDir); err != nil {
-		return nil, err
-	}
-	if err := r.engine.checkDevices(j.Devices); err != nil {
 		return nil, err
 	}
 	r.note("checking the runtime image")
