@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"syscall"
 	"testing"
 
@@ -122,11 +123,21 @@ func TestTwoSyncsAtOnce(t *testing.T) {
 // A sync that is killed at any moment leaves a node that the next sync mends.
 func TestKillAtAnyMoment(t *testing.T) {
 	n := startNetwork(t)
-	a := n.list("tiny", "v1", tinygguf.Options{}, nil)
+	n.list("tiny", "v0", tinygguf.Options{}, nil)
 	n.publish()
-	for _, step := range []string{"verify signatures", "fetch", "check content", "build tree", "runtime image", "test inference"} {
+	d := n.startNode()
+	want := map[string]string{"tiny@v0": "Active"}
+	// The runtime image is fetched once, so that its step comes first.
+	for i, step := range []string{"runtime image", "verify signatures", "fetch", "check content", "build tree", "test inference"} {
 		t.Run("after the start of "+step, func(t *testing.T) {
-			d := n.startNode()
+			id := "tiny@v0"
+			if i > 0 {
+				version := fmt.Sprintf("v%d", i)
+				id = "tiny@" + version
+				n.list("tiny", version, tinygguf.Options{Seed: uint64(i)}, nil)
+				n.publish()
+				want[id] = "Active"
+			}
 			c := d.command("sync")
 			stderr, err := c.StderrPipe()
 			if err != nil {
@@ -145,8 +156,8 @@ func TestKillAtAnyMoment(t *testing.T) {
 				t.Fatal("the sync never came that far")
 			}
 			d.pass(0, "sync", "--force")
-			d.expect(map[string]string{"tiny@v1": "Active"})
-			if r := d.show("tiny"); r.Verdict == nil || r.Verdict.Answer != a.answer(t) {
+			d.expect(want)
+			if r := d.show(id); r.Verdict == nil || !r.Verdict.Passed {
 				t.Errorf("verdict %+v", r.Verdict)
 			}
 		})

@@ -13,7 +13,7 @@ import (
 )
 
 // A source that cannot be reached is a circumstance: exit code 7, no incident,
-// and what is active stays active.
+// and what is installed stays.
 func TestUnreachableSources(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -60,24 +60,24 @@ func TestUnreachableSources(t *testing.T) {
 			t.Parallel()
 			n := startNetwork(t)
 			n.list("first", "v1", tinygguf.Options{}, nil)
-			n.publish()
-			d := n.startNode()
-			d.pass(0, "sync")
 			n.list("second", "v1", tinygguf.Options{Seed: 2}, nil)
-			n.publish()
+			bundle := n.publish()
+			d := n.startNode()
+			d.apply(bundle).ok()
+			d.pass(0, "pull", "first")
 			c.upset(n, d)
-			p := d.pass(7, "sync")
+			p := d.pass(7, "pull", "second")
 			f := p.outcome(t, "second@v1").Failure
 			if f == nil || f.Cause != "unavailable" || f.Hint == "" || !strings.Contains(f.Hint+f.Reason, c.says) {
 				t.Errorf("failure %+v", f)
 			}
-			d.expect(map[string]string{"first@v1": "Active", "second@v1": "Absent"})
+			d.expect(map[string]string{"first@v1": "Pending", "second@v1": "Absent"})
 			if in := d.incidents(); len(in) != 0 {
 				t.Errorf("an unreachable source is no incident: %+v", in)
 			}
 			c.mend(n, d)
-			d.pass(0, "sync", "--force")
-			d.expect(map[string]string{"first@v1": "Active", "second@v1": "Active"})
+			d.pass(0, "pull", "second")
+			d.expect(map[string]string{"first@v1": "Pending", "second@v1": "Pending"})
 		})
 	}
 }
@@ -105,9 +105,7 @@ func TestNoContainerEngine(t *testing.T) {
 	n.list("tiny", "v1", tinygguf.Options{}, nil)
 	n.publish()
 	d := n.startNode(func(s *settings) { s.engine = "/nonexistent/nerdctl" })
-	r := d.run("sync").exits(5)
-	var p pass
-	r.json(&p)
+	p := d.pass(5, "sync")
 	f := p.outcome(t, "tiny@v1").Failure
 	if f == nil || f.Cause != "engine" || !strings.Contains(f.Hint, "nerdctl") {
 		t.Errorf("failure %+v", f)
@@ -204,8 +202,9 @@ func TestFullDisk(t *testing.T) {
 		disk := smallDisk(t, 96<<20)
 		d := n.startNode(func(s *settings) { s.store = filepath.Join(disk, "store") })
 		mark := len(n.registry.log())
-		d.run("sync").exits(11)
-		d.expect(map[string]string{"small@v1": "Active", "big@v1": "Absent"})
+		d.apply(filepath.Join(n.dir, "snapshot-1.json")).ok()
+		d.pass(11, "pull", "small", "big")
+		d.expect(map[string]string{"small@v1": "Pending", "big@v1": "Absent"})
 		d.pass(9, "pull", "big")
 		if sent := n.registry.blobBytes(mark, big.weights); sent != 0 {
 			t.Errorf("%d bytes of big were fetched for a disk that cannot take it", sent)
@@ -217,7 +216,7 @@ func TestFullDisk(t *testing.T) {
 	t.Run("filled by another while it is fetched", func(t *testing.T) {
 		disk := smallDisk(t, 224<<20)
 		d := n.startNode(func(s *settings) { s.store = filepath.Join(disk, "store") })
-		d.pass(0, "snapshot", "apply", filepath.Join(n.dir, "snapshot-1.json"))
+		d.apply(filepath.Join(n.dir, "snapshot-1.json")).ok()
 		n.registry.fault(`{"kind":"blob","digest":"` + big.weights + `","rate":20000000}`)
 		defer n.registry.fault()
 		c := d.command("pull", "big")
@@ -227,8 +226,11 @@ func TestFullDisk(t *testing.T) {
 		eventually(t, "the fetch begins", func() bool { return len(n.registry.faulted()) > 0 })
 		fill(t, filepath.Join(disk, "filler"))
 		_ = c.Wait()
-		if code := c.ProcessState.ExitCode(); code != 9 && code != 0 {
+		if code := c.ProcessState.ExitCode(); code != 9 {
 			t.Errorf("exit code %d, want 9", code)
+		}
+		if in := d.incidents(); len(in) != 0 {
+			t.Errorf("a full disk is no incident: %+v", in)
 		}
 		if err := os.Remove(filepath.Join(disk, "filler")); err != nil {
 			t.Fatal(err)

@@ -16,7 +16,7 @@ func TestFromNothingToActive(t *testing.T) {
 	n.list("tiny-poet", "v1", tinygguf.Options{Words: []string{"small", "words"}}, nil)
 	stranger := n.pack("stranger", "unknown", tinygguf.Options{Seed: 1})
 	n.add("model", n.model("stranger", "v1", stranger, nil))
-	n.list("giant", "v1", tinygguf.Options{Seed: 2}, object{"compat": object{"runtime": runtimeName, "gpuMemory": "8000GiB"}})
+	n.list("giant", "v1", tinygguf.Options{Seed: 2}, object{"compat": object{"runtime": runtimeName, "gpuMemory": "8TiB"}})
 	rotten := n.list("rotten", "v1", tinygguf.Options{Seed: 3}, nil)
 	first := n.publish()
 	n.registry.fault(`{"name":"rot","kind":"blob","digest":"` + rotten.weights + `","flip":4000000}`)
@@ -95,7 +95,7 @@ func TestFromNothingToActive(t *testing.T) {
 				t.Errorf("%s %s was requested", q.Method, q.Reference)
 			}
 		}
-		if r := d.show("giant"); !strings.Contains(r.Reason, "8000 GiB") && !strings.Contains(r.Reason, "8000GiB") {
+		if r := d.show("giant"); !strings.Contains(r.Reason, "needs 8 TiB GPU memory") {
 			t.Errorf("its reason does not say what is short: %s", r.Reason)
 		}
 	})
@@ -108,7 +108,7 @@ func TestFromNothingToActive(t *testing.T) {
 				t.Errorf("incident lacks evidence: %+v", in)
 			}
 		}
-		if len(found) != 2 || found["stranger"] != "signature" || found["rotten"] != "hash" {
+		if len(found) != 3 || found["stranger"] != "signature" || found["rotten"] != "hash" || found["giant"] != "compatibility" {
 			t.Errorf("incidents %v", found)
 		}
 	})

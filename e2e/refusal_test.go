@@ -83,10 +83,11 @@ func TestBadArtifacts(t *testing.T) {
 			n := startNetwork(t)
 			n.list("good", "v1", tinygguf.Options{}, nil)
 			c.list(t, n)
-			n.publish()
+			bundle := n.publish()
 			d := n.startNode()
-			p := d.pass(11, "sync")
-			d.expect(map[string]string{"good@v1": "Active", "bad@v1": "Failed"})
+			d.apply(bundle).ok()
+			p := d.pass(11, "pull", "good", "bad")
+			d.expect(map[string]string{"good@v1": "Pending", "bad@v1": "Failed"})
 			f := p.outcome(t, "bad@v1").Failure
 			if f == nil || f.Cause != c.cause || f.Hint == "" {
 				t.Fatalf("failure %+v, want cause %s and a hint", f, c.cause)
@@ -100,7 +101,7 @@ func TestBadArtifacts(t *testing.T) {
 			}
 			// Asked for by name, the model's own code is the command's.
 			d.pass(c.code, "pull", "bad")
-			d.expect(map[string]string{"good@v1": "Active", "bad@v1": "Failed"})
+			d.expect(map[string]string{"good@v1": "Pending", "bad@v1": "Failed"})
 		})
 	}
 }
@@ -139,7 +140,10 @@ func (n *network) listCrafted(change func(manifest, layer object)) {
 	n.add("model", n.model("bad", "v1", a, nil))
 }
 
-const manifestType = "application/vnd.oci.image.manifest.v1+json"
+const (
+	manifestType = "application/vnd.oci.image.manifest.v1+json"
+	indexType    = "application/vnd.oci.image.index.v1+json"
+)
 
 func (r *registry) configDigest(repository, manifest string) string {
 	r.t.Helper()
@@ -186,7 +190,6 @@ func (r *registry) moveSignature(repository, from, to string) {
 		r.pushManifest(repository, sha(changed), manifestType, changed)
 		moved = append(moved, d.with(object{"digest": sha(changed), "size": len(changed)}))
 	}
-	const indexType = "application/vnd.oci.image.index.v1+json"
 	b, err := json.Marshal(object{"schemaVersion": 2, "mediaType": indexType, "manifests": moved})
 	if err != nil {
 		r.t.Fatal(err)

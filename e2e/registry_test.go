@@ -146,7 +146,7 @@ func (r *registry) do(method, path, mediaType string, body []byte) (*http.Respon
 	}
 	q.SetBasicAuth(r.Username, r.Password)
 	q.Header.Set("Content-Type", mediaType)
-	q.Header.Set("Accept", "*/*")
+	q.Header.Set("Accept", manifestType+", "+indexType) // distribution takes no wildcard
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}
 	defer transport.CloseIdleConnections()
 	res, err := (&http.Client{Transport: transport}).Do(q)

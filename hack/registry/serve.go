@@ -66,8 +66,9 @@ func Serve(ctx context.Context, o Options) error {
 		ready.Username = username
 	}
 
-	// distribution logs each request at info; the front has its own log.
-	logrus.SetLevel(logrus.ErrorLevel)
+	// distribution logs each request, and each 404 as an error; the front has
+	// its own log.
+	logrus.SetLevel(logrus.FatalLevel)
 	app := handlers.NewApp(ctx, distributionConfig(o, dir))
 	requests, err := os.OpenFile(ready.Requests, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -190,7 +191,7 @@ func distributionConfig(o Options, dir string) *configuration.Configuration {
 			"realm": "development registry", "path": filepath.Join(dir, "htpasswd"),
 		}}
 	}
-	c.Log.Level = "error"
+	c.Log.Level = "fatal"
 	c.Log.AccessLog.Disabled = true
 	// Upload sessions are signed with it; one process, one secret.
 	secret := make([]byte, 16)
