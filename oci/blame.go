@@ -1,7 +1,6 @@
 package oci
 
 import (
-	"fmt"
 	"slices"
 	"sync"
 
@@ -96,7 +95,7 @@ func (p *pull) convict(t *transfer, found digest.Digest) error {
 		t.only = o
 		return nil
 	}
-	return fmt.Errorf("blob %s: %w", t.desc.Digest, worst(errs))
+	return worst(errs)
 }
 
 // acquit runs when the digest fits after a mismatch: the ranges in which the

@@ -23,9 +23,13 @@ type Client struct {
 	docker     credentials.Store
 	dockerErr  error
 
+	filesMu sync.Mutex
+	files   map[string][]mirrorHost // by registry: its hosts.toml
+
 	mu    sync.Mutex
 	hosts map[string]*host
 	known map[string]source // by name
+	plain map[string]bool   // addresses that a hosts.toml wants without TLS
 	wrong map[string]bool   // "digest source": it has sent wrong bytes
 }
 
@@ -35,7 +39,7 @@ func New(o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{o: o, transport: transport, hosts: map[string]*host{}, known: map[string]source{}, wrong: map[string]bool{}, chunk: bufferSize}
+	c := &Client{o: o, transport: transport, hosts: map[string]*host{}, known: map[string]source{}, files: map[string][]mirrorHost{}, plain: map[string]bool{}, wrong: map[string]bool{}, chunk: bufferSize}
 	if o.LimitRate < 0 {
 		return nil, fmt.Errorf("limit rate %d: want bytes per second", o.LimitRate)
 	}
@@ -49,25 +53,31 @@ func New(o Options) (*Client, error) {
 }
 
 // host returns the one host of that name.
-func (c *Client) host(name string) (*host, error) {
+func (c *Client) host(name string) *host {
+	c.mu.Lock()
+	h, ok := c.hosts[name]
+	c.mu.Unlock()
+	if ok {
+		return h
+	}
+	h = c.newHost(name)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if h, ok := c.hosts[name]; ok {
-		return h, nil
-	}
-	h, err := c.newHost(name)
-	if err != nil {
-		return nil, err
+	if first, ok := c.hosts[name]; ok {
+		return first
 	}
 	c.hosts[name] = h
-	return h, nil
+	return h
 }
 
 // sources lists where ref may be found: its own registry first, then the
 // mirrors in order. A mirror is registry/repository, oci://registry[/prefix]
 // (the repository keeps its path below the prefix), or oci-layout:///path.
 func (c *Client) sources(ref Reference, mirrors []string) ([]source, error) {
-	names := []string{ref.Name()}
+	names, err := c.hostsOf(ref)
+	if err != nil {
+		return nil, err
+	}
 	for _, m := range mirrors {
 		n, err := mirrorName(m, ref)
 		if err != nil {
@@ -76,6 +86,61 @@ func (c *Client) sources(ref Reference, mirrors []string) ([]source, error) {
 		names = append(names, n)
 	}
 	return c.open(names)
+}
+
+// hostsOf lists where a reference's own registry is found: there alone, or
+// where its hosts.toml says.
+func (c *Client) hostsOf(ref Reference) ([]string, error) {
+	hosts, err := c.hostsFile(ref.Registry)
+	if err != nil {
+		return nil, fmt.Errorf("hosts of %s: %w", ref.Registry, err)
+	}
+	var names []string
+	for _, m := range hosts {
+		r := &remote{host: c.host(m.addr), repository: ref.Repository, root: m.root, ns: ref.Registry}
+		if m.addr == registryAddress(ref.Registry) {
+			r.host, r.ns = c.host(ref.Registry), "" // its credentials are known by that name
+		}
+		name := r.String()
+		c.mu.Lock()
+		if _, ok := c.known[name]; !ok {
+			c.known[name] = r
+		}
+		c.mu.Unlock()
+		names = append(names, name)
+	}
+	if len(names) == 0 {
+		names = []string{ref.Name()}
+	}
+	return names, nil
+}
+
+// hostsFile reads a registry's hosts.toml once and prepares its hosts.
+func (c *Client) hostsFile(registry string) ([]mirrorHost, error) {
+	if c.o.HostsDir == "" {
+		return nil, nil
+	}
+	c.filesMu.Lock()
+	defer c.filesMu.Unlock()
+	if hosts, ok := c.files[registry]; ok {
+		return hosts, nil
+	}
+	hosts, err := readHosts(c.o.HostsDir, registry)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range hosts {
+		if t, ok := c.transport.(*transports); ok {
+			if err := t.add(m.addr, m.host); err != nil {
+				return nil, fmt.Errorf("%s: %w", m.addr, err)
+			}
+		}
+		c.mu.Lock()
+		c.plain[m.addr] = c.plain[m.addr] || m.host.PlainHTTP
+		c.mu.Unlock()
+	}
+	c.files[registry] = hosts
+	return hosts, nil
 }
 
 func mirrorName(m string, ref Reference) (string, error) {
@@ -111,22 +176,30 @@ func (c *Client) open(names []string) ([]source, error) {
 
 func (c *Client) source(name string) (source, error) {
 	if path, ok := strings.CutPrefix(name, layoutScheme); ok {
-		return &layout{path: path}, nil
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if _, ok := c.known[name]; !ok {
+			c.known[name] = &layout{path: path}
+		}
+		return c.known[name], nil
+	}
+	c.mu.Lock()
+	s, ok := c.known[name]
+	c.mu.Unlock()
+	if ok {
+		return s, nil
 	}
 	registry, repository, err := splitName(name)
 	if err != nil {
 		return nil, fmt.Errorf("source %q: %w", name, err)
 	}
-	h, err := c.host(registry)
-	if err != nil {
-		return nil, err
-	}
+	h := c.host(registry)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if s, ok := c.known[name]; ok {
 		return s, nil
 	}
-	s := &remote{host: h, repository: repository}
+	s = &remote{host: h, repository: repository, root: "/v2"}
 	c.known[name] = s
 	return s, nil
 }

@@ -96,7 +96,7 @@ func absent(t testing.TB, st *cas.Store, d digest.Digest) {
 }
 
 func TestFetch(t *testing.T) {
-	big := noise(1, 18<<20+12345)
+	big := noise(1, 3<<20+12345)
 	small := file{"small.json", []byte("{}")}
 	for name, transport := range map[string]func(http.ResponseWriter, *http.Request, http.Handler){
 		"ranges":            nil,
@@ -112,7 +112,7 @@ func TestFetch(t *testing.T) {
 			r := newRegistry(t)
 			ref := r.model("m", file{"model.gguf", big}, small, file{"empty", nil}, file{"again.gguf", big})
 			r.setFault(transport)
-			c := newClient(t, oci.Options{}, r)
+			c := newClient(t, oci.Options{Segment: 512 << 10}, r)
 			st, l := newStore(t)
 			a := resolve(t, c, ref)
 			var last sync.Map
@@ -177,8 +177,8 @@ func refuse(w http.ResponseWriter, req *http.Request, next http.Handler) {
 // short answers ranges with less than was asked for, as RFC 9110 allows.
 func short(w http.ResponseWriter, req *http.Request, next http.Handler) {
 	var from, to int
-	if _, err := fmt.Sscanf(req.Header.Get("Range"), "bytes=%d-%d", &from, &to); err == nil && to-from > 3<<20 {
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", from, from+3<<20-1+1000))
+	if _, err := fmt.Sscanf(req.Header.Get("Range"), "bytes=%d-%d", &from, &to); err == nil && to-from > 200<<10 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", from, from+200<<10-1+1000))
 	}
 	next.ServeHTTP(w, req)
 }
@@ -190,7 +190,7 @@ func coldCache(big []byte) func(http.ResponseWriter, *http.Request, http.Handler
 	return func(w http.ResponseWriter, req *http.Request, next http.Handler) {
 		if isBlobGet(req) && req.Header.Get("Range") != "" && warm.CompareAndSwap(false, true) {
 			w.Header().Set("Content-Length", strconv.Itoa(len(big)))
-			_, _ = w.Write(big[:9<<20])
+			_, _ = w.Write(big[:1<<20])
 			panic(http.ErrAbortHandler)
 		}
 		next.ServeHTTP(w, req)
@@ -226,13 +226,13 @@ func chunked(w http.ResponseWriter, req *http.Request, next http.Handler) {
 }
 
 func TestFetchSurvives(t *testing.T) {
-	content := noise(3, 24<<20)
+	content := noise(3, 4<<20)
 	for name, fault := range map[string]func() func(http.ResponseWriter, *http.Request, http.Handler){
 		"resets": func() func(http.ResponseWriter, *http.Request, http.Handler) {
 			var n atomic.Int64
 			return func(w http.ResponseWriter, req *http.Request, next http.Handler) {
 				if isBlobGet(req) && n.Add(1)%2 == 0 {
-					next.ServeHTTP(&cutWriter{ResponseWriter: w, left: 700_000}, req)
+					next.ServeHTTP(&cutWriter{ResponseWriter: w, left: 300_000}, req)
 					return
 				}
 				next.ServeHTTP(w, req)
@@ -254,7 +254,7 @@ func TestFetchSurvives(t *testing.T) {
 			var n atomic.Int64
 			return func(w http.ResponseWriter, req *http.Request, next http.Handler) {
 				if isBlobGet(req) && n.Add(1) == 2 {
-					next.ServeHTTP(&stallWriter{ResponseWriter: w, left: 300_000, until: req.Context()}, req)
+					next.ServeHTTP(&stallWriter{ResponseWriter: w, left: 100_000, until: req.Context()}, req)
 					return
 				}
 				next.ServeHTTP(w, req)
@@ -277,7 +277,7 @@ func TestFetchSurvives(t *testing.T) {
 			t.Parallel()
 			r := newRegistry(t)
 			ref := r.model("m", file{"a.gguf", content}, file{"b.json", []byte("{}")})
-			c := newClient(t, oci.Options{Stall: 500 * time.Millisecond}, r)
+			c := newClient(t, oci.Options{Stall: 500 * time.Millisecond, Segment: 512 << 10, Backoff: 10 * time.Millisecond}, r)
 			a := resolve(t, c, ref)
 			st, l := newStore(t)
 			r.setFault(fault())
@@ -337,7 +337,7 @@ func (s *stallWriter) Write(b []byte) (int, error) {
 }
 
 func TestFetchErrors(t *testing.T) {
-	content := noise(4, 9<<20)
+	content := noise(4, 2<<20)
 	for name, tc := range map[string]struct {
 		fault func(http.ResponseWriter, *http.Request, http.Handler)
 		want  error
@@ -381,7 +381,7 @@ func TestFetchErrors(t *testing.T) {
 			t.Parallel()
 			r := newRegistry(t)
 			ref := r.model("m", file{"a.gguf", content})
-			c := newClient(t, oci.Options{Attempts: 3}, r)
+			c := newClient(t, oci.Options{Attempts: 3, Segment: 512 << 10, Backoff: 10 * time.Millisecond}, r)
 			a := resolve(t, c, ref)
 			st, l := newStore(t)
 			r.setFault(tc.fault)
@@ -429,11 +429,11 @@ func (f *flipWriter) Write(b []byte) (int, error) {
 }
 
 func TestFetchFailsOverInsideABlob(t *testing.T) {
-	content := noise(5, 32<<20)
+	content := noise(5, 4<<20)
 	first, second := newRegistry(t), newRegistry(t)
 	ref := first.model("m", file{"a.gguf", content})
 	second.model("mirror/m", file{"a.gguf", content})
-	c := newClient(t, oci.Options{}, first, second)
+	c := newClient(t, oci.Options{Segment: 512 << 10, Backoff: 10 * time.Millisecond}, first, second)
 	a := resolve(t, c, ref, second.repository("mirror/m"))
 	st, l := newStore(t)
 	var sent atomic.Int64
@@ -454,11 +454,11 @@ func TestFetchFailsOverInsideABlob(t *testing.T) {
 }
 
 func TestFetchNamesTheSourceOfWrongBytes(t *testing.T) {
-	content := noise(6, 20<<20)
+	content := noise(6, 4<<20)
 	bad, good := newRegistry(t), newRegistry(t)
 	ref := bad.model("m", file{"a.gguf", content})
 	good.model("m", file{"a.gguf", content})
-	c := newClient(t, oci.Options{}, bad, good)
+	c := newClient(t, oci.Options{Segment: 512 << 10}, bad, good)
 	a := resolve(t, c, ref, good.repository("m"))
 	st, l := newStore(t)
 	bad.setFault(flip)
@@ -514,7 +514,7 @@ func TestFetchResumes(t *testing.T) {
 }
 
 func TestFetchTogether(t *testing.T) {
-	content := noise(8, 16<<20)
+	content := noise(8, 3<<20)
 	r := newRegistry(t)
 	ref := r.model("m", file{"a.gguf", content})
 	c := newClient(t, oci.Options{}, r)

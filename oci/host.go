@@ -51,9 +51,9 @@ func (h *host) release() {
 }
 
 // do sends one request for a repository with the credentials of this host.
-func (h *host) do(ctx context.Context, method, path, repository string, header http.Header, actions ...string) (*http.Response, error) {
+func (h *host) do(ctx context.Context, method, path, query, repository string, header http.Header, actions ...string) (*http.Response, error) {
 	u := h.base
-	u.Path = path
+	u.Path, u.RawQuery = path, query
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
 	if err != nil {
 		return nil, err
@@ -66,13 +66,10 @@ func (h *host) do(ctx context.Context, method, path, repository string, header h
 }
 
 // newHost prepares the registry that references call name.
-func (c *Client) newHost(name string) (*host, error) {
-	addr := name
-	if name == "docker.io" {
-		addr = "registry-1.docker.io"
-	}
+func (c *Client) newHost(name string) *host {
+	addr := registryAddress(name)
 	h := &host{name: name, base: url.URL{Scheme: "https", Host: addr}, max: c.o.connections()}
-	if c.o.Hosts[name].PlainHTTP {
+	if c.plainHTTP(addr) || c.o.Hosts[name].PlainHTTP {
 		h.base.Scheme = "http"
 	}
 	h.auth = &auth.Client{
@@ -87,7 +84,14 @@ func (c *Client) newHost(name string) (*host, error) {
 			return c.credential(ctx, name, addr)
 		},
 	}
-	return h, nil
+	return h
+}
+
+// plainHTTP says whether an address may be spoken to without TLS.
+func (c *Client) plainHTTP(addr string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.o.Hosts[addr].PlainHTTP || c.plain[addr]
 }
 
 // credential answers a challenge: options first, docker's configuration next.
@@ -117,32 +121,46 @@ func (c *Client) credential(ctx context.Context, name, addr string) (auth.Creden
 // settings of the host that it goes to: client certificates and extra CAs of
 // one host are never used with another.
 type transports struct {
-	byHost   map[string]http.RoundTripper // by URL host
+	o        Options
 	standard http.RoundTripper
+
+	mu     sync.Mutex
+	byHost map[string]http.RoundTripper // by URL host
 }
 
 func (t *transports) RoundTrip(req *http.Request) (*http.Response, error) {
-	if rt, ok := t.byHost[req.URL.Host]; ok {
+	t.mu.Lock()
+	rt, ok := t.byHost[req.URL.Host]
+	t.mu.Unlock()
+	if ok {
 		return rt.RoundTrip(req)
 	}
 	return t.standard.RoundTrip(req)
+}
+
+// add gives an address settings of its own, unless it has some.
+func (t *transports) add(addr string, h Host) error {
+	config, err := h.tls()
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, ok := t.byHost[addr]; !ok {
+		t.byHost[addr] = newTransport(t.o, config, isLinkLocalName(addr))
+	}
+	return nil
 }
 
 func newTransports(o Options) (http.RoundTripper, error) {
 	if o.Transport != nil {
 		return o.Transport, nil
 	}
-	t := &transports{byHost: map[string]http.RoundTripper{}, standard: newTransport(o, nil, false)}
+	t := &transports{o: o, byHost: map[string]http.RoundTripper{}, standard: newTransport(o, nil, false)}
 	for name, h := range o.Hosts {
-		config, err := h.tls()
-		if err != nil {
+		if err := t.add(registryAddress(name), h); err != nil {
 			return nil, fmt.Errorf("host %s: %w", name, err)
 		}
-		addr := name
-		if name == "docker.io" {
-			addr = "registry-1.docker.io"
-		}
-		t.byHost[addr] = newTransport(o, config, isLinkLocalName(addr))
 	}
 	return t, nil
 }
@@ -210,7 +228,7 @@ func (c *Client) checkRedirect(req *http.Request, via []*http.Request) error {
 	switch req.URL.Scheme {
 	case "https":
 	case "http":
-		if !c.o.Hosts[req.URL.Host].PlainHTTP {
+		if !c.plainHTTP(req.URL.Host) {
 			return fmt.Errorf("%w: to plain http on %s, which no host option allows", ErrRedirect, req.URL.Host)
 		}
 	default:

@@ -1,13 +1,16 @@
 package oci
 
 import (
+	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
+	"sync"
 
 	"github.com/go-json-experiment/json"
 	"github.com/opencontainers/go-digest"
@@ -18,9 +21,18 @@ import (
 // tar of one.
 const layoutScheme = "oci-layout://"
 
-// layout is an OCI image layout directory: how artifacts reach a node without
-// a network. Its bytes are checked like any other source's.
-type layout struct{ path string }
+// layout is an OCI image layout: how artifacts reach a node without a
+// network. Its bytes are checked like any other source's.
+type layout struct {
+	path string
+
+	once    sync.Once
+	members map[string]member // of a tar; nil for a directory
+	err     error
+}
+
+// member is where a file of a tar begins, and its length.
+type member struct{ off, size int64 }
 
 func (l *layout) String() string { return layoutScheme + l.path }
 func (l *layout) budget() *host  { return nil }
@@ -30,11 +42,86 @@ func (l *layout) fail(what string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		class = ErrNotFound
 	}
-	return &SourceError{Source: l.String(), What: what, Err: fmt.Errorf("%w: %v", class, err)}
+	return &SourceError{Source: l.String(), What: what, Err: fmt.Errorf("%w: %w", class, err)}
 }
 
 func (l *layout) blobPath(d digest.Digest) string {
 	return filepath.Join(l.path, "blobs", d.Algorithm().String(), d.Encoded())
+}
+
+// section reads a part of a file and closes all of it.
+type section struct {
+	*io.SectionReader
+	io.Closer
+}
+
+// open finds a file of the layout by its slash-separated name.
+func (l *layout) open(name string) (section, error) {
+	l.once.Do(func() {
+		if st, err := os.Stat(l.path); err == nil && st.Mode().IsRegular() {
+			l.members, l.err = tarMembers(l.path)
+		}
+	})
+	if l.err != nil {
+		return section{}, l.err
+	}
+	at, file := member{}, l.path
+	if l.members == nil {
+		file = filepath.Join(l.path, filepath.FromSlash(name))
+	} else if m, ok := l.members[name]; ok {
+		at = m
+	} else {
+		return section{}, fmt.Errorf("%s: %w", name, fs.ErrNotExist)
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return section{}, err
+	}
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no regular file", name)
+	}
+	if err != nil {
+		f.Close()
+		return section{}, err
+	}
+	if l.members == nil {
+		at.size = st.Size()
+	}
+	return section{io.NewSectionReader(f, at.off, at.size), f}, nil
+}
+
+// maxMembers bounds the table of a tar.
+const maxMembers = 200_000
+
+// tarMembers indexes an uncompressed tar, so that blobs are read in place.
+func tarMembers(file string) (map[string]member, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	members := map[string]member{}
+	for tr := tar.NewReader(f); ; {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return members, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w: an uncompressed tar is needed: %v", ErrFormat, err)
+		}
+		if h.Typeflag != tar.TypeReg {
+			continue
+		}
+		if len(members) >= maxMembers {
+			return nil, fmt.Errorf("%w: more than %d files", ErrTooLarge, maxMembers)
+		}
+		off, err := f.Seek(0, io.SeekCurrent) // the reader has read no further than the header
+		if err != nil {
+			return nil, err
+		}
+		members[path.Clean(cleanPath(h.Name))] = member{off, h.Size}
+	}
 }
 
 func (l *layout) manifest(ctx context.Context, reference string, max int64) ([]byte, string, error) {
@@ -48,12 +135,12 @@ func (l *layout) manifest(ctx context.Context, reference string, max int64) ([]b
 		}
 		d, mediaType = desc.Digest, desc.MediaType
 	}
-	f, err := os.Open(l.blobPath(d))
+	f, err := l.open(blobName(d))
 	if err != nil {
 		return nil, "", l.fail(what, err)
 	}
 	defer f.Close()
-	b, err := readCapped(ctx, f, -1, max)
+	b, err := readCapped(ctx, f, f.Size(), max)
 	if err != nil {
 		return nil, "", l.fail(what, err)
 	}
@@ -76,12 +163,12 @@ func (l *layout) tagged(ctx context.Context, name string) (ocispec.Descriptor, e
 
 func (l *layout) index(ctx context.Context) (ocispec.Index, error) {
 	var index ocispec.Index
-	f, err := os.Open(filepath.Join(l.path, ocispec.ImageIndexFile))
+	f, err := l.open(ocispec.ImageIndexFile)
 	if err != nil {
 		return index, l.fail("index", err)
 	}
 	defer f.Close()
-	b, err := readCapped(ctx, f, -1, maxManifest)
+	b, err := readCapped(ctx, f, f.Size(), maxManifest)
 	if err != nil {
 		return index, l.fail("index", err)
 	}
@@ -93,25 +180,17 @@ func (l *layout) index(ctx context.Context) (ocispec.Index, error) {
 
 func (l *layout) read(_ context.Context, blob ocispec.Descriptor, off, n int64) (*stream, error) {
 	what := "blob " + blob.Digest.String()
-	f, err := os.Open(l.blobPath(blob.Digest))
+	f, err := l.open(blobName(blob.Digest))
 	if err != nil {
 		return nil, l.fail(what, err)
 	}
-	st, err := f.Stat()
-	if err != nil || st.Size() != blob.Size || !st.Mode().IsRegular() {
+	if f.Size() != blob.Size {
 		f.Close()
-		if err == nil {
-			err = &rangeError{asked: fmt.Sprintf("all of %d bytes", blob.Size), got: fmt.Sprintf("%d bytes", st.Size()), wrongSize: true}
-			return nil, &SourceError{Source: l.String(), What: what, Err: err}
-		}
-		return nil, l.fail(what, err)
+		err := &rangeError{asked: fmt.Sprintf("all of %d bytes", blob.Size), got: fmt.Sprintf("%d bytes", f.Size()), wrongSize: true}
+		return nil, &SourceError{Source: l.String(), What: what, Err: err}
 	}
-	return &stream{ReadCloser: section{io.NewSectionReader(f, off, n), f}, off: off, n: n}, nil
-}
-
-type section struct {
-	io.Reader
-	io.Closer
+	part := section{io.NewSectionReader(f.SectionReader, off, n), f.Closer}
+	return &stream{ReadCloser: part, off: off, n: n}, nil
 }
 
 // referrers searches index.json: each manifest there, and each that an index

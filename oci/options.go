@@ -13,6 +13,7 @@ import (
 type Options struct {
 	Hosts        map[string]Host   // by registry, host[:port] as references write it
 	DockerConfig string            // path of a docker config.json; "" is $DOCKER_CONFIG or ~/.docker
+	HostsDir     string            // directory of containerd's <registry>/hosts.toml files; "" reads none
 	Connections  int               // per host at most; 0 is 16
 	Progress     progress.Sink     // of pushes
 	LimitRate    int64             // bytes per second over all hosts; 0 is no limit

@@ -34,7 +34,7 @@ const (
 // repository speaks the parts of the distribution protocol that are oras-go's:
 // referrers with their fallback tag, uploads, manifests of signatures.
 func (r *remote) oras() (*orasremote.Repository, error) {
-	repo, err := orasremote.NewRepository(r.String())
+	repo, err := orasremote.NewRepository(r.host.name + "/" + r.repository)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %v", r, ErrReference, err)
 	}

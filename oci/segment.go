@@ -233,7 +233,7 @@ func (p *pull) keep(s *segment, b []byte, at, last int64) error {
 	}
 	for _, r := range parts {
 		if _, err := s.t.in.WriteAt(b[r.Off-at:r.Off-at+r.Len], r.Off); err != nil {
-			return &storeError{err}
+			return &storeError{fmt.Errorf("blob %s: %w", s.t.desc.Digest, err)}
 		}
 	}
 	if empty && end < last {

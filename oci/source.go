@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 
@@ -40,10 +41,27 @@ type stream struct {
 type remote struct {
 	host       *host
 	repository string
+	root       string // path of the API, "/v2"
+	ns         string // the registry that it mirrors, where a hosts.toml says so
 }
 
-func (r *remote) String() string { return r.host.name + "/" + r.repository }
-func (r *remote) budget() *host  { return r.host }
+func (r *remote) String() string {
+	if r.ns != "" {
+		return r.host.name + "/" + r.repository + "?ns=" + r.ns
+	}
+	return r.host.name + "/" + r.repository
+}
+
+func (r *remote) budget() *host { return r.host }
+
+// get asks for a path below the repository.
+func (r *remote) get(ctx context.Context, path string, header http.Header) (*http.Response, error) {
+	query := ""
+	if r.ns != "" {
+		query = url.Values{"ns": {r.ns}}.Encode()
+	}
+	return r.host.do(ctx, http.MethodGet, r.root+"/"+r.repository+path, query, r.repository, header, "pull")
+}
 
 // manifestTypes are the manifests that are understood; indexes are fetched so
 // that the error can say what they are.
@@ -62,7 +80,7 @@ const (
 func (r *remote) manifest(ctx context.Context, reference string, max int64) ([]byte, string, error) {
 	what := "manifest " + reference
 	header := http.Header{"Accept": {strings.Join(manifestTypes, ", ")}}
-	resp, err := r.host.do(ctx, http.MethodGet, "/v2/"+r.repository+"/manifests/"+reference, r.repository, header, "pull")
+	resp, err := r.get(ctx, "/manifests/"+reference, header)
 	if err != nil {
 		return nil, "", r.fail(what, transportError(ctx, err))
 	}
@@ -84,7 +102,7 @@ func (r *remote) read(ctx context.Context, blob ocispec.Descriptor, off, n int64
 	if ranged {
 		header.Set("Range", fmt.Sprintf("bytes=%d-%d", off, off+n-1))
 	}
-	resp, err := r.host.do(ctx, http.MethodGet, "/v2/"+r.repository+"/blobs/"+blob.Digest.String(), r.repository, header, "pull")
+	resp, err := r.get(ctx, "/blobs/"+blob.Digest.String(), header)
 	if err != nil {
 		return nil, r.fail(what, transportError(ctx, err))
 	}

@@ -152,10 +152,7 @@ func (p *pull) complete(ctx context.Context, t *transfer) error {
 	for _, s := range running {
 		<-s.ended // a segment writes into the ingest until it ended
 	}
-	if err != nil {
-		return fmt.Errorf("blob %s: %w", t.desc.Digest, err)
-	}
-	return nil
+	return err
 }
 
 // settle closes the transfer when nothing is left to do.
