@@ -103,14 +103,17 @@ func FuzzJSONGate(f *testing.F) {
 	seed(f, hostileJSON())
 	f.Add([]byte(`{"chat_template": [{"name": "default", "template": "pinned"}], "x": [1, -2.5e3, null, true]}`))
 	f.Add([]byte(`{"chat_template": {"name": "pinned"}}`))
+	f.Add([]byte(`1E700`))
 	m := pins("pinned")
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if !admitted(snapshot.Content{}, m, "config.json", b) {
 			return
 		}
 		var v any
-		if err := json.Unmarshal(b, &v); err != nil {
-			t.Fatalf("admitted what is not JSON: %v", err)
+		d := json.NewDecoder(bytes.NewReader(b))
+		d.UseNumber() // of any size
+		if err := d.Decode(&v); err != nil || d.More() {
+			t.Fatalf("admitted what is not one JSON value: %v", err)
 		}
 		var look func(v any, template, inList bool)
 		look = func(v any, template, inList bool) {

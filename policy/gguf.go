@@ -162,7 +162,7 @@ func (x *ggufHeader) take(n int64) ([]byte, error) {
 // fits tells whether n more bytes are in the file and in a header's bound.
 func (x *ggufHeader) fits(n int64) error {
 	if n < 0 || n > x.left() {
-		return ggufBreach("lengths that end inside the file", "%d bytes at offset %d of %d", n, x.at, x.size)
+		return ggufBreach("lengths that end inside the file", "%d bytes at offset %d of %d", uint64(n), x.at, x.size)
 	}
 	if n > ggufHeaderMax-x.at {
 		return ggufBreach(fmt.Sprintf("a header of at most %d bytes", ggufHeaderMax), "%d bytes at offset %d", n, x.at)
@@ -194,14 +194,12 @@ func (x *ggufHeader) uint64() (uint64, error) {
 	return binary.LittleEndian.Uint64(b), nil
 }
 
-// length reads a length in bytes, bounded by what is left of the file.
+// length reads a length in bytes, bounded by what is left of the file. One of
+// 2^63 and more is a negative number here, which never fits.
 func (x *ggufHeader) length() (int64, error) {
 	n, err := x.uint64()
 	if err != nil {
 		return 0, err
-	}
-	if n > math.MaxInt64 {
-		return 0, ggufBreach("lengths that end inside the file", "%d bytes at offset %d of %d", n, x.at, x.size)
 	}
 	return int64(n), x.fits(int64(n))
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"math/bits"
 	"slices"
 	"strconv"
@@ -191,13 +190,16 @@ func safetensorsEntry(d *jsontext.Decoder, name string) (span, error) {
 	size := width
 	for _, n := range shape {
 		high, low := bits.Mul64(size, n)
-		if high != 0 || low > math.MaxInt64 {
-			return wrong("a shape of less than 2^63 bits", "%d", shape)
+		if high != 0 {
+			return wrong("a shape of less than 2^64 bits", "%d", shape)
 		}
 		size = low
 	}
 	s := span{offsets[0], offsets[1]}
-	if s.to < s.from || size%8 != 0 || s.to-s.from != size/8 {
+	if s.to < s.from {
+		return wrong("data_offsets in ascending order", "%d", offsets)
+	}
+	if size%8 != 0 || s.to-s.from != size/8 {
 		return wrong(fmt.Sprintf("data_offsets that span the %d bits of dtype and shape", size), "%d", offsets)
 	}
 	return s, nil
