@@ -110,7 +110,7 @@ func (n *Node) verifyOne(ctx context.Context, acc *snapshot.Accepted, id string,
 	for _, out := range res.Outcomes {
 		v.State, v.Failure = out.After, out.Failure
 	}
-	v.Repaired = v.Failure == nil && (v.State.Installed())
+	v.Repaired = v.Failure == nil && v.State.Installed()
 	v.OK = v.Repaired
 	return v, nil
 }
