@@ -74,7 +74,16 @@ demo-down: ## end and remove everything that the demo started or wrote
 
 .PHONY: test
 test: deps tools runtime lint build bin/rmodels-race ## everything: linters, unit, integration and end-to-end tests
+	$(MAKE) --no-print-directory test-demo
 	hack/testbed/with.sh $(TESTBED) $(MAKE) --no-print-directory test-go
+
+# The demo as a user runs it; it checks every state and exit code itself.
+.PHONY: test-demo
+test-demo: build bin/tinygguf bin/nerdctl bin/registry runtime
+	@echo 'hack/demo/demo.sh .cache/demo'
+	@rc=0; hack/demo/demo.sh .cache/demo > .cache/demo.log 2>&1 || rc=$$?; \
+	  hack/demo/down.sh .cache/demo >> .cache/demo.log 2>&1 || rc=1; \
+	  [ $$rc = 0 ] && tail -n 20 .cache/demo.log || { cat .cache/demo.log; exit $$rc; }
 
 # The environment comes from with.sh.
 .PHONY: test-go
@@ -113,5 +122,6 @@ bench: ## run the benchmarks (PKG, BENCH select)
 .PHONY: clean
 clean: ## remove what was built, downloaded and started here
 	hack/testbed/down.sh $(TESTBED)
-	[ ! -e $(DEMO) ] || hack/demo/down.sh $(DEMO)
+	hack/demo/down.sh .cache/demo
+	hack/demo/down.sh $(DEMO)
 	rm -rf bin .cache
