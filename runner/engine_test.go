@@ -122,6 +122,7 @@ type file struct {
 	name string
 	mode int64
 	body []byte
+	link string
 }
 
 // packImage makes a one-layer image as an OCI layout in a tar, FROM scratch.
@@ -131,8 +132,11 @@ func packImage(t testing.TB, name string, config ocispec.ImageConfig, files ...f
 	tw := tar.NewWriter(&layer)
 	for _, f := range files {
 		h := &tar.Header{Name: f.name, Mode: f.mode, Size: int64(len(f.body)), Typeflag: tar.TypeReg}
-		if strings.HasSuffix(f.name, "/") {
+		switch {
+		case strings.HasSuffix(f.name, "/"):
 			h.Typeflag = tar.TypeDir
+		case f.link != "":
+			h.Typeflag, h.Linkname = tar.TypeSymlink, f.link
 		}
 		if err := tw.WriteHeader(h); err != nil {
 			t.Fatal(err)
@@ -171,7 +175,11 @@ func packImage(t testing.TB, name string, config ocispec.ImageConfig, files ...f
 		Reference: "fixture.local/" + name + "@" + top.Digest.String(), Manifest: top.Digest, Config: manifest.Config.Digest,
 		Archive: func(w io.Writer) error {
 			tw := tar.NewWriter(w)
-			for _, f := range []file{
+			for _, f := range []struct {
+				name string
+				mode int64
+				body []byte
+			}{
 				{"oci-layout", 0o644, []byte(`{"imageLayoutVersion":"1.0.0"}`)},
 				{"index.json", 0o644, encode(index)},
 				{"blobs/sha256/" + top.Digest.Encoded(), 0o644, manifestBytes},
@@ -205,7 +213,7 @@ func fixtureFile(t testing.TB) file {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return file{"fixture", 0o755, b}
+	return file{name: "fixture", mode: 0o755, body: b}
 }
 
 // fixtureJob is a run of the test engine in the given part.

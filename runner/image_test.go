@@ -28,8 +28,10 @@ func TestHostileImages(t *testing.T) {
 		"volume over proc":    {ocispec.ImageConfig{Volumes: map[string]struct{}{"/proc": {}}}, runner.ErrImage, "VOLUME"},
 		"volume over model":   {ocispec.ImageConfig{Volumes: map[string]struct{}{"/models": {}}}, runner.ErrImage, "VOLUME"},
 		"volume with a comma": {ocispec.ImageConfig{Volumes: map[string]struct{}{"/a,b": {}}}, runner.ErrImage, "VOLUME"},
-		"volumes": {ocispec.ImageConfig{Volumes: map[string]struct{}{"/data": {}, "/var/lib/x": {}},
-			User: "0", WorkingDir: "/", Env: []string{"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=all", "LD_LIBRARY_PATH=/usr/local/cuda/lib64"}}, nil, ""},
+		"volumes": {ocispec.ImageConfig{
+			Volumes: map[string]struct{}{"/data": {}, "/var/lib/x": {}},
+			User:    "0", WorkingDir: "/", Env: []string{"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=all", "LD_LIBRARY_PATH=/usr/local/cuda/lib64"},
+		}, nil, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			j := fixtureJob(t, "serve", "the right words")
@@ -99,8 +101,8 @@ func TestEngineShapedLikeVLLM(t *testing.T) {
 	j.Image = packImage(t, "vllm", ocispec.ImageConfig{
 		Entrypoint: []string{"/fixture"},
 		Env:        []string{"LD_LIBRARY_PATH=/usr/local/cuda/lib64", "CUDA_VERSION=12.8", "NVIDIA_REQUIRE_CUDA=cuda>=12.8", "NVIDIA_VISIBLE_DEVICES=all"},
-	}, fixtureFile(t), file{"etc/", 0o755, nil}, file{"etc/passwd", 0o644, []byte("root:x:0:0::/root:/sbin/nologin\nengine:x:65532:65532::/home/engine:/sbin/nologin\n")},
-		file{"home/", 0o755, nil}, file{"home/engine/", 0o755, nil}, file{"cache/", 0o755, nil})
+	}, fixtureFile(t), file{name: "etc/", mode: 0o755}, file{name: "etc/passwd", mode: 0o644, body: []byte("root:x:0:0::/root:/sbin/nologin\nengine:x:65532:65532::/home/engine:/sbin/nologin\n")},
+		file{name: "home/", mode: 0o755}, file{name: "home/engine/", mode: 0o755}, file{name: "cache/", mode: 0o755})
 	j.Runtime.Home = "/home/engine"
 	j.Runtime.Scratch = []snapshot.Scratch{{Path: "/home/engine", Size: 16 << 20}, {Path: "/cache", Size: 32 << 20, Exec: true}}
 	j.Runtime.Shm, j.Runtime.Pids = 128<<20, 600

@@ -65,17 +65,24 @@ func countLeftovers(t *testing.T, j runner.Job) leftovers {
 	return l
 }
 
+// runsOf is how often a test repeats a run: few, or RMODELS_TEST_RUNS.
+func runsOf(t *testing.T, few int) int {
+	t.Helper()
+	s := os.Getenv("RMODELS_TEST_RUNS")
+	if s == "" {
+		return few
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 // TestManyRunsLeaveNothing repeats good and bad runs. RMODELS_TEST_RUNS sets
 // how many; a handful here, a hundred before a release.
 func TestManyRunsLeaveNothing(t *testing.T) {
-	runs := 6
-	if s := os.Getenv("RMODELS_TEST_RUNS"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		runs = n
-	}
+	runs := runsOf(t, 6)
 	e := testEngine(t)
 	parts := [][]string{{"serve", "the right words"}, {"exit"}, {"die"}}
 	one := func(i int) runner.Job {

@@ -78,11 +78,21 @@ var socketFamilies = []struct {
 	family int
 	kind   int
 }{
-	{"AF_VSOCK", 40, unix.SOCK_STREAM}, {"AF_PACKET", 17, unix.SOCK_RAW}, {"AF_ALG", 38, unix.SOCK_SEQPACKET},
-	{"AF_BLUETOOTH", 31, unix.SOCK_RAW}, {"AF_CAN", 29, unix.SOCK_RAW}, {"AF_TIPC", 30, unix.SOCK_STREAM},
-	{"AF_RDS", 21, unix.SOCK_SEQPACKET}, {"AF_XDP", 44, unix.SOCK_RAW}, {"AF_SMC", 43, unix.SOCK_STREAM},
-	{"AF_KEY", 15, unix.SOCK_RAW}, {"AF_NFC", 39, unix.SOCK_SEQPACKET}, {"AF_QIPCRTR", 42, unix.SOCK_DGRAM},
-	{"AF_PPPOX", 24, unix.SOCK_DGRAM}, {"AF_X25", 9, unix.SOCK_SEQPACKET}, {"AF_NETLINK audit", 16, unix.SOCK_RAW},
+	{"AF_VSOCK", 40, unix.SOCK_STREAM},
+	{"AF_PACKET", 17, unix.SOCK_RAW},
+	{"AF_ALG", 38, unix.SOCK_SEQPACKET},
+	{"AF_BLUETOOTH", 31, unix.SOCK_RAW},
+	{"AF_CAN", 29, unix.SOCK_RAW},
+	{"AF_TIPC", 30, unix.SOCK_STREAM},
+	{"AF_RDS", 21, unix.SOCK_SEQPACKET},
+	{"AF_XDP", 44, unix.SOCK_RAW},
+	{"AF_SMC", 43, unix.SOCK_STREAM},
+	{"AF_KEY", 15, unix.SOCK_RAW},
+	{"AF_NFC", 39, unix.SOCK_SEQPACKET},
+	{"AF_QIPCRTR", 42, unix.SOCK_DGRAM},
+	{"AF_PPPOX", 24, unix.SOCK_DGRAM},
+	{"AF_X25", 9, unix.SOCK_SEQPACKET},
+	{"AF_NETLINK audit", 16, unix.SOCK_RAW},
 }
 
 func families(r *Report, plan Plan) {
