@@ -15,6 +15,9 @@ PKG      ?= ./...
 FUZZTIME ?= 20s
 BENCH    ?= .
 
+# Not $(MAKE) in the recipe itself: make -n would run it.
+again := $(MAKE) --no-print-directory
+
 .PHONY: help
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,8 +77,8 @@ demo-down: ## end and remove everything that the demo started or wrote
 
 .PHONY: test
 test: deps tools runtime lint build bin/rmodels-race ## everything: linters, unit, integration and end-to-end tests
-	$(MAKE) --no-print-directory test-demo
-	hack/testbed/with.sh $(TESTBED) $(MAKE) --no-print-directory test-go
+	$(again) test-demo
+	hack/testbed/with.sh $(TESTBED) $(again) test-go
 
 # The demo as a user runs it; it checks every state and exit code itself.
 .PHONY: test-demo
@@ -114,6 +117,16 @@ fuzz: ## run every fuzz target for FUZZTIME (20s)
 	    echo "== $$p $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p; \
 	  done; \
 	done
+
+# Each file of mutants lists guards; a build without one must turn tests red.
+.PHONY: mutants
+mutants: ## build without each guard in turn; the tests must notice
+	go test -tags mutants -run Mutants -count=1 -timeout 60m -v $$(grep -rl --include='*_test.go' '^//go:build mutants' . | xargs -n1 dirname | sort -u)
+
+SOAK ?= 5000
+.PHONY: soak
+soak: ## long races and crash tests of the store: SOAK pulls (5000)
+	RMODELS_SOAK=$(SOAK) go test -race -run 'TestRace|TestCrash' -count=1 -timeout 60m -v ./cas
 
 .PHONY: bench
 bench: ## run the benchmarks (PKG, BENCH select)
