@@ -81,7 +81,8 @@ func TestLayoutRefuses(t *testing.T) {
 		{"too large together", limits(snapshot.Limits{TotalBytes: 9}), 100, []policy.FileClaim{claim("a.gguf", 5), claim("b.gguf", 5)}, "content.limits.totalBytes", "at most 9"},
 		{
 			"sum overflows", limits(snapshot.Limits{FileBytes: math.MaxInt64, TotalBytes: math.MaxInt64}), math.MaxInt64,
-			[]policy.FileClaim{claim("a.gguf", math.MaxInt64), claim("b.gguf", math.MaxInt64), claim("c.gguf", 2)}, "content.limits.totalBytes", "at most",
+			[]policy.FileClaim{claim("a.gguf", math.MaxInt64), claim("b.gguf", math.MaxInt64), claim("c.gguf", 2)},
+			"content.limits.totalBytes", "at most",
 		},
 		{"larger than listed", snapshot.Content{}, 9, []policy.FileClaim{claim("a.gguf", 5), claim("b.gguf", 5)}, "size", "at most 9 bytes"},
 		{"one digest of two sizes", snapshot.Content{}, 10, []policy.FileClaim{same("a.gguf", 5), same("b.gguf", 4)}, "content.limits.fileBytes", "same digest"},
