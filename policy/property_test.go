@@ -138,7 +138,7 @@ func TestAdmissionProperty(t *testing.T) {
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 1))
 	yes := 0
-	const rounds = 400
+	const rounds = 200
 	for round := range rounds {
 		var parties []party
 		pol := acme(1 + r.IntN(3))

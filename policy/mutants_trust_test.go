@@ -1,0 +1,195 @@
+//go:build mutants
+
+package policy_test
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// change replaces one text in one file of a package.
+type change struct{ file, old, new string }
+
+// guardless is a build without one guard (or without both of two guards that
+// cover for each other), and the tests that must notice.
+type guardless struct {
+	guard   string
+	pkg     string
+	tests   string
+	changes []change
+}
+
+func one(guard, pkg, tests, file, old, new string) guardless {
+	return guardless{guard, pkg, tests, []change{{file, old, new}}}
+}
+
+var trustMutants = []guardless{
+	// The document.
+	one("unknown members are refused", "snapshot", "TestParseBytes", "parse.go", "json.RejectUnknownMembers(true)", "json.RejectUnknownMembers(false)"),
+	one("the document is checked", "snapshot", "TestCheck", "parse.go", "if err := s.Check(); err != nil {", "if err := s.Check(); err != nil && false {"),
+	one("the document's size is bounded", "snapshot", "TestParseBytes", "parse.go", "if len(b) > MaxDocument {", "if false {"),
+	one("default must be reject", "snapshot", "TestCheck", "check.go", `if s.Default != "reject" {`, "if false {"),
+	one("names are safe as file names", "snapshot", "TestCheck", "check.go", "if alnum || i > 0 && (c == '.' || c == '_' || c == '-') {", "if alnum || true {"),
+	one("references carry no tag", "snapshot", "TestCheck", "reference.go", `case strings.Contains(path, ":"):`, "case false:"),
+	one("digests have one spelling", "snapshot", "TestCheck", "reference.go", "(c < '0' || c > '9') && (c < 'a' || c > 'f')", "false"),
+	one("a threshold can be met", "snapshot", "TestCheck", "check_policy.go", "if pol.Threshold > len(pol.Authorities) || pol.Threshold > len(signers) {", "if pol.Threshold > len(pol.Authorities) {"),
+	one("legacy keyless is refused in the document", "snapshot", "TestCheck", "check_policy.go", "if a.Keyless != nil {\n\t\t\tp.add(path+\".signatureFormat\"", "if false {\n\t\t\tp.add(path+\".signatureFormat\""),
+	one("weak keys are refused", "snapshot", "TestCheck", "check_policy.go", "n < 2048 || n > 8192", "n > 8192"),
+	one("templates are plain fields", "snapshot", "TestCheck", "check_model.go", `case ".Model", ".ModelDir", ".ModelName", ".Port":`, "case action:"),
+	one("no runtime runs as root", "snapshot", "TestCheck", "check_model.go", "if n == 0 {\n\t\t\treturn fmt.Errorf(\"%q: %s 0 is root\"", "if false {\n\t\t\treturn fmt.Errorf(\"%q: %s 0 is root\""),
+	one("a validation expects something", "snapshot", "TestCheck", "check_model.go", `if e.Exact == "" && e.Contains == ""`, `if false && e.Exact == "" && e.Contains == ""`),
+	one("globs match whole segments", "snapshot", "TestMatchGlob", "check_policy.go", `seg == "*" || seg == part`, `seg == "*" || strings.HasPrefix(part, seg)`),
+
+	// Acceptance.
+	one("old timestamps are refused", "snapshot", "TestAttacks/rollback", "set.go", "if oldTimestamp != nil &&", "if false && oldTimestamp != nil &&"),
+	one("old targets are refused", "snapshot", "TestAttacks/rollback", "set.go", "if old := s.previousMeta(); old != nil {", "if old := s.previousMeta(); old != nil && false {"),
+	one("a lower sequence is refused", "snapshot", "TestAttacks", "floor.go", "if doc.Sequence < f.Sequence {", "if false {"),
+	one("one sequence has one digest", "snapshot", "TestAttacks/equivocation", "floor.go", `if doc.Sequence == f.Sequence && f.Digest != "" && d != f.Digest {`, "if false {"),
+	one("roots may not be withheld", "snapshot", "TestAttacks/malicious", "accept.go", "v < fl.RootVersion {", "v < 0 {"),
+	one("the floor is raised from the cache", "snapshot", "TestFloorApart", "accept.go", "if f.Digest == rec.Digest {", "if true {"),
+	one("the floor stays while old keys suffice", "snapshot", "TestFloorStays", "floor.go", "if kept < root.Signed.Roles[metadata.TARGETS].Threshold {", "if true {"),
+	one("the floor goes back with new keys", "snapshot", "TestFastForward", "floor.go", "if kept < root.Signed.Roles[metadata.TARGETS].Threshold {", "if false {"),
+	one("time does not run backwards", "snapshot", "TestAttacks/freeze", "accept.go", "ref := latest(now, fl.AcceptedAt, rec.AcceptedAt)", "ref := now"),
+	one("an expired document is refused", "snapshot", "TestAttacks/freeze", "accept.go", "if ref.After(acc.Document.Expires) {", "if false {"),
+	one("networks are apart", "snapshot", "TestAttacks/wrong|TestNetworksApart", "set.go", "if doc.Network != network {", "if false {"),
+	one("a source's cap is not trusted", "snapshot", "TestAttacks/endless", "set.go", "if int64(len(b)) > max {", "if false {"),
+	one("a target's length is bounded", "snapshot", "TestAttacks/endless", "set.go", "if tf.Length > max {", "if false {"),
+	one("new roots are bounded", "snapshot", "TestAttacks/endless", "metadata.go", "maxRootUpdates = 256", "maxRootUpdates = 100000"),
+	one("trust roots are pinned by digest", "snapshot", "TestAttacks/a_trust_root", "set.go", "if d := digest.FromBytes(b); d != r.Digest {", "if d := digest.FromBytes(b); d != r.Digest && false {"),
+	one("thresholds are at least one, all the same for go-tuf", "snapshot", "TestAttacks/threshold", "metadata.go", "case r.Threshold < 1:", "case false:"),
+	one("keys have their length", "snapshot", "TestAttacks/a_key_of", "metadata.go", "len(k.Value.Public) != 64", "false"),
+	{"metadata is one JSON value with unique members", "snapshot", "TestAttacks/duplicate", []change{
+		{"metadata.go", "if err := json.Unmarshal(b, &m); err != nil {", "if err := json.Unmarshal(b, &m, jsontext.AllowDuplicateNames(true)); err != nil {"},
+		{"metadata.go", "\"github.com/go-json-experiment/json\"", "\"github.com/go-json-experiment/json\"\n\t\"github.com/go-json-experiment/json/jsontext\""},
+	}},
+	one("a panic of the library is a refusal", "snapshot", "TestAttacks/members", "metadata.go", "if r := recover(); r != nil {", "if r := any(nil); r != nil {"),
+	one("push files name plain files", "snapshot", "TestAttacks/a_push", "bundle.go", "if err := checkFileName(name); err != nil {\n\t\t\treturn nil, fmt.Errorf(\"%w: push file", "if err := checkFileName(name); err != nil && false {\n\t\t\treturn nil, fmt.Errorf(\"%w: push file"),
+	one("push files are bounded", "snapshot", "TestAttacks/a_push", "bundle.go", "if len(b) > MaxBundle {\n\t\treturn nil, fmt.Errorf(\"%w: push file of %d bytes, at most %d\", ErrTooLarge, len(b), MaxBundle)\n\t}\n\tvar p", "var p"),
+	one("links are not followed", "snapshot", "TestReadBundle", "bundle.go", "syscall.O_NOFOLLOW|", ""),
+	one("the pin is not replaced", "snapshot", "TestPin", "trust.go", "if old.Network == p.Network && old.Digest == p.Digest {", "if true {"),
+	one("the pin is whole", "snapshot", "TestDamagedPin", "trust.go", "if digest.FromBytes(p.Root) != p.Digest {", "if false {"),
+	one("replaced keys make what they signed stale", "snapshot", "TestSuperseded", "accept.go", `case superseded != "":`, "case false:"),
+	one("stale is told", "snapshot", "TestFreshness", "accept.go", "case now.After(a.StaleAt):", "case false:"),
+	one("expired is told", "snapshot", "TestFreshness", "accept.go", "case now.After(a.ExpiredAt):", "case false:"),
+	one("what a node would refuse is not published", "snapshot", "TestRenew", "publish_set.go", "if err := r.rehearse(files); err != nil {", "if err := r.rehearse(files); err != nil && false {"),
+	one("what is not complete is not published", "snapshot", "TestCeremony|TestRotateErrors", "publish_set.go", "if !st.Complete {", "if false {"),
+
+	// Signatures.
+	one("the predicate type is checked", "policy", "TestAttestations|TestAdmissionProperty", "signatures.go", "if s.PredicateType == SignaturePredicate {", "if true {"),
+	{"the subject is the manifest (both guards)", "policy", "TestKeySignatures|TestKeyless", []change{
+		{"signatures.go", "if !s.about(about) {", "if false {"},
+		{"verifier.go", `verify.WithArtifactDigest("sha256", sum)`, "verify.WithoutArtifactUnsafe()"},
+		{"verifier.go", "sum, err := hex.DecodeString(manifest.Encoded())", "_, err := hex.DecodeString(manifest.Encoded())"},
+	}},
+	{"the identity is the policy's (both guards)", "policy", "TestKeyless|TestThreshold", []change{
+		{"verifier.go", "options = append(options, verify.WithCertificateIdentity(cid))", "_, options = cid, []verify.PolicyOption{verify.WithoutIdentitiesUnsafe()}"},
+		{"verifier.go", "if !slices.Contains(v.identities, id) {", "if false {"},
+	}},
+	one("a legacy payload is about the manifest", "policy", "TestKeySignatures", "verifier.go", "if p.Critical.Image.DockerManifestDigest != manifest.String() {", "if false {"),
+	one("a legacy payload is a signature", "policy", "TestLegacy", "verifier.go", "if p.Critical.Type != legacyType {", "if false {"),
+	one("a legacy signature verifies", "policy", "TestKeySignatures|TestLegacy", "verifier.go", "return ver.VerifySignature(bytesReader(sig), bytesReader(payload))", "return nil"),
+	one("legacy payloads are bounded", "policy", "TestLegacy", "verifier.go", "if len(e.Payload) > maxPayload {", "if false {"),
+	one("an authority has one format (bundle)", "policy", "TestThreshold|TestAdmissionProperty|TestKeySignatures", "verifier.go", "if v.authority.SignatureFormat != snapshot.FormatBundle {", "if false {"),
+	one("an authority has one format (legacy)", "policy", "TestAdmissionProperty|TestKeySignatures", "verifier.go", "if v.authority.SignatureFormat != snapshot.FormatLegacy {", "if false {"),
+	one("distinct authorities and signers are counted", "policy", "TestThreshold|TestAdmissionProperty", "signatures.go", "counted := match(c.signers)", "counted := c.signers"),
+	one("distinct keys are counted", "policy", "TestThreshold|TestAdmissionProperty", "signatures.go", `return "key " + s.Key.String()`, `return "key " + s.Authority`),
+	one("the threshold counts", "policy", "TestThreshold", "signatures.go", "if len(counted) < c.policy.Threshold {", "if len(counted) < 1 {"),
+	one("a threshold below one admits nothing", "policy", "TestZeroValues", "signatures.go", "if pol.Threshold < 1 || len(pol.Authorities) == 0 {", "if false {"),
+	one("images outside the globs are refused", "policy", "TestReference|TestZeroValues", "signatures.go", "if !slices.ContainsFunc(pol.Images,", "if false && !slices.ContainsFunc(pol.Images,"),
+	one("the manifest is the pinned one", "policy", "TestReference", "signatures.go", "if pin != manifest {", "if false {"),
+	one("revoked artifacts are refused", "policy", "TestRevocation", "signatures.go", "if r, ok := Revoked(acc.Document, manifest); ok {", "if r, ok := Revoked(acc.Document, manifest); false && ok {"),
+	one("revoked artifacts are not listed", "policy", "TestListed", "listing.go", "if r, ok := Revoked(doc, m.Digest()); ok {", "if r, ok := Revoked(doc, m.Digest()); false && ok {"),
+	one("revoked keys do not count", "policy", "TestRevocation|TestAdmissionProperty", "revocation.go", `if r.Key != "" && r.Key == d {`, "if false {"),
+	one("revoked identities do not count", "policy", "TestRevocation|TestAdmissionProperty", "revocation.go", "if r.Identity != nil && *r.Identity == id {", "if false {"),
+	one("keyless needs a log", "policy", "TestKeyless|TestTimes", "verifier.go", "a.TLog = &snapshot.LogRef{TrustRootRef: a.Keyless.TrustRootRef}", "_ = a.Keyless.TrustRootRef"),
+	one("a log is required of a key where the policy says so", "policy", "TestTimes", "verifier.go", "if a.TLog == nil && a.Timestamp == nil {", "if true {"),
+	one("a timestamp is required where the policy says so", "policy", "TestTimes", "verifier.go", "o = append(o, verify.WithSignedTimestamps(1))", "o = append(o, verify.WithObserverTimestamps(1))"),
+	one("an SCT is required where the policy says so", "policy", "TestTimes", "verifier.go", "if a.CTLog != nil {", "if false {"),
+	one("legacy keyless is refused in a decision", "policy", "TestKeyless", "verifier.go", "if a.SignatureFormat != snapshot.FormatBundle {", "if false {"),
+	one("a trust root that is missing refuses", "policy", "TestKeyless", "signatures.go", "if err != nil {\n\t\t\treturn refuse(ClassPolicy, rule+\".authorities[\"", "if err != nil {\n\t\t\tcontinue\n\t\t}\n\t\tif err != nil {\n\t\t\treturn refuse(ClassPolicy, rule+\".authorities[\""),
+	one("attestations are required", "policy", "TestAttestations|TestAdmissionProperty", "signatures.go", "for i, a := range c.policy.Attestations {", "for i, a := range c.policy.Attestations[:0] {"),
+	one("an attestation is by an authority of its list", "policy", "TestAttestations|TestAdmissionProperty", "signatures.go", "s.PredicateType == a.PredicateType && slices.Contains(a.Authorities, s.Authority)", "s.PredicateType == a.PredicateType"),
+	one("an attestation is of its type", "policy", "TestAttestations|TestOMS", "signatures.go", "} else if !slices.ContainsFunc(c.policy.Attestations,", "} else if false && !slices.ContainsFunc(c.policy.Attestations,"),
+	one("the snapshot's evidence comes first and evidence is bounded", "policy", "TestInline", "signatures.go", "if i == maxEvidence ||", "if false &&"),
+	one("OMS: every file is listed", "policy", "TestOMS", "oms.go", "if f.Path == omsSignatureFile {", "if true {"),
+	one("OMS: every listed file is there", "policy", "TestOMS", "oms.go", "for name := range listed {", "for name := range map[string]string{} {"),
+	one("OMS: digests agree", "policy", "TestOMS", "oms.go", "if want != f.Digest.Encoded() {", "if false {"),
+	one("OMS: without files nothing is admitted", "policy", "TestOMS", "oms.go", "if len(files) == 0 {", "if false {"),
+	one("bundles are bounded", "policy", "TestKeyless/over_the_size|TestBundleSize", "statement.go", "if len(payload) > maxBundle {", "if false {"),
+}
+
+// overlayOf writes the mutant's sources to dir and returns the overlay file.
+func overlayOf(t *testing.T, root, dir string, m guardless) string {
+	t.Helper()
+	sources := map[string]string{}
+	for _, c := range m.changes {
+		file := filepath.Join(root, m.pkg, c.file)
+		text, ok := sources[file]
+		if !ok {
+			b, err := os.ReadFile(file)
+			check(t, err)
+			text = string(b)
+		}
+		if !strings.Contains(text, c.old) {
+			t.Fatalf("%s does not hold %q", c.file, c.old)
+		}
+		sources[file] = strings.Replace(text, c.old, c.new, 1)
+	}
+	replace := map[string]string{}
+	for file, text := range sources {
+		mutated := filepath.Join(dir, filepath.Base(file))
+		check(t, os.WriteFile(mutated, []byte(text), 0o600))
+		replace[file] = mutated
+	}
+	b, err := json.Marshal(map[string]any{"Replace": replace})
+	check(t, err)
+	overlay := filepath.Join(dir, "overlay.json")
+	check(t, os.WriteFile(overlay, b, 0o600))
+	return overlay
+}
+
+// TestTrustMutantsBuild: every mutant compiles, so that red means a test
+// noticed. It is much quicker than running them.
+func TestTrustMutantsBuild(t *testing.T) {
+	root, err := filepath.Abs("..")
+	check(t, err)
+	for _, m := range trustMutants {
+		t.Run(m.guard, func(t *testing.T) {
+			dir := t.TempDir()
+			cmd := exec.CommandContext(t.Context(), "go", "build", "-overlay", overlayOf(t, root, dir, m), "-o", filepath.Join(dir, "out"), "./"+m.pkg)
+			cmd.Dir = root
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%s", out)
+			}
+		})
+	}
+}
+
+// TestTrustMutants builds each mutant and demands that its tests turn red. It
+// needs the go command and takes some minutes:
+//
+//	go test -tags mutants -run 'TestTrustMutants$' -timeout 60m ./policy
+func TestTrustMutants(t *testing.T) {
+	root, err := filepath.Abs("..")
+	check(t, err)
+	for _, m := range trustMutants {
+		t.Run(m.guard, func(t *testing.T) {
+			cmd := exec.CommandContext(t.Context(), "go", "test", "-vet=off", "-count=1", "-timeout", "5m",
+				"-overlay", overlayOf(t, root, t.TempDir(), m), "-run", m.tests, "./"+m.pkg)
+			cmd.Dir = root
+			out, err := cmd.CombinedOutput()
+			switch {
+			case err == nil:
+				t.Errorf("survives: %s passes without the guard", m.tests)
+			case strings.Contains(string(out), "[build failed]"):
+				t.Errorf("does not build:\n%s", out)
+			case strings.Contains(string(out), "no tests to run"):
+				t.Errorf("no test is named %s", m.tests)
+			}
+		})
+	}
+}
