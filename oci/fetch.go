@@ -19,6 +19,10 @@ type FetchOptions struct {
 	Progress progress.Sink
 	Model    string // names the model in events
 	Limits   Limits // of packed layers
+	// Bases are blobs in the store, of another version of the model, from
+	// which unchanged parts are copied where the artifact has chunk maps. The
+	// caller's lease holds them.
+	Bases []digest.Digest
 }
 
 // FetchResult counts bytes of blobs; manifests and evidence are not counted.
@@ -26,6 +30,7 @@ type FetchResult struct {
 	Bytes      int64            // received over the network
 	Resumed    int64            // taken from an earlier run's partial blobs
 	Present    int64            // of blobs that the store held already
+	Copied     int64            // taken from Bases
 	Sources    map[string]int64 // Bytes by source
 	Mismatches []Mismatch       // sources that sent wrong content
 }
@@ -57,7 +62,7 @@ func (c *Client) Fetch(ctx context.Context, st *cas.Store, l *cas.Lease, a *Arti
 	if err := st.Put(ctx, l, a.Ref.Digest, a.Raw); err != nil && !errors.Is(err, cas.ErrExists) {
 		return FetchResult{}, fmt.Errorf("fetch %s: manifest: %w", a.Ref, err)
 	}
-	result, err := c.fetchBlobs(ctx, st, l, sources, a.Blobs(), o)
+	result, err := c.fetchBlobs(ctx, st, l, sources, a.Ref.Digest, a.Blobs(), o)
 	if err != nil {
 		return result, fmt.Errorf("fetch %s: %w", a.Ref, err)
 	}
@@ -68,10 +73,13 @@ func (c *Client) Fetch(ctx context.Context, st *cas.Store, l *cas.Lease, a *Arti
 }
 
 // fetchBlobs brings blobs, which the lease holds already, into the store.
-func (c *Client) fetchBlobs(ctx context.Context, st *cas.Store, l *cas.Lease, sources []source, blobs []ocispec.Descriptor, o FetchOptions) (FetchResult, error) {
+func (c *Client) fetchBlobs(ctx context.Context, st *cas.Store, l *cas.Lease, sources []source, subject digest.Digest, blobs []ocispec.Descriptor, o FetchOptions) (FetchResult, error) {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(maxOpen)
 	p := newPull(ctx, c, sources, o)
+	if want := wantMaps(st, blobs); len(o.Bases) > 0 && len(want) > 0 {
+		p.maps = c.chunkMaps(ctx, sources, subject, want)
+	}
 	var mu sync.Mutex
 	var total FetchResult
 	for _, b := range blobs {
@@ -81,6 +89,7 @@ func (c *Client) fetchBlobs(ctx context.Context, st *cas.Store, l *cas.Lease, so
 			defer mu.Unlock()
 			total.Resumed += r.Resumed
 			total.Present += r.Present
+			total.Copied += r.Copied
 			total.Mismatches = append(total.Mismatches, r.Mismatches...)
 			return err
 		})
@@ -116,11 +125,15 @@ func (p *pull) blob(ctx context.Context, st *cas.Store, l *cas.Lease, desc ocisp
 		if err != nil {
 			return t.result, fmt.Errorf("blob %s: %w", desc.Digest, err)
 		}
-		t.begin(in)
+		resumed := in.Done()
 		if first {
-			t.result.Resumed = t.resumed
+			t.result.Resumed = resumed
+			err = p.seed(ctx, st, t, in)
 		}
-		err = p.complete(ctx, t)
+		t.begin(in, resumed)
+		if err == nil {
+			err = p.complete(ctx, t)
+		}
 		if err == nil {
 			if err = in.Commit(ctx); err != nil {
 				err = &storeError{fmt.Errorf("blob %s: %w", desc.Digest, err)}
@@ -162,6 +175,7 @@ func (r *FetchResult) add(o FetchResult) {
 	r.Bytes += o.Bytes
 	r.Resumed += o.Resumed
 	r.Present += o.Present
+	r.Copied += o.Copied
 	r.Mismatches = append(r.Mismatches, o.Mismatches...)
 	if r.Sources == nil {
 		r.Sources = map[string]int64{}

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/resultity/rmodels/cas"
 )
 
@@ -19,6 +20,8 @@ type pull struct {
 	ctx     context.Context
 	stop    context.CancelCauseFunc
 	origins []*origin // in the order to ask
+	maps    map[digest.Digest]chunkMap
+	seeding sync.Mutex
 	work    sync.WaitGroup
 
 	telling sync.Mutex // held while events are sent, so that none is older than the one before

@@ -137,8 +137,19 @@ func (c *Client) attachBundle(ctx context.Context, ref Reference, bundle []byte)
 	return c.attach(ctx, ref, mediaTypeBundle, ocispec.Descriptor{MediaType: mediaTypeBundle}, bundle, annotations)
 }
 
+// attachment is one layer of a referrer; its digest and size follow from the
+// content.
+type attachment struct {
+	desc    ocispec.Descriptor
+	content []byte
+}
+
 // attach pushes a one-layer manifest whose subject is ref.
 func (c *Client) attach(ctx context.Context, ref Reference, artifactType string, layer ocispec.Descriptor, content []byte, annotations map[string]string) error {
+	return c.attachLayers(ctx, ref, artifactType, []attachment{{layer, content}}, annotations)
+}
+
+func (c *Client) attachLayers(ctx context.Context, ref Reference, artifactType string, parts []attachment, annotations map[string]string) error {
 	r, repo, err := c.repository(ref.Name())
 	if err != nil {
 		return err
@@ -151,11 +162,16 @@ func (c *Client) attach(ctx context.Context, ref Reference, artifactType string,
 	if err != nil {
 		return err
 	}
-	layer.Digest, layer.Size = digest.FromBytes(content), int64(len(content))
-	blobs := map[digest.Digest][]byte{layer.Digest: content, ocispec.DescriptorEmptyJSON.Digest: []byte("{}")}
+	blobs := map[digest.Digest][]byte{ocispec.DescriptorEmptyJSON.Digest: []byte("{}")}
+	var layers []ocispec.Descriptor
+	for _, p := range parts {
+		p.desc.Digest, p.desc.Size = digest.FromBytes(p.content), int64(len(p.content))
+		blobs[p.desc.Digest] = p.content
+		layers = append(layers, p.desc)
+	}
 	empty := ocispec.DescriptorEmptyJSON
 	empty.Data = nil
-	for _, d := range []ocispec.Descriptor{layer, empty} {
+	for _, d := range uniqueBlobs(append([]ocispec.Descriptor{empty}, layers...)) {
 		if err := c.upload(ctx, r, repo, d, func() (io.ReadCloser, error) {
 			return io.NopCloser(bytes.NewReader(blobs[d.Digest])), nil
 		}); err != nil {
@@ -164,7 +180,7 @@ func (c *Client) attach(ctx context.Context, ref Reference, artifactType string,
 	}
 	raw, err := marshal(ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: artifactType,
-		Config: empty, Layers: []ocispec.Descriptor{layer}, Annotations: annotations,
+		Config: empty, Layers: layers, Annotations: annotations,
 		Subject: &ocispec.Descriptor{MediaType: m.MediaType, Digest: ref.Digest, Size: int64(len(subject.content))},
 	})
 	if err != nil {

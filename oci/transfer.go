@@ -16,7 +16,8 @@ type transfer struct {
 	desc    ocispec.Descriptor
 	order   []*origin // to ask; those that sent wrong bytes of this digest last
 	in      *cas.Ingest
-	resumed int64
+	resumed int64       // bytes of an earlier run
+	seeded  bool        // parts were copied from another version's blobs
 	pending []cas.Range // ascending, claimed by no segment
 	active  map[*segment]struct{}
 	at      map[*origin]*standing
@@ -63,8 +64,8 @@ func (p *pull) newTransfer(desc ocispec.Descriptor) *transfer {
 }
 
 // begin starts over with an ingest. What was learned about sources stays.
-func (t *transfer) begin(in *cas.Ingest) {
-	t.in, t.pending, t.resumed = in, in.Missing(), in.Done()
+func (t *transfer) begin(in *cas.Ingest, resumed int64) {
+	t.in, t.pending, t.resumed = in, in.Missing(), resumed
 	t.spans, t.err, t.done = nil, nil, make(chan struct{})
 	t.prints = nil
 	if len(t.order) > 1 {
