@@ -46,9 +46,8 @@ const omsSignatureFile = "model.sig"
 
 // checkOMS holds the files that an OMS statement lists against those of the
 // artifact, which must be the same set, and returns the digest that is the
-// statement's subject: the SHA-256 over the files' digests in the order of
-// their names. A signature file inside the model is the one thing that a
-// statement cannot list.
+// statement's subject: the SHA-256 over the files' digests. The signature file
+// inside the model is the one thing that a statement cannot list.
 func checkOMS(s *statement, files []FileDigest) (digest.Digest, error) {
 	if len(files) == 0 {
 		return "", fmt.Errorf("an OMS statement is about files, and the artifact's files are not known")
@@ -89,10 +88,9 @@ func checkOMS(s *statement, files []FileDigest) (digest.Digest, error) {
 	return omsSubject(p.Resources)
 }
 
-// omsSubject is the SHA-256 over the files' digests in the order of names.
+// omsSubject is the SHA-256 over the files' digests in the order in which the
+// statement lists them, which is that of model_signing's verifier.
 func omsSubject(resources []omsResource) (digest.Digest, error) {
-	resources = slices.Clone(resources)
-	slices.SortFunc(resources, func(a, b omsResource) int { return strings.Compare(a.Name, b.Name) })
 	h := sha256.New()
 	for _, r := range resources {
 		sum, err := hex.DecodeString(r.Digest)

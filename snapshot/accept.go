@@ -232,8 +232,11 @@ func (a *Accepted) judge(now time.Time, superseded string) {
 		what string
 		at   time.Time
 	}{
-		{"root", a.RootExpires}, {"timestamp", a.TimestampExpires}, {"snapshot", a.SnapshotExpires},
-		{"targets", a.TargetsExpires}, {"document", a.Document.Expires},
+		{"root", a.RootExpires},
+		{"timestamp", a.TimestampExpires},
+		{"snapshot", a.SnapshotExpires},
+		{"targets", a.TargetsExpires},
+		{"document", a.Document.Expires},
 	}
 	first := terms[0]
 	for _, t := range terms[1:] {

@@ -151,11 +151,3 @@ func wantErr(t testing.TB, err, class error, words ...string) {
 		}
 	}
 }
-
-func must[T any](t testing.TB, v T, err error) T {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
-}
