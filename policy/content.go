@@ -31,6 +31,18 @@ type ArtifactFile struct {
 // is an allow-list: a file passes when its name is of an admitted format and
 // its bytes are strictly of that format. Tensor data is never read, so the
 // cost is that of headers and texts, whatever the size of the weights.
+//
+// The rules that it and [AdmitLayout] name:
+//
+//	content.limits.…         counts and sizes, as claimed and as unpacked
+//	size                     the model's size in the snapshot
+//	paths                    [SafePath] and [SafePaths]
+//	content.mediaTypes       of layers
+//	content.formats          the name of no admitted format, or bytes of another one
+//	content.formats.FORMAT   bytes that are not strictly of the format
+//	content.remoteCode       JSON that names Python code
+//	content.chatTemplates    a template whose SHA-256 (of its text in UTF-8) is not pinned
+//	content.read             a file that cannot be read
 func AdmitContent(p snapshot.Policy, m snapshot.Model, files []ArtifactFile) Decision {
 	g, err := newGate(p, m)
 	if err != nil {
