@@ -36,7 +36,6 @@ type display struct {
 type fetching struct {
 	blobs   map[string][2]int64 // done, total
 	first   int64               // done when the first event came: not ours to count as speed
-	seen    bool
 	started time.Time
 	line    time.Time
 	source  string
