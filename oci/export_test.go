@@ -2,6 +2,8 @@ package oci
 
 import (
 	"bytes"
+	"errors"
+	"io"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -24,4 +26,65 @@ func ReencodeChunkMap(b []byte) ([]byte, bool) {
 		return nil, false
 	}
 	return m.encode(), true
+}
+
+// Plan reads a manifest and config as Resolve does after their digests fit.
+func Plan(manifest, config []byte) ([]File, error) {
+	m, err := parseManifest(manifest, "")
+	if err != nil {
+		return nil, err
+	}
+	a := &Artifact{Manifest: m, Config: config}
+	if a.Format, err = detectFormat(m); err != nil {
+		return nil, err
+	}
+	return planFiles(a)
+}
+
+// PlatformChild reads an index.
+func PlatformChild(index []byte) error {
+	_, err := platformChild(index, "linux/amd64")
+	return err
+}
+
+// ContentRange reads a Content-Range header.
+func ContentRange(s string) (first, last, size int64, err error) { return parseContentRange(s) }
+
+// Unfold walks a packed layer within limits and returns the bytes of files.
+func Unfold(b []byte, c Compression, l Limits) (total int64, paths []string, err error) {
+	l = l.withDefaults()
+	r, err := unfold(bytes.NewReader(b), c, int64(len(b)), l)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer r.Close()
+	err = walkTar(r, l, nil, func(e tarEntry, content io.Reader) error {
+		n, err := io.Copy(io.Discard, content)
+		total += n
+		paths = append(paths, e.path)
+		return err
+	})
+	return total, paths, err
+}
+
+// HostsFile reads a hosts.toml.
+func HostsFile(b []byte) error {
+	_, err := parseHosts(b, "/etc/certs.d/x", "registry.example")
+	return err
+}
+
+// BundleContent reads what a bundle's annotations need.
+func BundleContent(b []byte) error {
+	_, _, err := bundleContent(b)
+	return err
+}
+
+// HasClass says whether an error is one that callers can act upon.
+func HasClass(err error) bool {
+	for _, class := range []error{ErrFormat, ErrPath, ErrTooLarge} {
+		if errors.Is(err, class) {
+			return true
+		}
+	}
+	return false
 }
