@@ -23,7 +23,8 @@ const entryMax = 1 << 20
 func (a *app) publishCommands() []*cobra.Command {
 	return []*cobra.Command{
 		a.snapshotInitCommand(), a.snapshotAddCommand(), a.snapshotEnableCommand("enable", true), a.snapshotEnableCommand("disable", false),
-		a.snapshotRemoveCommand(), a.snapshotSignCommand(), a.snapshotStatusCommand(), a.snapshotPublishCommand(),
+		a.snapshotRemoveCommand(), a.snapshotRevokeCommand(), a.snapshotRotateCommand(), a.snapshotSignCommand(), a.snapshotStatusCommand(),
+		a.snapshotPublishCommand(), a.snapshotSchemaCommand(),
 	}
 }
 
