@@ -27,7 +27,7 @@ var workers = map[string]func(ctx context.Context, s *cas.Store, args []string) 
 	"hold":   workHold,
 	"pull":   workPull,
 	"gc":     workGC,
-	"verify": workVerify,
+	"scrub":  workScrub,
 }
 
 func TestMain(m *testing.M) {

@@ -162,9 +162,16 @@ func workGC(ctx context.Context, s *cas.Store, args []string) error {
 	}
 }
 
-// workVerify hashes whatever is there, over and over.
-func workVerify(ctx context.Context, s *cas.Store, args []string) error {
+// workScrub scrubs and hashes whatever is there, over and over.
+func workScrub(ctx context.Context, s *cas.Store, args []string) error {
 	for {
+		r, err := s.Scrub(ctx, cas.ScrubOptions{})
+		if err != nil {
+			fmt.Println("broken scrub", err)
+		}
+		for _, f := range r.Findings {
+			fmt.Println("broken blob", f.Name, f.Problem)
+		}
 		blobs, err := s.Blobs(ctx)
 		if err != nil {
 			return err
@@ -182,7 +189,7 @@ func workVerify(ctx context.Context, s *cas.Store, args []string) error {
 	}
 }
 
-// TestRace lets pullers, a collector and a verifier loose on one store, kills
+// TestRace lets pullers, a collector and a scrubber loose on one store, kills
 // them at random, and looks for a broken pull, a live blob that was collected,
 // or something that a last collection leaves behind.
 func TestRace(t *testing.T) {
@@ -241,9 +248,9 @@ func TestRace(t *testing.T) {
 		wg.Go(func() { slot(n, "pull") })
 	}
 	wg.Go(func() { slot(8, "gc") })
-	wg.Go(func() { slot(9, "verify") })
+	wg.Go(func() { slot(9, "scrub") })
 	wg.Wait()
-	t.Logf("%d pulls, %d collections (longest exclusive section %v), %d verifications, %d kills: %d broken",
+	t.Logf("%d pulls, %d collections (longest exclusive section %v), %d scrubs, %d kills: %d broken",
 		pulls.Load(), collections.Load(), time.Duration(longest.Load())*time.Microsecond, checks.Load(), kills.Load(), len(broken))
 	if len(broken) > 0 {
 		t.Errorf("broken: %s", strings.Join(broken[:min(len(broken), 20)], "\n"))
@@ -287,7 +294,7 @@ func assertEmpty(t *testing.T, s *cas.Store) {
 	}
 	other := open(t, filepath.Join(t.TempDir(), "fresh"), cas.Options{})
 	walk(other.Root(), func(p string) { fresh[p] = true })
-	fresh["refs/.lock"] = true
+	fresh["refs/.lock"], fresh["scrub"], fresh["scrub.lock"] = true, true, true
 	walk(s.Root(), func(p string) {
 		if !fresh[p] && !(len(filepath.Base(p)) == 2 && strings.HasSuffix(filepath.Dir(p), "s/sha256")) {
 			t.Errorf("left behind: %s", p)

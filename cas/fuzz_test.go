@@ -1,0 +1,174 @@
+package cas
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Each parser either refuses a record, or gives back one that encodes to the
+// same bytes: nothing is read into a record that is not in it.
+
+func FuzzProgress(f *testing.F) {
+	state, _ := sha256.New().(encoding.BinaryMarshaler).MarshalBinary()
+	f.Add(progress{size: 100, extents: rangeSet{{0, 10}, {20, 5}}}.encode())
+	f.Add(progress{size: 9 << 20, offset: ChunkSize, state: state, sums: make([]chunkSum, 1), extents: rangeSet{{5 << 20, 1}}}.encode())
+	f.Add([]byte(progressMagic))
+	f.Add(appendTrailer([]byte(progressMagic + strings.Repeat("\xff", 22))))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, b := range [][]byte{b, appendTrailer(bytes.Clone(b))} { // also past the checksum
+			p, err := parseProgress(b)
+			if err != nil {
+				continue
+			}
+			if !bytes.Equal(p.encode(), b) {
+				t.Errorf("%x is read as %+v", b, p)
+			}
+			if total := p.present().total(); total > p.size {
+				t.Errorf("%d bytes of %d are present", total, p.size)
+			}
+			newHasher().resume(p)
+		}
+	})
+}
+
+func FuzzChunkMap(f *testing.F) {
+	f.Add(newChunkMap(5<<20, make([]chunkSum, 2)).encode())
+	f.Add(newChunkMap(0, nil).encode())
+	f.Add(appendTrailer([]byte(mapMagic + strings.Repeat("\xff", 12))))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, b := range [][]byte{b, appendTrailer(bytes.Clone(b))} {
+			m, err := parseChunkMap(b)
+			if err == nil && !bytes.Equal(m.encode(), b) {
+				t.Errorf("%x is read as %+v", b, m)
+			}
+		}
+	})
+}
+
+func FuzzLease(f *testing.F) {
+	first, _ := seal(leaseLine{Purpose: "pull", PID: 1, Created: time.Unix(1, 0).UTC(), Digests: []digest.Digest{digest.FromString("a")}})
+	second, _ := seal(leaseLine{Digests: []digest.Digest{digest.FromString("b")}})
+	f.Add(first)
+	f.Add(append(bytes.Clone(first), second...))
+	f.Add(append(bytes.Clone(first), second[:len(second)/2]...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		strict, err := parseLease(b, false)
+		if err != nil {
+			parseLease(b, true)
+			return
+		}
+		if len(b) > 0 && b[len(b)-1] == '\n' {
+			torn, err := parseLease(b, true)
+			if err != nil || !reflect.DeepEqual(strict, torn) {
+				t.Errorf("%q is read as %+v and %+v, %v", b, strict, torn, err)
+			}
+		}
+	})
+}
+
+// fuzzRecord is for the sealed JSON records: what is read, sealed again, is
+// read as the same.
+func fuzzRecord[T any](f *testing.F, check func(T) error, seeds ...T) {
+	for _, s := range seeds {
+		b, err := seal(s)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Add([]byte(`{"version":1,"sum":"0","body":{}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		forms := [][]byte{b}
+		if bytes.HasPrefix(b, []byte("{")) { // b as a body, under the right sum
+			forms = append(forms, []byte(`{"version":1,"sum":"`+sum(b)+`","body":`+string(b)+`}`))
+		}
+		for _, b := range forms {
+			var first, second T
+			if unseal(b, &first) != nil || check(first) != nil {
+				continue
+			}
+			again, err := seal(first)
+			if err != nil {
+				t.Fatalf("%q cannot be sealed again: %v", b, err)
+			}
+			if err := unseal(again, &second); err != nil || !reflect.DeepEqual(first, second) {
+				t.Errorf("%q is read as %+v, then as %+v, %v", b, first, second, err)
+			}
+		}
+	})
+}
+
+func FuzzRef(f *testing.F) {
+	fuzzRecord(f, func(r Ref) error {
+		file, err := refFile(r.Name)
+		if err == nil {
+			if strings.ContainsAny(file, "/\x00") || file[0] == '.' || len(file) > 255 {
+				panic("a ref may not be named " + file)
+			}
+			err = r.check(file)
+		}
+		return err
+	}, Ref{Name: "net/a@v1", Tree: digest.FromString("t"), Blobs: []digest.Digest{digest.FromString("b")}, LastUsed: time.Unix(1, 0).UTC()})
+}
+
+func FuzzToken(f *testing.F) {
+	fuzzRecord(f, func(r tokenRecord) error {
+		_, err := keysOf(r.Digests)
+		return err
+	}, tokenRecord{Purpose: "job", NotAfter: time.Unix(1, 0).UTC(), Digests: []digest.Digest{digest.FromString("b")}})
+}
+
+func FuzzTreeIndex(f *testing.F) {
+	name := digest.FromString("t")
+	k, _ := keyOf(name)
+	fuzzRecord(f, func(x treeIndex) error { return x.check(k) },
+		treeIndex{Name: name, Entries: []indexEntry{{Path: "a/b", Blob: digest.FromString("b"), Size: 1}}},
+		treeIndex{Name: name, Entries: []indexEntry{{Path: "../b", Blob: digest.FromString("b")}}})
+}
+
+func FuzzSuspect(f *testing.F) {
+	fuzzRecord(f, func(suspicion) error { return nil }, suspicion{Reason: "rot", Since: time.Unix(1, 0).UTC()})
+}
+
+func FuzzVersion(f *testing.F) {
+	f.Add([]byte(version))
+	f.Add([]byte("rmodels store 2\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if parseVersion(b) == nil && string(b) != version {
+			t.Errorf("%q is a version", b)
+		}
+	})
+}
+
+func FuzzMountTable(f *testing.F) {
+	f.Add("36 35 98:0 /store/trees/sha256/" + strings.Repeat("a", 64) + "/tree /mnt rw - ext4 /dev/x rw\n")
+	f.Add("36 35 98:0 /trash/r-1-2/t-" + strings.Repeat("b", 64) + "//deleted /mnt rw - ext4 /dev/x rw\n")
+	f.Fuzz(func(t *testing.T, table string) {
+		found := map[key]bool{}
+		if parseMountTable(strings.NewReader(table), found) == nil {
+			for k := range found {
+				if !strings.Contains(table, k.hex()) {
+					t.Errorf("%s is not in %q", k.hex(), table)
+				}
+			}
+		}
+	})
+}
+
+func FuzzDigest(f *testing.F) {
+	f.Add("sha256:" + strings.Repeat("a", 64))
+	f.Add("sha256:" + strings.Repeat("A", 64))
+	f.Fuzz(func(t *testing.T, s string) {
+		k, err := keyOf(digest.Digest(s))
+		if err == nil && string(k.digest()) != s {
+			t.Errorf("%q is read as %s", s, k.digest())
+		}
+	})
+}

@@ -1,0 +1,190 @@
+package main
+
+var mutants = []mutant{
+	// Invariant 1.
+	{
+		name: "rename-before-verify", breaks: "1: a blob is published whatever its bytes hash to",
+		file: "cas/commit.go", old: "if found == i.k.digest() {", new: "if true {",
+		tests: "TestCommitRefuses",
+	},
+	{
+		name: "repair-by-checksum", breaks: "1: a repair is admitted without the digest",
+		file: "cas/repair.go", old: "	if found != k.digest() {\n		return &MismatchError{", new: "	if false {\n		return &MismatchError{",
+		tests: "TestRepairRefusesWrongBytes",
+	},
+	{
+		name: "put-unverified", breaks: "1: bytes in memory are not hashed, nor is the ingest",
+		file: "cas/hasher.go", old: "return digest.NewDigest(digest.SHA256, h.sha) }", new: "return digest.FromString(\"\") }",
+		tests: "TestPut",
+	},
+	// Invariant 2.
+	{
+		name: "no-fsync-before-rename", breaks: "2: the name reaches the disk before the data",
+		file: "cas/commit.go", old: "	return i.f.Sync()", new: "	return nil",
+		tests: "TestCrash",
+	},
+	{
+		name: "no-fsync-after-rename", breaks: "2: the name of a published blob is not synced",
+		file: "cas/commit.go", old: "	if err := s.fs.SyncDir(filepath.Dir(path)); err != nil {\n		return err\n	}\n	if flag == nil {", new: "	if flag == nil {",
+		tests: "TestCrash",
+	},
+	{
+		name: "directory-not-durable", breaks: "2: a blob is renamed into a directory without a durable name",
+		file: "cas/layout.go", old: "	if err := s.fs.SyncDir(filepath.Dir(dir)); err != nil {\n		return err\n	}\n", new: "",
+		tests: "TestCrash",
+	},
+	{
+		name: "record-without-fsync", breaks: "2: refs and records are renamed before their bytes are on disk",
+		file: "internal/durable/write.go", old: "			err = f.Sync()\n", new: "",
+		tests: "TestCrash",
+	},
+	{
+		name: "ref-without-directory-fsync", breaks: "2: a ref is reported before its name is on disk",
+		file: "cas/ref.go", old: "		return errors.Join(fmt.Errorf(\"ref %s: %w\", r.Name, err), s.fs.Unlink(tmp))\n	}\n	return s.fs.SyncDir(s.path(\"refs\"))",
+		new:   "		return errors.Join(fmt.Errorf(\"ref %s: %w\", r.Name, err), s.fs.Unlink(tmp))\n	}\n	return nil",
+		tests: "TestCrash",
+	},
+	{
+		name: "tree-without-directory-fsync", breaks: "2: a tree is reported before its name is on disk",
+		file: "cas/tree.go", old: "	return s.fs.SyncDir(filepath.Dir(s.treePath(k)))\n}\n\nfunc (s *Store) renameTree", new: "	return nil\n}\n\nfunc (s *Store) renameTree",
+		tests: "TestCrash",
+	},
+	{
+		name: "copy-without-fsync", breaks: "2: small files of a tree are not on disk when it appears",
+		file: "cas/tree.go", old: "	if err == nil {\n		err = f.Sync()\n	}\n", new: "",
+		tests: "TestCrash",
+	},
+	{
+		name: "tree-directories-not-synced", breaks: "2: the names in a tree are not on disk when it appears",
+		file: "cas/tree.go", old: "		if err := s.fs.SyncDir(dir); err != nil {\n			return err\n		}\n", new: "",
+		tests: "TestCrash",
+	},
+	// Invariant 3.
+	{
+		name: "progress-before-data", breaks: "3: a checkpoint vouches for bytes that are not on disk",
+		file: "cas/checkpoint.go", old: "	if err := i.f.Datasync(); err != nil {\n		return err\n	}\n", new: "",
+		tests: "TestCrash",
+	},
+	{
+		name: "progress-from-size", breaks: "3: what is preallocated counts as fetched",
+		file: "cas/ingest.go", old: "i.f, i.present, i.recorded = f, p.present(), p.offset", new: "i.f, i.present, i.recorded = f, rangeSet{{0, i.size}}, p.offset",
+		tests: "TestResume",
+	},
+	{
+		name: "checkpoint-not-lowered", breaks: "3: a rewritten prefix keeps the hash of the old bytes",
+		file: "cas/ingest_write.go", old: "lower := i.recorded > i.h.off", new: "lower := false\n\ti.recorded = 0",
+		tests: "TestResume|TestCrash",
+	},
+	{
+		name: "rewrite-not-rehashed", breaks: "3: a range that is written again is not hashed again",
+		file: "cas/ingest_write.go", old: "			if r.Off >= max(i.hashed.off, i.recorded) || i.size == 0 {", new: "			if true {",
+		tests: "TestIngestOrders|TestCommitRefuses",
+	},
+	// Invariant 4.
+	{
+		name: "suspect-is-served", breaks: "4: a blob that failed a check is opened",
+		file: "cas/blob.go", old: "	if st.Suspect {\n		return nil, fmt.Errorf(\"%w: %s; repair or", new: "	if st.Suspect && false {\n		return nil, fmt.Errorf(\"%w: %s; repair or",
+		tests: "TestSuspect",
+	},
+	{
+		name: "repair-without-flag", breaks: "4: a blob is rewritten in place while it is trusted",
+		file: "cas/repair.go", old: "		} else if flag == nil {", new: "		} else if err = s.clearSuspect(k); flag == nil && false {",
+		tests: "TestCrash",
+	},
+	{
+		name: "trees-not-relinked", breaks: "4: a replaced blob stays bad in trees",
+		file: "cas/commit.go", old: "	if err := s.relinkTrees(ctx, k); err != nil {\n		return err\n	}\n", new: "",
+		tests: "TestDiscard",
+	},
+	{
+		name: "repair-writes-into-another", breaks: "4: the repair of a swapped blob writes into the other's file",
+		file: "cas/repair.go", old: "if another || s.writePatch(k, p) != nil {", new: "if another && false || s.writePatch(k, p) != nil {",
+		tests: "TestRotSwapped",
+	},
+	// Invariant 5.
+	{
+		name: "unreadable-ref-is-no-root", breaks: "5: roots that cannot be read count as none",
+		file: "cas/mark.go", old: "		if errors.Is(err, fs.ErrNotExist) {\n			continue\n		}\n		if err != nil {\n			return fmt.Errorf(\"a ref", new: "		if err != nil {\n			continue\n		}\n		if err != nil {\n			return fmt.Errorf(\"a ref",
+		tests: "TestGCFailsClosed",
+	},
+	{
+		name: "unreadable-lease-is-none", breaks: "5: leases that cannot be read count as none",
+		file: "cas/lease.go", old: "		case err != nil:\n			return nil, nil, err\n", new: "		case err != nil:\n",
+		tests: "TestGCFailsClosed",
+	},
+	{
+		name: "unreadable-tree-is-empty", breaks: "5: a tree index that cannot be read counts as empty",
+		file: "cas/mark.go", old: "	if err != nil {\n		return fmt.Errorf(\"a tree in use", new: "	if err != nil {\n		return nil\n	}\n	if err != nil {\n		return fmt.Errorf(\"a tree in use",
+		tests: "TestGCFailsClosed",
+	},
+	{
+		name: "no-mount-table-is-no-mount", breaks: "5: mount tables that cannot be read count as empty",
+		file: "cas/mounts.go", old: "	if tables == 0 && blind == \"\" {", new: "	if false {",
+		tests: "TestGCFailsClosed",
+	},
+	// Invariant 6.
+	{
+		name: "any-version", breaks: "6: a store of an unknown layout is opened",
+		file: "cas/store.go", old: "	if string(b) != version {", new: "	if false {",
+		tests: "TestOpen",
+	},
+	// Invariant 7.
+	{
+		name: "mark-and-sweep", breaks: "7: roots are not looked at again before the sweep",
+		file: "cas/mark.go", old: "	if err != nil || now == m.seen {", new: "	if true || now == m.seen {",
+		tests: "TestPullDuringCollection",
+	},
+	{
+		name: "lease-unannounced", breaks: "7: an ingest looks for a blob without announcing it",
+		file: "cas/ingest.go", old: "	if err := l.Add(ctx, d); err != nil {\n		return nil, err\n	}\n", new: "",
+		tests: "TestIngestAnnounces",
+	},
+	{
+		name: "lease-after-check", breaks: "7: an ingest looks first and announces afterwards",
+		file: "cas/ingest.go", old: "	if err := l.Add(ctx, d); err != nil {\n		return nil, err\n	}\n",
+		new:   "	if published, err := s.settled(ctx, k); err == nil && published {\n		time.Sleep(3 * time.Millisecond)\n		if err := l.Add(ctx, d); err != nil {\n			return nil, err\n		}\n		return nil, fmt.Errorf(\"%w: %s\", ErrExists, d)\n	}\n	if err := l.Add(ctx, d); err != nil {\n		return nil, err\n	}\n",
+		tests: "TestRace",
+	},
+	{
+		name: "lease-changes-unnoticed", breaks: "7: a new lease is not counted as a change",
+		file: "cas/generation.go", old: "func (g *generation) leasesChanged() error { return g.add(8) }", new: "func (g *generation) leasesChanged() error { return nil }",
+		tests: "TestPullDuringCollection",
+	},
+	{
+		name: "ref-changes-unnoticed", breaks: "7: a new ref is not counted as a change",
+		file: "cas/generation.go", old: "func (g *generation) rootsChanged() error  { return g.add(0) }", new: "func (g *generation) rootsChanged() error  { return nil }",
+		tests: "TestPullDuringCollection",
+	},
+	// Invariant 8.
+	{
+		name: "trash-not-looked-at", breaks: "8: what a collector took cannot be found",
+		file: "cas/blob.go", old: "		back, err2 := s.restore(ctx, k)", new: "		back, err2 := false, error(nil)",
+		tests: "TestGCGrace",
+	},
+	{
+		name: "trash-not-durable", breaks: "8: blobs are renamed into a trash directory without a durable name",
+		file: "cas/trash.go", old: "	return path, s.fs.SyncDir(s.trashPath())", new: "	return path, nil",
+		tests: "TestCrash",
+	},
+	{
+		name: "open-files-deleted", breaks: "8: a blob that a process has open or mapped is deleted",
+		file: "cas/open.go", old: "	case errors.Is(err, unix.EAGAIN):\n		return true, nil", new: "	case errors.Is(err, unix.EAGAIN):\n		return false, nil",
+		tests: "TestGCKeepsWhatIsOpen",
+	},
+	{
+		name: "mounts-deleted", breaks: "8: a mounted tree is deleted",
+		file: "cas/mounts.go", old: "				found[k] = true", new: "				_ = k",
+		tests: "TestGCKeepsMountedTrees",
+	},
+	// Invariant 9.
+	{
+		name: "ref-to-nothing", breaks: "9: a ref may name what is not published",
+		file: "cas/ref.go", old: "		if _, err := s.lstat(k); err != nil {\n			return err\n		}\n", new: "",
+		tests: "TestPullDuringCollection|TestRefs",
+	},
+	{
+		name: "ref-unchecked", breaks: "9: a ref is published without a look at its blobs",
+		file: "cas/ref.go", old: "		if err := s.findDurable(ctx, k); err != nil {\n			return fmt.Errorf(\"ref %s: %w\", r.Name, err)\n		}\n", new: "",
+		tests: "TestRefs|TestPullDuringCollection|TestCrash",
+	},
+}
