@@ -74,14 +74,19 @@ stop() {
 # sweep ends containers that outlived their containerd: their shims name our
 # socket on their command line. It unmounts what they left.
 sweep() {
-  local dir pid id mount
+  local dir pid id line mount
   for dir in $(grep -alF -- "$socket" /proc/[0-9]*/cmdline 2>/dev/null || true); do
     dir=${dir%/cmdline}
     pid=${dir#/proc/}
-    case $({ tr '\0' ' ' < "$dir/cmdline"; } 2>/dev/null) in
+    line=$({ tr '\0' ' ' < "$dir/cmdline"; } 2>/dev/null) || continue
+    case $line in
       *containerd-shim*" -address $socket "*)
         for id in $(pgrep -P "$pid" 2>/dev/null || true); do kill -KILL "$id" 2>/dev/null || true; done
-        kill -KILL "$pid" 2>/dev/null || true ;;
+        kill -KILL "$pid" 2>/dev/null || true
+        # A shim listens in a directory of all containerds (util_unix.go).
+        id=${line#* -id }
+        id=$(printf %s "$socket/$namespace/${id%% *}" | sha256sum)
+        rm -f "/run/containerd/s/${id%% *}" ;;
     esac
   done
   mounts | while read -r mount; do umount -l "$mount" || true; done
