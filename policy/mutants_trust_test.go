@@ -159,6 +159,7 @@ func TestTrustMutantsBuild(t *testing.T) {
 	check(t, err)
 	for _, m := range trustMutants {
 		t.Run(m.guard, func(t *testing.T) {
+			t.Parallel()
 			dir := t.TempDir()
 			cmd := exec.CommandContext(t.Context(), "go", "build", "-overlay", overlayOf(t, root, dir, m), "-o", filepath.Join(dir, "out"), "./"+m.pkg)
 			cmd.Dir = root
@@ -178,7 +179,8 @@ func TestTrustMutants(t *testing.T) {
 	check(t, err)
 	for _, m := range trustMutants {
 		t.Run(m.guard, func(t *testing.T) {
-			cmd := exec.CommandContext(t.Context(), "go", "test", "-vet=off", "-count=1", "-timeout", "5m",
+			t.Parallel()
+			cmd := exec.CommandContext(t.Context(), "go", "test", "-vet=off", "-ldflags=-s -w", "-count=1", "-timeout", "5m",
 				"-overlay", overlayOf(t, root, t.TempDir(), m), "-run", m.tests, "./"+m.pkg)
 			cmd.Dir = root
 			out, err := cmd.CombinedOutput()

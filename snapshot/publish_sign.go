@@ -332,41 +332,57 @@ func (r *Repository) signOnline(now time.Time, root *rootMeta, keys []tufKey) er
 	if err != nil || tg == nil || root.VerifyDelegate(metadata.TARGETS, tg) != nil {
 		return err
 	}
-	snapVersion, err := newestIn(r.path(metadataFolder), metadata.SNAPSHOT)
+	on, err := r.makeOnline(now, root, tg.Signed.Version, targetsBytes, keys)
 	if err != nil {
 		return err
 	}
-	var tsVersion int64
-	if ts, err := readMeta[metadata.TimestampType](r.path(metadataFolder, timestampFile)); err == nil {
-		tsVersion = ts.Signed.Version
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	if err := durable.WriteFile(r.path(stagedFolder, "snapshot.json"), on.snapshot, 0o644); err != nil {
 		return err
+	}
+	return durable.WriteFile(r.path(stagedFolder, timestampFile), on.timestamp, 0o644)
+}
+
+// online is a snapshot and the timestamp that names it.
+type online struct {
+	version             int64
+	snapshot, timestamp []byte
+}
+
+// makeOnline signs the next snapshot and timestamp over a targets file.
+func (r *Repository) makeOnline(now time.Time, root *rootMeta, targetsVersion int64, targets []byte, keys []tufKey) (online, error) {
+	published, err := newestIn(r.path(metadataFolder), metadata.SNAPSHOT)
+	if err != nil {
+		return online{}, err
+	}
+	var stamped int64
+	if ts, err := readMeta[metadata.TimestampType](r.path(metadataFolder, timestampFile)); err == nil {
+		stamped = ts.Signed.Version
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return online{}, err
 	}
 	expires := now.Add(r.config.Terms.Online.Std())
+	on := online{version: published + 1}
 	snap := metadata.Snapshot(expires)
-	snap.Signed.Version = snapVersion + 1
-	if snap.Signed.Meta["targets.json"], err = pinnedMeta(tg.Signed.Version, targetsBytes); err != nil {
-		return err
+	snap.Signed.Version = on.version
+	if snap.Signed.Meta["targets.json"], err = pinnedMeta(targetsVersion, targets); err != nil {
+		return online{}, err
 	}
 	if _, err := addSignatures(snap, keys, root.Signed.Roles[metadata.SNAPSHOT].KeyIDs); err != nil {
-		return err
+		return online{}, err
 	}
-	snapBytes, err := snap.ToBytes(true)
-	if err != nil {
-		return err
+	if on.snapshot, err = snap.ToBytes(true); err != nil {
+		return online{}, err
 	}
 	ts := metadata.Timestamp(expires)
-	ts.Signed.Version = tsVersion + 1
-	if ts.Signed.Meta["snapshot.json"], err = pinnedMeta(snap.Signed.Version, snapBytes); err != nil {
-		return err
+	ts.Signed.Version = stamped + 1
+	if ts.Signed.Meta["snapshot.json"], err = pinnedMeta(on.version, on.snapshot); err != nil {
+		return online{}, err
 	}
 	if _, err := addSignatures(ts, keys, root.Signed.Roles[metadata.TIMESTAMP].KeyIDs); err != nil {
-		return err
+		return online{}, err
 	}
-	if err := durable.WriteFile(r.path(stagedFolder, "snapshot.json"), snapBytes, 0o644); err != nil {
-		return err
-	}
-	return writeMeta(r.path(stagedFolder, timestampFile), ts)
+	on.timestamp, err = ts.ToBytes(true)
+	return on, err
 }
 
 // pinnedMeta names a metadata file by version, length and hash: with the hash

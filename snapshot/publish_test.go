@@ -189,3 +189,29 @@ func TestTargets(t *testing.T) {
 		t.Errorf("%v", acc.Bundles)
 	}
 }
+
+// TestRenewMeanwhile: the online key keeps the published snapshot fresh while
+// the next one waits for signatures, and that one is complete afterwards.
+func TestRenewMeanwhile(t *testing.T) {
+	net := newNetwork(t)
+	n := newNode(t, "mainnet", net.root())
+	must1(n.Apply(net.release(), net.now()))(t)
+	check(t, net.repo.AddModel(testModel("tiny", "v2")))
+	must1(net.repo.Sign(net.key("targets-1"), net.key("online")))(t)
+	net.forward(6 * days)
+	files := must1(net.repo.Renew(net.key("online")))(t)
+	acc := must1(n.Apply(must1(snapshot.EncodeBundle(files))(t), net.now()))(t)
+	if acc.Document.Sequence != 1 || acc.TimestampVersion != 2 || acc.Changed {
+		t.Errorf("%+v", acc)
+	}
+	to := t.TempDir()
+	check(t, snapshot.WriteFiles(to, files))
+	must1(newNode(t, "mainnet", net.root()).Pull(t.Context(), snapshot.DirSource(to), net.now()))(t)
+	acc = must1(n.Apply(net.release("targets-2", "online"), net.now()))(t)
+	if acc.Document.Sequence != 2 || len(acc.Signers) != 2 || acc.TimestampVersion != 3 {
+		t.Errorf("%+v", acc)
+	}
+	if _, err := net.repo.Renew(net.key("targets-1")); err == nil {
+		t.Error("renewed without the online key")
+	}
+}
