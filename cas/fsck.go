@@ -1,0 +1,316 @@
+package cas
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// FsckOptions tune [Store.Fsck].
+type FsckOptions struct {
+	Hash bool // also hash every blob: all invariants, at the price of reading everything
+}
+
+// Fsck checks every invariant of the store, offline: other users of the store
+// may make it report what is only under way. It changes nothing, but for the
+// suspect flags of blobs that Hash finds bad. Each finding says how it is
+// repaired.
+func (s *Store) Fsck(ctx context.Context, o FsckOptions) ([]Finding, error) {
+	c := &fsck{s: s}
+	for _, step := range []func(context.Context) error{
+		c.layout, c.blobs, c.maps, c.flags, c.trees, c.refs, c.leases, c.ingests, c.trash,
+	} {
+		if err := context.Cause(ctx); err != nil {
+			return nil, err
+		}
+		if err := step(ctx); err != nil {
+			return nil, fmt.Errorf("fsck: %w", err)
+		}
+	}
+	if !o.Hash {
+		return c.findings, nil
+	}
+	blobs, err := s.Blobs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	bad, err := s.Verify(ctx, blobs, VerifyOptions{})
+	return append(c.findings, bad...), err
+}
+
+type fsck struct {
+	s        *Store
+	findings []Finding
+}
+
+func (c *fsck) add(kind, name, problem, remedy string) {
+	c.findings = append(c.findings, Finding{Kind: kind, Name: name, Problem: problem, Remedy: remedy})
+}
+
+const (
+	remedyGC      = "run gc"
+	remedyRemove  = "remove it by hand: nothing in the store refers to it"
+	remedyIngest  = "pull what needs it again"
+	remedyRebuild = "pull the model again, which builds the tree anew"
+)
+
+// layout: nothing is missing at the top, and nothing strange is there.
+func (c *fsck) layout(context.Context) error {
+	names, err := readNames(c.s.root)
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{"VERSION": true, "lock": true, "gc.lock": true, "generation": true, "scrub": true, "scrub.lock": true, "lost+found": true}
+	for _, dir := range directories() {
+		known[dir] = true
+		if st, err := os.Lstat(c.s.path(dir)); err != nil || !st.IsDir() {
+			c.add("store", dir, "the directory is missing", "make it with mode 0755; what it held is lost")
+		}
+	}
+	for _, name := range names {
+		switch {
+		case known[name]:
+		case strings.HasPrefix(name, "."):
+			c.add("store", name, "left by an interrupted write", remedyGC)
+		default:
+			c.add("store", name, "not part of a store", remedyRemove)
+		}
+	}
+	return nil
+}
+
+// blobs: invariant 1 as far as names, modes and times tell.
+func (c *fsck) blobs(ctx context.Context) error {
+	dirs, err := c.s.fanned("blobs")
+	if err != nil {
+		c.add("store", "blobs", err.Error(), remedyRemove)
+		return nil
+	}
+	for _, dir := range dirs {
+		names, err := readNames(dir)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			c.blob(dir, name)
+		}
+	}
+	return nil
+}
+
+func (c *fsck) blob(dir, name string) {
+	path := filepath.Join(dir, name)
+	k, ok := keyOfHex(name)
+	if !ok || name[:2] != filepath.Base(dir) {
+		c.add("blob", path, "not the name of a blob, or in the wrong directory", remedyRemove)
+		return
+	}
+	d := string(k.digest())
+	var st unix.Stat_t
+	if unix.Lstat(path, &st) != nil {
+		return
+	}
+	switch {
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		c.add("blob", d, "not a regular file", remedyIngest)
+	case int(st.Uid) != os.Geteuid():
+		c.add("blob", d, fmt.Sprintf("belongs to uid %d", st.Uid), "chown it to the owner of the store, then verify")
+	case st.Mode&0o7777 != 0o444:
+		c.add("blob", d, fmt.Sprintf("has mode %04o", st.Mode&0o7777), "verify it, which sets the mode back")
+	case st.Mtim.Sec != Epoch.Unix() || st.Mtim.Nsec != 0:
+		c.add("blob", d, "was written to after it was published", "verify it, which sets the time back")
+	}
+	if _, err := os.Lstat(c.s.ingestPath(k)); err == nil {
+		c.add("blob", d, "its ingest was not ended; its name may not be on disk", "run gc, which takes the last step")
+	}
+}
+
+func (c *fsck) maps(ctx context.Context) error {
+	dirs, err := c.s.fanned("maps")
+	if err != nil {
+		c.add("store", "maps", err.Error(), remedyRemove)
+		return nil
+	}
+	for _, dir := range dirs {
+		names, err := readNames(dir)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			k, ok := keyOfHex(name)
+			if !ok {
+				c.add("map", filepath.Join(dir, name), "not the name of a map", remedyGC)
+				continue
+			}
+			m, valid, err := c.s.readAnyMap(k)
+			if err != nil {
+				return err
+			}
+			st, missing := c.s.lstat(k)
+			switch {
+			case errors.Is(missing, ErrNotFound):
+				c.add("map", string(k.digest()), "its blob is gone", remedyGC)
+			case !valid:
+				c.add("map", string(k.digest()), "it cannot be read", "run scrub, which writes it again")
+			case m.size != st.Size:
+				c.add("blob", string(k.digest()), fmt.Sprintf("has %d bytes, its map says %d", st.Size, m.size), "repair the blob")
+			}
+		}
+	}
+	return nil
+}
+
+func (c *fsck) flags(ctx context.Context) error {
+	suspects, err := c.s.Suspects()
+	if err != nil {
+		return err
+	}
+	for d, why := range suspects {
+		if k, err := keyOf(d); err == nil {
+			if _, err := c.s.lstat(k); errors.Is(err, ErrNotFound) {
+				c.add("flag", string(d), "its blob is gone", remedyGC)
+				continue
+			}
+		}
+		c.add("blob", string(d), "suspect: "+why, "repair the blob, or verify it if its disk was at fault")
+	}
+	return nil
+}
+
+// trees: invariant 9, and that each shows what its index says.
+func (c *fsck) trees(ctx context.Context) error {
+	names, err := readNames(c.s.path("trees"))
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if name != "sha256" {
+			c.add("tree", "trees/"+name, "an unfinished tree", remedyGC)
+		}
+	}
+	keys, err := c.s.treeNames()
+	if err != nil {
+		c.add("tree", "trees/sha256", err.Error(), remedyRemove)
+		return nil
+	}
+	for _, k := range keys {
+		if err := c.s.CheckTree(ctx, k.digest()); err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			c.add("tree", string(k.digest()), err.Error(), remedyRebuild)
+		}
+	}
+	return nil
+}
+
+// refs: invariants 5 and 9.
+func (c *fsck) refs(ctx context.Context) error {
+	files, err := c.s.refFiles()
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		r, err := c.s.readRef(file)
+		if err != nil {
+			c.add("ref", file, err.Error(), "put the ref again, or delete its file; until then nothing is collected")
+			continue
+		}
+		if k, err := keyOf(r.Tree); err == nil {
+			if _, err := c.s.findTree(ctx, k); errors.Is(err, ErrNotFound) {
+				c.add("ref", r.Name, "its tree "+string(r.Tree)+" is not there", remedyRebuild)
+			}
+		}
+		for _, d := range r.Blobs {
+			if _, err := c.s.Stat(d); errors.Is(err, ErrNotFound) {
+				c.add("ref", r.Name, "its blob "+string(d)+" is not there", remedyIngest)
+			}
+		}
+	}
+	return c.hidden("refs", ".lock")
+}
+
+func (c *fsck) leases(context.Context) error {
+	names, err := readNames(c.s.path("leases"))
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		var l *heldLease
+		switch {
+		case strings.HasPrefix(name, "p-"):
+			l, err = c.s.readProcessLease(name, false)
+		case strings.HasPrefix(name, "t-"):
+			l, err = c.s.readTokenLease(name)
+		case strings.HasPrefix(name, "."):
+			continue
+		default:
+			err = fmt.Errorf("%w: not a lease", ErrCorrupt)
+		}
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			c.add("lease", name, err.Error(), "delete its file when the work that it names is over; until then nothing is collected")
+		case l == nil:
+			c.add("lease", name, "its owner is dead or its time is over", remedyGC)
+		}
+	}
+	return c.hidden("leases")
+}
+
+// hidden reports leftovers of interrupted writes.
+func (c *fsck) hidden(dir string, except ...string) error {
+	names, err := readNames(c.s.path(dir))
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if strings.HasPrefix(name, ".") && !slices.Contains(except, name) {
+			c.add("store", dir+"/"+name, "left by an interrupted write", "run gc an hour after it")
+		}
+	}
+	return nil
+}
+
+// ingests: invariant 3.
+func (c *fsck) ingests(context.Context) error {
+	names, err := readNames(c.s.path("ingest"))
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		h, _ := strings.CutPrefix(name, "sha256-")
+		k, ok := keyOfHex(h)
+		if !ok {
+			c.add("partial", "ingest/"+name, "not the name of an ingest", remedyRemove)
+			continue
+		}
+		p, err := c.s.readProgress(k)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // nothing was checkpointed
+		}
+		if err != nil {
+			c.add("partial", string(k.digest()), err.Error(), "pull it again, which starts it anew")
+			continue
+		}
+		st, err := os.Lstat(filepath.Join(c.s.ingestPath(k), "data"))
+		if present := p.present(); err != nil || len(present) > 0 && st.Size() < present[len(present)-1].end() {
+			c.add("partial", string(k.digest()), "its file lacks bytes that its checkpoint names", "remove the directory; the pull starts anew")
+		}
+	}
+	return nil
+}
+
+func (c *fsck) trash(context.Context) error {
+	if _, err := c.s.readTrash(); err != nil {
+		c.add("trash", "trash", err.Error(), remedyRemove)
+	}
+	return nil
+}
