@@ -291,7 +291,7 @@ func (e *Engine) remove(ctx context.Context, name string) error {
 	var last error
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
 		var out []byte
-		out, last = e.call(ctx, "rm", "-f", "-v", name)
+		out, last = e.call(ctx, slices.Concat([]string{"rm", "-f", "-v"}, e.rmFlags, []string{name})...)
 		gone := last == nil && slices.Contains(strings.Fields(string(out)), name)
 		if !gone {
 			// nerdctl's exit code is 0 for an unknown container and for one that

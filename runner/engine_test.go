@@ -182,6 +182,11 @@ func packImage(t testing.TB, name string, config ocispec.ImageConfig, files ...f
 			}{
 				{"oci-layout", 0o644, []byte(`{"imageLayoutVersion":"1.0.0"}`)},
 				{"index.json", 0o644, encode(index)},
+				{"manifest.json", 0o644, encode([]map[string]any{{ // docker reads this, the others the layout
+					"Config":   "blobs/sha256/" + manifest.Config.Digest.Encoded(),
+					"RepoTags": []string{"fixture.local/" + name + ":latest"},
+					"Layers":   []string{"blobs/sha256/" + manifest.Layers[0].Digest.Encoded()},
+				}})},
 				{"blobs/sha256/" + top.Digest.Encoded(), 0o644, manifestBytes},
 				{"blobs/sha256/" + manifest.Config.Digest.Encoded(), 0o644, configBytes},
 				{"blobs/sha256/" + manifest.Layers[0].Digest.Encoded(), 0o644, layer.Bytes()},

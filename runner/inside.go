@@ -1,7 +1,6 @@
 package runner
 
 import (
-	"bytes"
 	"context"
 	"debug/elf"
 	"errors"
@@ -217,25 +216,21 @@ func (r *run) probePlan(b *bait, known []string) probe.Plan {
 
 // parseReport wants one whole report. Anything less is no proof.
 func parseReport(out []byte) (*probe.Report, error) {
-	line, rest, ok := bytes.Cut(out, []byte("\n"))
-	if !ok || len(bytes.TrimSpace(rest)) > 0 {
-		return nil, errors.New("it printed no report")
-	}
-	var r probe.Report
-	if err := json.Unmarshal(line, &r, json.RejectUnknownMembers(true)); err != nil {
+	r, err := probe.ReadReport(out)
+	if err != nil {
 		return nil, err
 	}
-	if !r.End || len(r.Tries) < minTries {
+	if len(r.Tries) < minTries {
 		return nil, fmt.Errorf("its report of %d attempts is not whole", len(r.Tries))
 	}
-	return &r, nil
+	return r, nil
 }
 
 // minTries is fewer than any probe makes; a report of less is not one.
 const minTries = 60
 
-// await reads the probe's report: all that the box prints until its first
-// line is whole or the box ends.
+// await reads the probe's report: all that the box prints until the report's
+// last line.
 func (b *box) await(ctx context.Context, limit time.Duration) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -256,7 +251,7 @@ func (b *box) await(ctx context.Context, limit time.Duration) ([]byte, error) {
 		if total > probeReport {
 			return nil, errTooLong
 		}
-		if strings.HasSuffix(text, "\n") {
+		if probe.Whole([]byte(text)) {
 			return []byte(text), nil
 		}
 		select {

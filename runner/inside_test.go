@@ -48,8 +48,8 @@ func TestProbeSeesAnOpenBox(t *testing.T) {
 		"--mount", "type=bind,source="+j.ModelDir+",target=/models/model", "--mount", "type=bind,source="+filepath.Dir(secret)+",target="+filepath.Dir(secret),
 		"--mount", "type=bind,source="+buildStatic(t, "./probe/rmodels-probe")+",target=/rmodels-probe,readonly", "--entrypoint", "/rmodels-probe",
 		j.Image.Manifest.String(), probe.Arg, "try", string(plan))
-	var r probe.Report
-	if err := json.Unmarshal([]byte(out), &r); err != nil {
+	r, err := probe.ReadReport([]byte(out))
+	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	open := map[string]bool{}

@@ -36,6 +36,10 @@ type traits struct {
 	// the image, runc gives the tmpfs that directory's mode instead of ours.
 	tmpfsOwner bool
 
+	// rmFlags are given with rm -f. podman would wait ten seconds between
+	// asking and killing; the others kill at once.
+	rmFlags []string
+
 	// runFlags are given on each run.
 	runFlags []string
 	// limitFlags are given when the engine lacks CAP_SYS_RESOURCE.
@@ -64,6 +68,7 @@ var engines = map[string]traits{
 	},
 	"podman": {
 		name:       "podman",
+		rmFlags:    []string{"--time", "0"},
 		imageIDs:   func(i Image) []digest.Digest { return []digest.Digest{i.Config} },
 		runFlags:   []string{"--log-driver", "k8s-file", "--log-opt", "max-size=1mb"},
 		limitFlags: []string{"--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096"},

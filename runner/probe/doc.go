@@ -3,9 +3,9 @@
 // is built into a static binary that needs nothing of the image it runs in.
 //
 // The host side prepares bait (listeners, a file, an abstract socket) and
-// tells the probe where to look. The probe prints one JSON object, the
-// [Report], and ends with exit code 0 when it could try everything; whether
-// the box is closed is for the reader of the report to say.
+// tells the probe where to look. The probe prints its [Report] and ends with
+// exit code 0 when it could try everything; whether the box is closed is for
+// the reader of the report to say.
 //
 // The package imports the standard library and golang.org/x/sys alone, and
 // never writes anything it could not create anew in an empty box.

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -38,10 +39,63 @@ type Tmpfs struct {
 	Exec bool   `json:"exec"`
 }
 
-// Report is what the probe found.
+// Report is what the probe found. It is printed as lines, one per attempt and
+// a last one that counts them: container engines break long lines.
 type Report struct {
-	Tries []Try `json:"tries"`
-	End   bool  `json:"end"` // everything was tried
+	Tries []Try
+}
+
+// last is the report's last line.
+type last struct {
+	End int `json:"end"` // how many attempts were made
+}
+
+// maxTries bounds a report that is read.
+const maxTries = 1024
+
+// Whole says whether b holds a report's last line.
+func Whole(b []byte) bool {
+	b, ok := bytes.CutSuffix(b, []byte("}\n"))
+	i := bytes.LastIndexByte(b, '\n')
+	return ok && bytes.HasPrefix(b[i+1:], []byte(`{"end":`))
+}
+
+// ReadReport reads what the probe printed. Anything less than a whole report
+// is an error.
+func ReadReport(b []byte) (*Report, error) {
+	if !Whole(b) {
+		return nil, errors.New("its report has no end")
+	}
+	r := &Report{}
+	lines := bytes.Split(bytes.TrimSuffix(b, []byte("\n")), []byte("\n"))
+	strict := func(line []byte, v any) error {
+		d := json.NewDecoder(bytes.NewReader(line))
+		d.DisallowUnknownFields()
+		if err := d.Decode(v); err != nil {
+			return err
+		}
+		if d.More() {
+			return errors.New("more than one value on a line")
+		}
+		return nil
+	}
+	for _, line := range lines[:len(lines)-1] {
+		var t Try
+		if err := strict(line, &t); err != nil {
+			return nil, err
+		}
+		if r.Tries = append(r.Tries, t); len(r.Tries) > maxTries {
+			return nil, fmt.Errorf("more than %d attempts", maxTries)
+		}
+	}
+	var end last
+	if err := strict(lines[len(lines)-1], &end); err != nil {
+		return nil, err
+	}
+	if end.End != len(r.Tries) {
+		return nil, fmt.Errorf("%d attempts of %d in its report", len(r.Tries), end.End)
+	}
+	return r, nil
 }
 
 // Try is one attempt to get out.
@@ -81,16 +135,26 @@ func try(args []string, out io.Writer) int {
 	for _, part := range []func(*Report, Plan){files, environment, devices, scratch, network, families, syscalls, privileges, processes, memory} {
 		part(&r, plan)
 	}
-	r.End = true
-	b, err := json.Marshal(r)
-	if err == nil {
-		_, err = out.Write(append(b, '\n'))
-	}
-	if err != nil {
+	if err := r.write(out); err != nil {
 		fmt.Fprintln(os.Stderr, "rmodels-probe:", err)
 		return 1
 	}
 	return 0
+}
+
+func (r *Report) write(out io.Writer) error {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	for _, t := range r.Tries {
+		if err := enc.Encode(t); err != nil {
+			return err
+		}
+	}
+	if err := enc.Encode(last{End: len(r.Tries)}); err != nil {
+		return err
+	}
+	_, err := out.Write(b.Bytes())
+	return err
 }
 
 func (r *Report) add(name string, closed bool, format string, a ...any) {

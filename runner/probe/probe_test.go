@@ -48,3 +48,25 @@ func TestUsage(t *testing.T) {
 		}
 	}
 }
+
+func TestReports(t *testing.T) {
+	one := `{"name":"a","closed":true,"found":"x"}` + "\n"
+	for name, c := range map[string]struct {
+		text  string
+		tries int // -1: refused
+	}{
+		"whole":         {one + one + `{"end":2}` + "\n", 2},
+		"no end":        {one + one, -1},
+		"half an end":   {one + `{"end":1`, -1},
+		"one is lost":   {one + `{"end":2}` + "\n", -1},
+		"more behind":   {one + `{"end":1}` + "\n" + one, -1},
+		"two on a line": {strings.TrimSpace(one) + one + `{"end":1}` + "\n", -1},
+		"unknown field": {`{"name":"a","open":true}` + "\n" + `{"end":1}` + "\n", -1},
+		"nothing":       {"", -1},
+	} {
+		r, err := probe.ReadReport([]byte(c.text))
+		if (err == nil) != (c.tries >= 0) || err == nil && len(r.Tries) != c.tries {
+			t.Errorf("%s: %+v, %v", name, r, err)
+		}
+	}
+}
