@@ -162,6 +162,7 @@ func hostileNames() []hostile {
 		hostile{name: "GGUF where the policy wants safetensors", path: "m.gguf", content: oneTensor(), policy: snapshot.Content{Formats: []string{"safetensors"}}, rule: rule, says: "gguf"},
 		hostile{name: "JSON where the policy wants GGUF", path: "a.json", content: []byte("{}"), policy: snapshot.Content{Formats: []string{"gguf"}}, rule: rule, says: "json"},
 		hostile{name: "Ollama template where the policy has no text", path: "template", content: []byte("x"), policy: snapshot.Content{Formats: []string{"gguf"}}, rule: rule, says: "text"},
+		hostile{name: "nameless format in the policy", path: "a.bin", content: oneTensor(), policy: snapshot.Content{Formats: []string{"", "gguf"}}, rule: rule, says: "name of no format"},
 		hostile{name: "unknown template setting", path: "m.gguf", content: oneTensor(), policy: snapshot.Content{ChatTemplates: "all"}, rule: "content.chatTemplates", says: "does not know"},
 		hostile{name: "unknown remote code setting", path: "m.gguf", content: oneTensor(), policy: snapshot.Content{RemoteCode: "allow"}, rule: "content.remoteCode", says: "does not know"},
 		hostile{name: "negative limit", path: "m.gguf", content: oneTensor(), policy: snapshot.Content{Limits: snapshot.Limits{Files: -1}}, rule: "content.limits", says: "does not know"},

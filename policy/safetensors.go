@@ -15,6 +15,7 @@ import (
 
 const (
 	safetensorsHeaderMax = 32 << 20 // bytes; the format's own bound is 100 MB, real headers are below 10 MB
+	safetensorsNamesMax  = 1 << 18  // tensors, and entries of __metadata__; the decoder keeps names to find one twice
 	safetensorsDimsMax   = 16
 )
 
@@ -107,7 +108,9 @@ func safetensorsHeader(header io.Reader) ([]span, error) {
 		if err != nil {
 			return nil, err
 		}
-		spans = append(spans, s)
+		if spans = append(spans, s); len(spans) > safetensorsNamesMax {
+			return nil, safetensorsBreach(fmt.Sprintf("at most %d tensors", safetensorsNamesMax), "more")
+		}
 	}
 	if _, err := d.ReadToken(); err != nil { // the closing brace
 		return nil, jsonBreach(formatSafetensors, err)
@@ -123,7 +126,11 @@ func stringMap(d *jsontext.Decoder) error {
 	if kind := d.PeekKind(); kind != '{' {
 		return safetensorsBreach("__metadata__ that is an object", "%v", kind)
 	}
-	for depth := d.StackDepth(); ; {
+	depth := d.StackDepth()
+	for texts := 0; ; texts++ {
+		if texts > 2*safetensorsNamesMax+1 {
+			return safetensorsBreach(fmt.Sprintf("at most %d entries in __metadata__", safetensorsNamesMax), "more")
+		}
 		token, err := d.ReadToken()
 		if err != nil {
 			return jsonBreach(formatSafetensors, err)

@@ -47,6 +47,19 @@ func TestSafetensors(t *testing.T) {
 	}
 }
 
+// crowd repeats an entry n times, numbered.
+func crowd(n int, entry, open, end string) string {
+	var b strings.Builder
+	b.WriteString(open)
+	for i := range n {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		fmt.Fprintf(&b, entry, i)
+	}
+	return b.String() + end
+}
+
 func hostileSafetensors() []hostile {
 	entry := func(dtype, shape, offsets string) string {
 		return fmt.Sprintf(`{"a":{"dtype":%s,"shape":%s,"data_offsets":%s}}`, dtype, shape, offsets)
@@ -119,6 +132,8 @@ func hostileSafetensors() []hostile {
 		{name: "metadata as text", content: tensors(`{"__metadata__":"a"}`, 0), says: "__metadata__ that is an object"},
 		{name: "nesting", content: tensors(`{"a":{"dtype":"U8","shape":`+strings.Repeat("[", 5000)+strings.Repeat("]", 5000)+`}}`, 0), says: "integers"},
 		{name: "header of blanks", size: 33 << 20, content: rawTensors(32<<20, "{", 0), says: "strict JSON"},
+		{name: "a crowd of tensors", content: tensors(crowd(1<<18+1, `"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}`, "{", "}"), 0), says: "at most 262144 tensors", memory: 256 << 20, crowd: true},
+		{name: "a crowd in the metadata", content: tensors(crowd(1<<18+1, `"%d":""`, `{"__metadata__":{`, "}}"), 0), says: "at most 262144 entries", memory: 256 << 20, crowd: true},
 		{name: "pickle behind the header", content: append(tensors(`{}`, 0), "\x80\x04}."...), says: "end with the file"},
 	}
 	for i := range cases {

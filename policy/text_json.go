@@ -10,8 +10,10 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// jsonDepthMax bounds nesting: engines' own parsers recurse.
-const jsonDepthMax = 128
+const (
+	jsonDepthMax = 128     // engines' own parsers recurse
+	jsonNamesMax = 1 << 20 // members in all; the decoder keeps an object's names to find one twice, vocabularies have some 2^18
+)
 
 // vocabularies are the files in which a member with a number is a token and
 // its index: a vocabulary may hold any word.
@@ -45,6 +47,7 @@ type jsonScan struct {
 	gate   *gate
 	tokens bool // a vocabulary
 	index  bool // a map of tensors to shards
+	names  int  // members so far
 }
 
 // role is what the strings below a value are.
@@ -98,6 +101,9 @@ func (s *jsonScan) object(is role) error {
 		t, err := s.next()
 		if err != nil {
 			return err
+		}
+		if s.names++; s.names > jsonNamesMax {
+			return malformed(formatJSON, fmt.Sprintf("at most %d members", jsonNamesMax), "more")
 		}
 		name := t.String()
 		if !s.tokens || s.PeekKind() != '0' {

@@ -73,6 +73,7 @@ func hostileJSON() []hostile {
 		{name: "NaN", content: []byte(`{"a": NaN}`), says: "strict JSON"},
 		{name: "129 levels", content: []byte(strings.Repeat("[", 129) + strings.Repeat("]", 129)), says: "at most 128 levels"},
 		{name: "a million levels", content: []byte(strings.Repeat("[", 1<<20)), says: "at most 128 levels"},
+		{name: "a crowd of members", content: []byte("[" + strings.Repeat(`{"":0},`, 1<<20) + `{"":0}]`), says: "at most 1048576 members", memory: 64 << 20, crowd: true},
 		{name: "65 MiB", size: 65 << 20, content: []byte("{"), says: "too large"},
 		{name: "64 MiB of NUL", size: 64 << 20, content: []byte("{"), says: "strict JSON"},
 		{name: "trust_remote_code", content: []byte(`{"trust_remote_code": true}`), says: "run code"},
