@@ -70,6 +70,20 @@ func commandLines(text string) []string {
 	return out
 }
 
+// words splits a command line as a shell does, up to a redirection.
+func words(l string) []string {
+	l, _, _ = strings.Cut(l, " > ")
+	var out []string
+	for i, part := range strings.Split(l, "\"") {
+		if i%2 == 1 {
+			out = append(out, part)
+			continue
+		}
+		out = append(out, strings.Fields(part)...)
+	}
+	return out
+}
+
 // TestDocumentedCommandsExist parses every command line of the manuals and of
 // the help's examples: the command, its flags and the number of its arguments
 // must be right.
@@ -103,7 +117,7 @@ func TestDocumentedCommandsExist(t *testing.T) {
 	for l, where := range lines {
 		a := &app{stdout: &bytes.Buffer{}, stderr: &bytes.Buffer{}}
 		root := a.rootCommand()
-		c, rest, err := root.Find(strings.Fields(l)[1:])
+		c, rest, err := root.Find(words(l)[1:])
 		if err != nil || c == root {
 			t.Errorf("%s: %q: no such command", where, l)
 			continue
