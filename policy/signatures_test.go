@@ -355,6 +355,18 @@ func TestInline(t *testing.T) {
 	}
 }
 
+// TestBundleSize: a bundle that would verify is refused for its size alone.
+func TestBundleSize(t *testing.T) {
+	k := newKey(t)
+	acc := accepted(acme(1, keyAuthority(t, "ci", "bundle", k)))
+	e := signedBy(t, k)
+	pad := func(n int) policy.Evidence {
+		return bundleEvidence(append(append([]byte{}, e.Payload...), strings.Repeat(" ", n)...))
+	}
+	wantAllowed(t, admit(acc, pad(1<<20)), "ci")
+	wantRefused(t, admit(acc, pad(4<<20)), policy.ClassSignature, "policies[acme].threshold", "bytes, at most")
+}
+
 func TestDecisionJSON(t *testing.T) {
 	k := newKey(t)
 	b, err := json.Marshal(admit(accepted(acme(1, keyAuthority(t, "ci", "bundle", k))), signedBy(t, k)))
