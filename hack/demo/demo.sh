@@ -15,17 +15,26 @@ demo=$(realpath -m -- "${1:-.demo}")
 # Commands are shown with short paths where there are any.
 publisher=$(realpath -m --relative-base="$top" -- "$demo/publisher")
 ceremony=$publisher/ceremony
+down='make demo-down'
+[ "$demo" = "$top/.demo" ] || down+=" DEMO=$demo"
 engine=${ENGINE:-}
 
 [ "$(id -u)" = 0 ] || fail "containers and their network namespaces need root: run it as root"
+case $engine in
+  '' ) ;;
+  nerdctl | docker | podman)
+    command -v "$engine" > /dev/null || fail "ENGINE=$engine, but $engine is not installed"
+    if [ "$engine" = nerdctl ]; then export NERDCTL=$(command -v nerdctl); fi ;;
+  *) fail "ENGINE=$engine: use nerdctl, docker or podman" ;;
+esac
 if [ -d "$demo" ] && [ ! -e "$demo/.demo" ] && [ -n "$(ls -A "$demo")" ]; then
   fail "$demo is not empty and not the demo's: name another directory with make demo DEMO=…"
 fi
 
-trap 'rc=$?; [ $rc -eq 0 ] || printf "\n   The demo stopped early. Its logs are in %s/log and %s/bed/log; clean up with: make demo-down\n" "$demo" "$demo" >&2' EXIT
+trap 'rc=$?; [ $rc -eq 0 ] || printf "\n   The demo stopped early. Its logs are in %s/log and %s/bed/log; clean up with: %s\n" "$demo" "$demo" "$down" >&2' EXIT
 
 printf '%srmodels, from nothing to an Active model%s\n' "$bold" "$plain"
-note "Everything lives in $demo; make demo-down removes it."
+note "Everything lives in $demo; $down removes it."
 
 # ---------------------------------------------------------------------------
 step 'Set up what is missing'
@@ -33,12 +42,8 @@ hack/testbed/deps.sh 2>&1 | sed 's/^/   /'
 [ ! -e "$demo" ] || "$here/down.sh" "$demo" > /dev/null
 mkdir -p "$demo/log" && touch "$demo/.demo"
 build() { GOFLAGS="${GOFLAGS-} -v" make --no-print-directory "$@"; }
-case $engine in
-  '' ) watched 'nerdctl, from source' build bin/nerdctl ;;
-  nerdctl) NERDCTL=$(command -v nerdctl) || fail 'ENGINE=nerdctl, but no nerdctl is installed'; export NERDCTL ;;
-  docker | podman) command -v "$engine" >/dev/null || fail "ENGINE=$engine, but it is not installed"; command -v "$engine" > "$demo/engine" ;;
-  *) fail "ENGINE=$engine: use nerdctl, docker or podman" ;;
-esac
+[ -n "$engine" ] || watched 'nerdctl, from source' build bin/nerdctl
+case $engine in docker | podman) command -v "$engine" > "$demo/engine" ;; esac
 watched 'registry (distribution v3), from source' build bin/registry
 watched 'rmodels' build build bin/tinygguf
 watched 'inference engine (llama-server), from Debian packages' make --no-print-directory runtime
@@ -119,5 +124,5 @@ ${bold}Try next${plain}
    . $(realpath --relative-base="$top" "$demo")/env        # rmodels for this node, in your shell
    rmodels show tiny-chat@v2                # who signed it, what it answered, how sealed the box was
    rm "\$BED_FAULTS" && rmodels sync --force # the registry serves good bytes again: rotten heals
-   make demo-down                           # end and remove everything
+   $(printf %-40s "$down") # end and remove everything
 END
