@@ -134,9 +134,6 @@ func (s *subject) Problems() ([]string, error) {
 	findings, err := s.Fsck(context.Background(), cas.FsckOptions{})
 	var problems []string
 	for _, f := range findings {
-		if f.Kind == "lease" || f.Kind == "map" {
-			continue // of the test's own store, opened a day ahead; maps wait out their grace
-		}
 		problems = append(problems, f.Kind+" "+f.Name+": "+f.Problem)
 	}
 	return problems, err

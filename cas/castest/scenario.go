@@ -144,6 +144,7 @@ func pullInPieces(st Store, m model, note func(mark)) error {
 	if err != nil {
 		return err
 	}
+	defer func() { i.Close() }() // after an error; nothing to do otherwise
 	if err := write(i, b, 0, 1<<20); err != nil {
 		return err
 	}
@@ -158,9 +159,11 @@ func pullInPieces(st Store, m model, note func(mark)) error {
 		return err
 	}
 	note(mark{is: checkpointed, d: d, bytes: 4<<20 + 50<<10})
-	if i, err = st.Ingest(d, int64(len(b))); err != nil {
+	next, err := st.Ingest(d, int64(len(b)))
+	if err != nil {
 		return err
 	}
+	i = next
 	if got := missing(i); got != int64(len(b))-4<<20-50<<10 {
 		return fmt.Errorf("the next ingest lacks %d bytes", got)
 	}
@@ -242,9 +245,10 @@ func fetch(st Store, d digest.Digest, b []byte) (fetched int64, err error) {
 	if err != nil {
 		return 0, err
 	}
+	defer func() { err = errors.Join(err, i.Close()) }()
 	for _, r := range i.Missing() {
 		if err := write(i, b, r.Off, r.Len); err != nil {
-			return fetched, errors.Join(err, i.Close())
+			return fetched, err
 		}
 		fetched += r.Len
 	}
@@ -252,7 +256,7 @@ func fetch(st Store, d digest.Digest, b []byte) (fetched int64, err error) {
 	if errors.Is(err, cas.ErrDigestMismatch) {
 		fetched += int64(len(b))
 		if err := write(i, b, 0, int64(len(b))); err != nil {
-			return fetched, errors.Join(err, i.Close())
+			return fetched, err
 		}
 		err = i.Commit()
 	}
