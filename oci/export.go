@@ -320,7 +320,7 @@ func (w *layoutWriter) bytes(b []byte) error {
 
 func (w *layoutWriter) blob(d digest.Digest, size int64, open func() (io.ReadCloser, error)) error {
 	path := filepath.Join(w.blobs, d.Encoded())
-	if w.verified(path, d, size) == nil {
+	if w.present(path, d, size) {
 		w.res.Present += size
 		return nil
 	}
@@ -359,6 +359,21 @@ func (w *layoutWriter) blob(d digest.Digest, size int64, open func() (io.ReadClo
 	w.res.Blobs++
 	w.res.Bytes += size
 	return durable.OS.SyncDir(w.blobs)
+}
+
+// present reports whether the layout holds a blob already, on its disk: an
+// export that died may have left it in memory alone.
+func (w *layoutWriter) present(path string, d digest.Digest, size int64) bool {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	if f.Sync() != nil {
+		return false
+	}
+	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+	return w.verified(path, d, size) == nil && durable.OS.SyncDir(w.blobs) == nil
 }
 
 // verified reads a blob of the layout whole and compares it with its digest.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -168,19 +167,4 @@ func (p *pull) finished(desc ocispec.Descriptor) {
 
 func (p *pull) tell(desc ocispec.Descriptor, done int64, from string) {
 	p.o.Progress.Emit(progress.Event{Kind: progress.Bytes, Model: p.o.Model, Digest: desc.Digest.String(), Source: from, Done: done, Total: desc.Size})
-}
-
-// add counts another result into r.
-func (r *FetchResult) add(o FetchResult) {
-	r.Bytes += o.Bytes
-	r.Resumed += o.Resumed
-	r.Present += o.Present
-	r.Copied += o.Copied
-	r.Mismatches = append(r.Mismatches, o.Mismatches...)
-	if r.Sources == nil {
-		r.Sources = map[string]int64{}
-	}
-	for s, n := range maps.All(o.Sources) {
-		r.Sources[s] += n
-	}
 }

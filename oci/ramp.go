@@ -9,6 +9,7 @@ type ramp struct {
 	most   int
 
 	growing bool
+	flat    int     // windows in a row without a gain
 	before  float64 // bytes per second with fewer connections
 	since   time.Time
 	bytes   int64 // received at since
@@ -20,6 +21,7 @@ const (
 	rampWindow       = 200 * time.Millisecond
 	rampRetry        = 5 * time.Second
 	rampGain         = 1.15 // what doubling must bring at least
+	rampPatience     = 2    // windows that a gain may take to show
 )
 
 func newRamp(most int) ramp {
@@ -45,10 +47,12 @@ func (r *ramp) observe(now time.Time, bytes int64, running int) {
 	}
 	switch {
 	case r.growing && rate >= r.before*rampGain:
-		r.before = rate
+		r.before, r.flat = rate, 0
 		r.grow()
+	case r.growing && r.flat+1 < rampPatience:
+		r.flat++
 	case r.growing:
-		r.growing = false
+		r.growing, r.flat = false, 0
 		r.retry = now.Add(rampRetry)
 	case now.After(r.retry):
 		r.growing = true
