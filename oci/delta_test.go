@@ -85,8 +85,10 @@ func TestLyingChunkMap(t *testing.T) {
 	second := resolve(t, c, ref, mirror.repository("m"))
 	lie := oci.EncodeChunkMap(t, old, second.Files[0].Desc.Digest)
 	layer := r.blob("m", "application/vnd.rmodels.chunkmap.v1", lie, "org.rmodels.chunkmap.blob", second.Files[0].Desc.Digest.String())
-	m := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, ArtifactType: "application/vnd.rmodels.chunkmap.v1", Config: r.blob("m", "application/vnd.oci.empty.v1+json", []byte("{}")),
-		Layers: []ocispec.Descriptor{layer}, Subject: &ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: ref.Digest, Size: int64(len(second.Raw))}}
+	m := ocispec.Manifest{
+		MediaType: ocispec.MediaTypeImageManifest, ArtifactType: "application/vnd.rmodels.chunkmap.v1", Config: r.blob("m", "application/vnd.oci.empty.v1+json", []byte("{}")),
+		Layers: []ocispec.Descriptor{layer}, Subject: &ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: ref.Digest, Size: int64(len(second.Raw))},
+	}
 	m.SchemaVersion = 2
 	raw, _ := json.Marshal(m)
 	lying := r.raw("m", m.MediaType, raw)

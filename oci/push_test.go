@@ -39,8 +39,15 @@ func writeTree(t testing.TB, files ...file) string {
 }
 
 func TestPackIsReproducible(t *testing.T) {
-	files := []file{{"model-00002-of-00002.safetensors", noise(1, 3000)}, {"model-00001-of-00002.safetensors", noise(2, 70000)},
-		{"config.json", []byte("{}")}, {"tokenizer/vocab.txt", []byte("a\nb\n")}, {"README.md", []byte("# hello")}, {"run.sh", []byte("#!/bin/sh\n")}, {"empty", nil}}
+	files := []file{
+		{"model-00002-of-00002.safetensors", noise(1, 3000)},
+		{"model-00001-of-00002.safetensors", noise(2, 70000)},
+		{"config.json", []byte("{}")},
+		{"tokenizer/vocab.txt", []byte("a\nb\n")},
+		{"README.md", []byte("# hello")},
+		{"run.sh", []byte("#!/bin/sh\n")},
+		{"empty", nil},
+	}
 	o := oci.PackOptions{Name: "m", Version: "1", Annotations: map[string]string{"b": "2", "a": "1", "c": "3"}}
 	var first *oci.Packed
 	for i := range 3 {

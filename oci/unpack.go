@@ -2,7 +2,6 @@ package oci
 
 import (
 	"archive/tar"
-
 	"context"
 	"errors"
 	"fmt"

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
 	"os"
 	"path/filepath"
 	"sort"
@@ -157,26 +156,36 @@ func TestPackedLayers(t *testing.T) {
 		content                          [][]byte
 		want                             string
 	}{
-		"modelpack": {artifactType: cncf + "manifest.v1+json", configType: cncf + "config.v1+json", layers: []ocispec.Descriptor{layer(cncf + "weight.v1.tar+zstd"), layer(cncf + "doc.v1.tar+gzip"), layer(cncf+"weight.config.v1.raw", "org.cncf.model.filepath", "config.json")},
+		"modelpack": {
+			artifactType: cncf + "manifest.v1+json", configType: cncf + "config.v1+json", layers: []ocispec.Descriptor{layer(cncf + "weight.v1.tar+zstd"), layer(cncf + "doc.v1.tar+gzip"), layer(cncf+"weight.config.v1.raw", "org.cncf.model.filepath", "config.json")},
 			content: [][]byte{zstded(t, weights), gzipped(t, docs), []byte("{}")},
-			want:    "README=docs, a/copy.gguf=" + bigText + ", a/tool=x x, a/w.gguf=" + bigText + ", config.json={}, empty="},
-		"plain tar": {configType: cncf + "config.v1+json", layers: []ocispec.Descriptor{layer(cncf + "weight.v1.tar")}, content: [][]byte{weights},
-			want: "a/tool=x x, a/w.gguf=" + bigText + ", empty="},
-		"kit": {configType: "application/vnd.kitops.modelkit.config.v1+json", config: `{"model":{"path":"deep/er/w.gguf"},"docs":[{"path":"NOTES"}]}`,
+			want:    "README=docs, a/copy.gguf=" + bigText + ", a/tool=x x, a/w.gguf=" + bigText + ", config.json={}, empty=",
+		},
+		"plain tar": {
+			configType: cncf + "config.v1+json", layers: []ocispec.Descriptor{layer(cncf + "weight.v1.tar")}, content: [][]byte{weights},
+			want: "a/tool=x x, a/w.gguf=" + bigText + ", empty=",
+		},
+		"kit": {
+			configType: "application/vnd.kitops.modelkit.config.v1+json", config: `{"model":{"path":"deep/er/w.gguf"},"docs":[{"path":"NOTES"}]}`,
 			layers:  []ocispec.Descriptor{layer("application/vnd.kitops.modelkit.model.v1.tar+gzip"), layer("application/vnd.kitops.modelkit.docs.v1.raw+zstd")},
 			content: [][]byte{gzipped(t, makeTar(t, entry{name: "w.gguf", body: big})), zstded(t, []byte("a note"))},
-			want:    "NOTES=a note, deep/er/w.gguf=" + bigText},
-		"docker ai": {configType: "application/vnd.docker.ai.model.config.v0.1+json", layers: []ocispec.Descriptor{layer("application/vnd.docker.ai.gguf.v3"), layer("application/vnd.docker.ai.vllm.config.tar")},
+			want:    "NOTES=a note, deep/er/w.gguf=" + bigText,
+		},
+		"docker ai": {
+			configType: "application/vnd.docker.ai.model.config.v0.1+json", layers: []ocispec.Descriptor{layer("application/vnd.docker.ai.gguf.v3"), layer("application/vnd.docker.ai.vllm.config.tar")},
 			content: [][]byte{big, makeTar(t, entry{name: "tokenizer.json", body: []byte("{}")})},
-			want:    "model.gguf=" + bigText + ", tokenizer.json={}"},
-		"image": {configType: "application/vnd.oci.image.config.v1+json", config: `{"config":{"Labels":{"org.containers.type":"ai.image.model.car"}}}`,
+			want:    "model.gguf=" + bigText + ", tokenizer.json={}",
+		},
+		"image": {
+			configType: "application/vnd.oci.image.config.v1+json", config: `{"config":{"Labels":{"org.containers.type":"ai.image.model.car"}}}`,
 			layers: []ocispec.Descriptor{layer("application/vnd.oci.image.layer.v1.tar+gzip"), layer("application/vnd.oci.image.layer.v1.tar"), layer("application/vnd.oci.image.layer.v1.tar+zstd")},
 			content: [][]byte{
 				gzipped(t, makeTar(t, entry{name: "dev/null", kind: tar.TypeChar}, entry{name: "bin/sh", body: []byte("sh")}, entry{name: "models/", kind: tar.TypeDir}, entry{name: "models/old", body: []byte("old")}, entry{name: "models/sub/gone", body: []byte("gone")}, entry{name: "models/kept", body: []byte("kept")})),
 				makeTar(t, entry{name: "models/w.gguf", body: big}, entry{name: "models/.wh.old"}, entry{name: "models/sub/.wh..wh..opq"}, entry{name: "models/sub/new", body: []byte("new")}),
 				zstded(t, makeTar(t, entry{name: "models/model.file", kind: tar.TypeSymlink, link: "w.gguf"}, entry{name: "models/abs", kind: tar.TypeSymlink, link: "/models/model.file"}, entry{name: "models/hard", kind: tar.TypeLink, link: "models/w.gguf"}, entry{name: "models/kept", body: []byte("new")})),
 			},
-			want: "abs=" + bigText + ", hard=" + bigText + ", kept=new, model.file=" + bigText + ", sub/new=new, w.gguf=" + bigText},
+			want: "abs=" + bigText + ", hard=" + bigText + ", kept=new, model.file=" + bigText + ", sub/new=new, w.gguf=" + bigText,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
