@@ -7,19 +7,23 @@
 //
 //   - References. A [Reference] names registry, repository and digest. Tags
 //     are refused ([ErrTag]): a tag can be moved, so it names nothing.
-//   - Sources. The reference's own registry, mirrors (registry/repository),
-//     OCI image layouts on disk (oci-layout:///path), tried in order, each
-//     with its own health. Credentials come from [Options], else from docker's
+//   - Sources. The reference's own registry or what its hosts.toml names,
+//     mirrors (registry/repository), OCI image layouts on disk
+//     (oci-layout:///path, a directory or a tar), tried in order, each with
+//     its own health. Credentials come from [Options], else from docker's
 //     config.json and its credential helpers.
 //   - Formats. [Client.Resolve] tells the format from the manifest and plans
 //     which layer becomes which file ([Artifact.Files]).
 //   - Fetching. [Client.Fetch] takes closed byte ranges of many blobs over one
 //     budget of connections per host, resumes from the store's checkpoints,
 //     fails over between sources inside a blob, and says which source sent
-//     wrong bytes.
+//     wrong bytes, and which. Where the artifact carries chunk maps, what
+//     another version's blobs hold is copied instead of fetched. Packed layers
+//     are unpacked after their digest fits.
 //   - Evidence. [Client.Evidence] collects signatures and bundles; package
 //     policy judges them.
-//   - Publishing. [Pack], [PackImage], [Client.Push], [Client.AttachBundle].
+//   - Publishing. [Pack], [PackImage], [Client.Push], [Client.AttachBundle],
+//     [Client.AttachChunkMaps]; [Export] to an image layout.
 //
 // # What always holds
 //
@@ -35,8 +39,10 @@
 //     it; link-local addresses, where clouds serve their metadata, are refused.
 //  5. A path of an artifact is relative, clean and inside the artifact, or the
 //     artifact is refused ([ErrPath]).
-//  6. Memory is bounded by connections × one buffer, whatever the size of a
-//     blob.
+//  6. Memory is bounded by connections × one buffer and by limits on every
+//     table, whatever the size of a blob.
+//  7. No source is blamed on a guess: a mismatch names a source only when the
+//     whole blob came from it, or when the right bytes show what it had sent.
 //
 // # What it never does
 //
