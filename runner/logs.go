@@ -101,7 +101,9 @@ func (e *Engine) readLogs(ctx context.Context, name string) (stdout, stderr stri
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	out, errs := &tailBuffer{max: logLimit}, &tailBuffer{max: logLimit}
-	cmd := e.command(ctx, "logs", "--tail", "20000", name)
+	// No --tail: podman 4.3 glues lines together with it. The engine's file is
+	// bounded by runFlags.
+	cmd := e.command(ctx, "logs", name)
 	cmd.Stdout, cmd.Stderr = out, errs
 	if err := cmd.Run(); err != nil {
 		return "", "", 0, fmt.Errorf("%w: logs: %w", ErrEngine, errors.Join(err, ctx.Err()))

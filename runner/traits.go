@@ -67,10 +67,11 @@ var engines = map[string]traits{
 		runFlags:    []string{"--log-driver", "json-file", "--log-opt", "max-size=1m", "--log-opt", "max-file=2"},
 	},
 	"podman": {
-		name:       "podman",
-		rmFlags:    []string{"--time", "0"},
-		imageIDs:   func(i Image) []digest.Digest { return []digest.Digest{i.Config} },
-		runFlags:   []string{"--log-driver", "k8s-file", "--log-opt", "max-size=1mb"},
+		name:     "podman",
+		rmFlags:  []string{"--time", "0"},
+		imageIDs: func(i Image) []digest.Digest { return []digest.Digest{i.Config} },
+		// --passwd=false: no passwd and group made by podman; the image has its own.
+		runFlags:   []string{"--passwd=false", "--log-driver", "k8s-file", "--log-opt", "max-size=1mb"},
 		limitFlags: []string{"--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096"},
 	},
 }
