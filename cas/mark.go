@@ -209,6 +209,7 @@ func (m *marks) markRefs() error {
 			}
 		}
 		at.done = true
+		at.ref.Blobs = nil // in the marks now; hundreds of thousands add up
 		m.refs[file] = at
 	}
 	return nil
