@@ -87,11 +87,11 @@ var trustMutants = []guardless{
 	}},
 	{"the identity is the policy's (both guards)", "policy", "TestKeyless|TestThreshold", []change{
 		{"verifier.go", "options = append(options, verify.WithCertificateIdentity(cid))", "_, options = cid, []verify.PolicyOption{verify.WithoutIdentitiesUnsafe()}"},
-		{"verifier.go", "if !slices.Contains(v.identities, id) {", "if false {"},
+		{"verifier.go", "if !slices.Contains(v.identities, id) {", "if !slices.Contains(v.identities, id) && false {"},
 	}},
 	one("a legacy payload is about the manifest", "policy", "TestKeySignatures", "verifier.go", "if p.Critical.Image.DockerManifestDigest != manifest.String() {", "if false {"),
 	one("a legacy payload is a signature", "policy", "TestLegacy", "verifier.go", "if p.Critical.Type != legacyType {", "if false {"),
-	one("a legacy signature verifies", "policy", "TestKeySignatures|TestLegacy", "verifier.go", "return ver.VerifySignature(bytesReader(sig), bytesReader(payload))", "return nil"),
+	one("a legacy signature verifies", "policy", "TestKeySignatures|TestLegacy", "verifier.go", "return ver.VerifySignature(bytesReader(sig), bytesReader(payload))", "_ = ver\n\t\treturn nil"),
 	one("legacy payloads are bounded", "policy", "TestLegacy", "verifier.go", "if len(e.Payload) > maxPayload {", "if false {"),
 	one("an authority has one format (bundle)", "policy", "TestThreshold|TestAdmissionProperty|TestKeySignatures", "verifier.go", "if v.authority.SignatureFormat != snapshot.FormatBundle {", "if false {"),
 	one("an authority has one format (legacy)", "policy", "TestAdmissionProperty|TestKeySignatures", "verifier.go", "if v.authority.SignatureFormat != snapshot.FormatLegacy {", "if false {"),
