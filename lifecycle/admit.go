@@ -2,7 +2,9 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -52,6 +54,11 @@ func (n *Node) admit(ctx context.Context, l *cas.Lease, acc *snapshot.Accepted, 
 	}
 	d := policy.AdmitSignatures(acc, policyName, reference, ref.Digest, ev, n.now())
 	if !d.Allowed {
+		if len(ev) == 0 { // nothing is known of an artifact that no source has
+			if _, rerr := c.Resolve(ctx, ref, ad.mirrors); errors.Is(rerr, oci.ErrNotFound) || errors.Is(rerr, oci.ErrUnavailable) {
+				return nil, rerr
+			}
+		}
 		source := ref.Name()
 		if len(ev) > 0 && ev[0].Source != "" {
 			source = ev[0].Source
@@ -68,10 +75,32 @@ func (n *Node) admit(ctx context.Context, l *cas.Lease, acc *snapshot.Accepted, 
 		if err := st.Put(ctx, l, dg, e.Payload); err != nil {
 			return nil, fmt.Errorf("keep signature %s: %w", dg, err)
 		}
+		stored := StoredEvidence{Digest: dg, MediaType: e.MediaType, Annotations: signatureAnnotations(e.Annotations), Source: e.Source}
+		if slices.ContainsFunc(ad.receipt.Evidence, func(x StoredEvidence) bool {
+			return x.Digest == dg && maps.Equal(x.Annotations, stored.Annotations)
+		}) {
+			continue
+		}
 		ad.blobs = append(ad.blobs, dg)
-		ad.receipt.Evidence = append(ad.receipt.Evidence, StoredEvidence{Digest: dg, MediaType: e.MediaType, Annotations: e.Annotations, Source: e.Source})
+		ad.receipt.Evidence = append(ad.receipt.Evidence, stored)
 	}
 	return ad, nil
+}
+
+// annotationMax bounds one kept annotation in bytes; a certificate chain is the
+// longest that policies read.
+const annotationMax = 32 << 10
+
+// signatureAnnotations are those that a signature consists of. A registry may
+// attach any others, of any size: they are not kept.
+func signatureAnnotations(all map[string]string) map[string]string {
+	kept := map[string]string{}
+	for k, v := range all {
+		if (strings.HasPrefix(k, "dev.cosignproject.cosign/") || strings.HasPrefix(k, "dev.sigstore.cosign/")) && len(k) < 100 && len(v) <= annotationMax && len(kept) < 8 {
+			kept[k] = v
+		}
+	}
+	return kept
 }
 
 // readmit makes the decision of a receipt again, offline, under the snapshot

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/resultity/rmodels/cas"
 	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/snapshot"
@@ -87,7 +85,18 @@ func (n *Node) archive(ctx context.Context, acc *snapshot.Accepted, why string, 
 	res, err := n.copyOut(ctx, r, n.o.Archive)
 	step(err, humanBytes(res.Bytes)+" written and compared")
 	if err != nil {
-		return fmt.Errorf("archive: %w", err)
+		// Whatever is wrong with the cold copy, the hot one is good: it stays.
+		f := &Failure{
+			Cause: CauseUnavailable, Reason: "the archive did not take it: " + err.Error(), Source: n.o.Archive, Err: err,
+			Hint: "the hot copy is kept; look at the archive's disk, the next sync tries again",
+		}
+		if bad := AsFailure(err); bad.Cause == CauseHash {
+			return errors.Join(f, n.incident(Incident{
+				Kind: CauseHash, Model: r.Name, Version: r.Version, Digest: bad.Digest, Expected: bad.Expected, Found: bad.Found,
+				Source: n.o.Archive, Reason: "the archive's copy does not read back as it was written", Action: "the hot copy is kept", Snapshot: acc.Digest,
+			}))
+		}
+		return f
 	}
 	if r.State == Pending {
 		if err := r.move(Inactive, n.o.By, why, acc.Digest, n.now()); err != nil {
@@ -97,7 +106,7 @@ func (n *Node) archive(ctx context.Context, acc *snapshot.Accepted, why string, 
 	if err := r.move(Archived, n.o.By, why, acc.Digest, n.now()); err != nil {
 		return err
 	}
-	r.Tree, r.Holds = "", ""
+	r.Tree, r.Holds, r.Cold = "", "", true
 	if err := n.save(r); err != nil {
 		return err
 	}
@@ -190,11 +199,22 @@ func (n *Node) evidenceOf(st *cas.Store, r *Record) ([]oci.Evidence, error) {
 	return append(ev, oci.Evidence{MediaType: receiptType, Payload: b}), nil
 }
 
-// unarchive deletes an archived version whose retention is over. What a
-// registry holds is left to the registry's own retention.
-func (n *Node) unarchive(ctx context.Context, d digest.Digest) error {
-	if layout, _ := n.archiveTarget(); layout != "" {
-		return oci.Unexport(ctx, layout, d)
+// unarchive deletes an archived version whose retention is over, unless
+// another version there has the same content. What a registry holds is left
+// to the registry's own retention.
+func (n *Node) unarchive(ctx context.Context, r *Record) error {
+	layout, _ := n.archiveTarget()
+	if layout == "" {
+		return nil
 	}
-	return nil
+	all, err := n.Records()
+	if err != nil {
+		return err
+	}
+	for _, other := range all {
+		if other.ID() != r.ID() && other.Cold && other.Manifest == r.Manifest {
+			return nil
+		}
+	}
+	return oci.Unexport(ctx, layout, r.Manifest)
 }

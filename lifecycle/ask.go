@@ -4,15 +4,18 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/resultity/rmodels/cas"
 	"github.com/resultity/rmodels/runner"
-	"github.com/resultity/rmodels/snapshot"
 )
 
-// prepared is what a run of an installed model needs; release ends its lease.
-func (n *Node) prepared(ctx context.Context, purpose, nameOrID string, ok func(*Record) error) (*runner.Engine, *runner.Job, *Record, *cas.Lease, error) {
+// prepared is what a run of an installed model needs, under a lease that the
+// caller releases. The verbs are those with which the next pass would leave
+// the model in a use that this run is like: what it would take out of use,
+// refuse or fetch anew is not run, whatever the record still says.
+func (n *Node) prepared(ctx context.Context, purpose, nameOrID string, verbs ...Verb) (*runner.Engine, *runner.Job, *Record, *cas.Lease, error) {
 	fail := func(err error) (*runner.Engine, *runner.Job, *Record, *cas.Lease, error) {
 		return nil, nil, nil, nil, err
 	}
@@ -25,14 +28,16 @@ func (n *Node) prepared(ctx context.Context, purpose, nameOrID string, ok func(*
 		return fail(err)
 	}
 	m, listed := acc.Document.Model(r.Name, r.Version)
-	if !listed {
-		return fail(&Failure{Cause: CauseListing, Reason: r.ID() + ": the snapshot does not list it", Hint: "see: rmodels explain " + r.ID()})
-	}
-	if err := ok(r); err != nil {
+	p, err := n.plan(ctx, acc, SyncOptions{Only: []string{r.ID()}})
+	if err != nil {
 		return fail(err)
 	}
-	if acc.Freshness == snapshot.Expired && acc.Document.Settings.Expired == "stop" {
-		return fail(&Failure{Cause: CauseListing, Reason: "the snapshot has expired and its settings say stop", Hint: "fetch a newer one with: rmodels sync"})
+	if !listed || !m.Enabled || r.Manifest != m.Digest() || len(p.Actions) != 1 || !slices.Contains(verbs, p.Actions[0].Verb) || !r.State.Installed() {
+		f := &Failure{Cause: CauseListing, Reason: fmt.Sprintf("%s is %s (%s) and may not be used", r.ID(), r.State, r.Reason), Hint: "see why, and what happens next: rmodels explain " + r.ID()}
+		if len(p.Actions) > 0 && p.Actions[0].Verb.takesOut() {
+			f.Reason = fmt.Sprintf("%s may not be used any more: %s", r.ID(), p.Actions[0].Reason)
+		}
+		return fail(f)
 	}
 	st, err := n.store()
 	if err != nil {
@@ -61,12 +66,11 @@ func (n *Node) prepared(ctx context.Context, purpose, nameOrID string, ok func(*
 // Ask puts one question to an Active model in the sealed container and
 // streams its answer to w. It changes no state.
 func (n *Node) Ask(ctx context.Context, nameOrID, prompt string, w io.Writer) (*runner.Verdict, error) {
-	eng, job, _, l, err := n.prepared(ctx, "ask", nameOrID, func(r *Record) error {
-		if r.State != Active {
-			return &Failure{Cause: CauseListing, Reason: fmt.Sprintf("%s is %s: only Active models may be used", r.ID(), r.State), Hint: "see why with: rmodels explain " + r.ID()}
-		}
-		return nil
-	})
+	eng, job, r, l, err := n.prepared(ctx, "ask", nameOrID, Keep, Retest)
+	if err == nil && r.State != Active {
+		l.Release()
+		err = &Failure{Cause: CauseListing, Reason: fmt.Sprintf("%s is %s: only Active models may be used", r.ID(), r.State), Hint: "see why with: rmodels explain " + r.ID()}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -78,12 +82,7 @@ func (n *Node) Ask(ctx context.Context, nameOrID, prompt string, w io.Writer) (*
 // running for a look, until limit has passed or ctx ends. The verdict is
 // printed, not kept: the model's state comes from [Node.Sync] alone.
 func (n *Node) KeepRunning(ctx context.Context, nameOrID string, limit time.Duration, ready func(runner.Kept)) (*runner.Verdict, error) {
-	eng, job, _, l, err := n.prepared(ctx, "keep", nameOrID, func(r *Record) error {
-		if r.Tree == "" {
-			return &Failure{Cause: CauseListing, Reason: fmt.Sprintf("%s is %s and not on this node", r.ID(), r.State), Hint: "fetch it with: rmodels pull " + r.ID()}
-		}
-		return nil
-	})
+	eng, job, _, l, err := n.prepared(ctx, "keep", nameOrID, Keep, Retest, Validate)
 	if err != nil {
 		return nil, err
 	}

@@ -23,8 +23,12 @@ func (n *Node) free() (int64, error) {
 }
 
 // do executes one action under its model's lock.
-func (n *Node) do(ctx context.Context, acc *snapshot.Accepted, a Action, o SyncOptions) Outcome {
-	out := Outcome{Action: a, After: a.State}
+func (n *Node) do(ctx context.Context, acc *snapshot.Accepted, a Action, o SyncOptions) (out Outcome) {
+	out = Outcome{Action: a, After: a.State}
+	if f := a.missed(o); f != nil {
+		out.Failure = f
+		return out
+	}
 	lk, err := n.models.lock(ctx, a.ID())
 	if err != nil {
 		out.Failure = AsFailure(err)
@@ -32,6 +36,7 @@ func (n *Node) do(ctx context.Context, acc *snapshot.Accepted, a Action, o SyncO
 	}
 	defer lk.release()
 	r := &Record{Name: a.Name, Version: a.Version, State: Absent}
+	defer func() { n.overtaken(ctx, acc, r, &out) }()
 	if err := n.models.read(a.ID(), r); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		out.Failure = AsFailure(err)
 		return out
@@ -49,6 +54,49 @@ func (n *Node) do(ctx context.Context, acc *snapshot.Accepted, a Action, o SyncO
 	return out
 }
 
+// missed says that a command that names models cannot do for this one what it
+// is for. Such a command takes nothing away that it was not asked to.
+func (a Action) missed(o SyncOptions) *Failure {
+	if len(o.Only) == 0 || !o.Install && !o.Test {
+		return nil
+	}
+	switch {
+	case a.model == nil:
+		return &Failure{Cause: CauseListing, Reason: "the snapshot does not list it", Hint: "see what it lists with: rmodels snapshot show"}
+	case !a.model.Enabled && !a.Verb.takesOut():
+		return &Failure{Cause: CauseListing, Reason: "the snapshot disables it", Hint: "the network has to enable it"}
+	case a.Verb == Wait && a.State != Failed:
+		return &Failure{Cause: CauseSnapshot, Reason: a.Reason, Hint: "see: rmodels snapshot show"}
+	}
+	return nil
+}
+
+// overtaken looks, before a model's lock is dropped, whether a newer snapshot
+// was accepted while the action was at work, and takes the model out of use
+// when that asks for it: whoever accepted it found the model busy.
+func (n *Node) overtaken(ctx context.Context, acc *snapshot.Accepted, r *Record, out *Outcome) {
+	if r.State != Active && r.State != Pending {
+		return
+	}
+	cur, err := n.Current()
+	if err != nil || cur.Digest == acc.Digest {
+		return
+	}
+	p, err := n.plan(context.WithoutCancel(ctx), cur, SyncOptions{Only: []string{r.ID()}})
+	if err != nil {
+		n.o.Log.Error("newer snapshot not applied", "model", r.ID(), "error", err)
+		return
+	}
+	for _, a := range p.Actions {
+		if a.ID() == r.ID() && a.Verb.takesOut() {
+			err := n.perform(context.WithoutCancel(ctx), cur, a, r, SyncOptions{}, out)
+			n.o.Log.Info("taken out of use by a newer snapshot", "model", r.ID(), "verb", a.Verb, "error", err)
+			out.After, out.Result = r.State, r.Reason
+			return
+		}
+	}
+}
+
 // perform is the one place that maps a verb to what is done. It stores the
 // record whenever the record changed.
 func (n *Node) perform(ctx context.Context, acc *snapshot.Accepted, a Action, r *Record, o SyncOptions, out *Outcome) error {
@@ -62,6 +110,11 @@ func (n *Node) perform(ctx context.Context, acc *snapshot.Accepted, a Action, r 
 		return n.quarantine(ctx, acc, a, r)
 	case Disable:
 		return n.settle(acc, r, n.disable(ctx, acc, a, r))
+	case Demote:
+		if err := r.move(Pending, n.o.By, a.Reason, acc.Digest, n.now()); err != nil {
+			return err
+		}
+		return n.save(r)
 	case Refuse:
 		return n.refuse(acc, a, r)
 	case Wait:
@@ -69,7 +122,7 @@ func (n *Node) perform(ctx context.Context, acc *snapshot.Accepted, a Action, r 
 			return n.save(r)
 		}
 		if r.State == Failed { // the node is not what the snapshot asks for: say so on every pass
-			return &Failure{Cause: r.Cause, Reason: r.Reason, Hint: "it is tried again after " + r.RetryAfter.Format(time.RFC3339) + "; at once with: rmodels sync --force"}
+			return &Failure{Cause: r.Cause, Reason: r.Reason, Hint: "it is tried again after " + r.RetryAfter.Format(time.RFC3339) + "; at once with: rmodels verify --repair " + r.ID()}
 		}
 		return nil
 	case Keep:
@@ -77,12 +130,12 @@ func (n *Node) perform(ctx context.Context, acc *snapshot.Accepted, a Action, r 
 	case Enable:
 		return n.enable(ctx, acc, a, r, o, out)
 	case Install:
-		if o.Test && r.State == Absent {
+		if o.Test && r.Tree == "" {
 			return &Failure{Cause: CauseListing, Reason: "it is not on this node", Hint: "fetch it with: rmodels pull " + r.ID()}
 		}
 		return n.bring(ctx, acc, a, r, o, out)
 	case Validate, Retest:
-		if r.State != Pending && a.Verb == Validate {
+		if r.State == Inactive {
 			if err := r.move(Pending, n.o.By, a.Reason, acc.Digest, n.now()); err != nil {
 				return err
 			}
@@ -213,15 +266,6 @@ func (n *Node) dropRef(r *Record) error {
 
 // bring installs a model and, unless only installing was asked for, validates it.
 func (n *Node) bring(ctx context.Context, acc *snapshot.Accepted, a Action, r *Record, o SyncOptions, out *Outcome) error {
-	if r.State == Active {
-		// The listed content is another one: what runs now is not listed any more.
-		if err := r.move(Inactive, n.o.By, a.Reason, acc.Digest, n.now()); err != nil {
-			return err
-		}
-		if err := n.save(r); err != nil {
-			return err
-		}
-	}
 	if err := n.settle(acc, r, n.install(ctx, acc, a.model, r, o.From)); err != nil {
 		return err
 	}
@@ -391,10 +435,11 @@ func (n *Node) readmitOnline(ctx context.Context, acc *snapshot.Accepted, m *sna
 
 // remove forgets a model's bytes. The record stays and says why.
 func (n *Node) remove(ctx context.Context, acc *snapshot.Accepted, a Action, r *Record) error {
-	if r.State == Archived {
-		if err := n.unarchive(ctx, r.Manifest); err != nil {
+	if r.Cold {
+		if err := n.unarchive(ctx, r); err != nil {
 			return err
 		}
+		r.Cold = false
 	}
 	if r.State != Absent {
 		if err := r.move(Absent, n.o.By, a.Reason, acc.Digest, n.now()); err != nil {

@@ -2,7 +2,6 @@ package lifecycle
 
 import (
 	"context"
-	"errors"
 
 	"github.com/resultity/rmodels/policy"
 )
@@ -52,9 +51,17 @@ func (n *Node) Explain(ctx context.Context, nameOrID string) ([]Explanation, err
 		}
 		out = append(out, e)
 	}
-	if len(out) == 0 {
-		_, err := n.Record(nameOrID)
-		return nil, errors.Join(err)
+	if len(out) > 0 {
+		return out, nil
 	}
-	return out, nil
+	r, err := n.Record(nameOrID)
+	if err != nil {
+		return nil, err
+	}
+	e := Explanation{Name: r.Name, Version: r.Version, State: r.State, Reason: r.Reason, Cause: r.Cause, Record: r}
+	e.Next = Action{Verb: Keep, Name: r.Name, Version: r.Version, State: r.State, Next: r.State, Reason: "nothing: the snapshot does not list it"}
+	if e.Incidents, err = n.Incidents(r.ID(), 5); err != nil {
+		return nil, err
+	}
+	return []Explanation{e}, nil
 }

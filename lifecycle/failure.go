@@ -120,21 +120,41 @@ func AsFailure(err error) *Failure {
 		return f
 	}
 	for _, c := range causes {
-		if errors.Is(err, c.sentinel) {
-			f.Cause, f.Hint = c.cause, c.hint
-			return f
+		if !errors.Is(err, c.sentinel) {
+			continue
 		}
+		f.Cause, f.Hint = c.cause, c.hint
+		if c.cause.failedCheck() && f.Expected == "" { // an incident says what was expected, and what was found
+			f.Expected, f.Found = c.expected(), shorten(err.Error(), 300)
+		}
+		return f
 	}
 	return f
 }
 
-// causes maps the sentinels of the packages below, the most specific first.
-var causes = []struct {
+// class is a sentinel of a package below and what it means here.
+type class struct {
 	sentinel error
 	cause    Cause
 	hint     string
-}{
-	{ErrBusy, CauseBusy, "wait for it, or give --wait 10m"},
+}
+
+// expected is what a check of this class wanted, in words.
+func (c class) expected() string {
+	switch c.sentinel {
+	case oci.ErrPath:
+		return "relative paths that stay inside the model"
+	case oci.ErrFormat:
+		return "an artifact of a known format"
+	case oci.ErrTooLarge:
+		return "an artifact within its limits"
+	}
+	return "no " + c.sentinel.Error()
+}
+
+// causes maps the sentinels of the packages below, the most specific first.
+var causes = []class{
+	{ErrBusy, CauseBusy, "wait for it and try again; sync --wait 10m does so by itself"},
 	{runner.ErrBusy, CauseBusy, "one test inference runs at a time; try again when it has ended"},
 	{runner.ErrGPUBusy, CauseBusy, "the GPU is held by another runtime; stop it or let the agent yield it"},
 	{runner.ErrNoEngine, CauseEngine, "install nerdctl with containerd, docker or podman, or set engine.path in the configuration"},
@@ -148,13 +168,14 @@ var causes = []struct {
 	{runner.ErrStateDir, CauseState, "see who may write to the state directory"},
 	{runner.ErrEngine, CauseEngine, "see the engine's own log; containerd must be running"},
 	{cas.ErrNoSpace, CauseSpace, "free space with: rmodels gc, or move the store to a larger disk"},
-	{cas.ErrBusy, CauseBusy, "wait for it, or give --wait 10m"},
+	{cas.ErrBusy, CauseBusy, "wait for it and try again"},
 	{cas.ErrDigestMismatch, CauseHash, "repair it with: rmodels verify --repair"},
 	{cas.ErrSuspect, CauseHash, "repair it with: rmodels verify --repair"},
 	{cas.ErrNoStore, CauseState, "create it with: rmodels init"},
 	{oci.ErrDigest, CauseHash, ""},
 	{oci.ErrTag, CauseListing, "write registry/repository@sha256:…; a tag can be moved"},
 	{oci.ErrFormat, CauseLayout, "the artifact is of no format that rmodels reads; tell the publisher"},
+	{oci.ErrPath, CauseLayout, "the publisher has to pack it again with paths that stay inside the model"},
 	{oci.ErrTooLarge, CauseLayout, "the artifact claims more than it may; tell the publisher"},
 	{oci.ErrUnauthorized, CauseUnavailable, "check the registry's user and password: rmodels reads [hosts] of its configuration and docker's config.json"},
 	{oci.ErrTLS, CauseUnavailable, "give the registry's certificate authority: [hosts.\"…\"] ca = \"/path/ca.pem\""},
@@ -164,5 +185,5 @@ var causes = []struct {
 	{snapshot.ErrRejected, CauseSnapshot, "the node goes on with the last snapshot it accepted; tell the network"},
 	{snapshot.ErrNone, CauseSnapshot, "fetch one with: rmodels sync, or hand one over with: rmodels snapshot apply FILE"},
 	{snapshot.ErrNotPinned, CauseState, "pin the network's root with: rmodels init"},
-	{errCorrupt, CauseState, "it was moved aside; run rmodels sync to rebuild it"},
+	{errCorrupt, CauseState, "rmodels sync moves it aside and rebuilds what it said"},
 }

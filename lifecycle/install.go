@@ -18,8 +18,9 @@ import (
 
 // modelRef is the name of a model's root in the store, runtimeRef a runtime
 // image's. They carry the network: one store serves several.
-func (n *Node) modelRef(id string) string   { return "model." + n.o.Network + "." + id }
-func (n *Node) runtimeRef(id string) string { return "runtime." + n.o.Network + "." + id }
+// No name holds a slash, so no network's refs begin as another's do.
+func (n *Node) modelRef(id string) string   { return "model/" + n.o.Network + "/" + id }
+func (n *Node) runtimeRef(id string) string { return "runtime/" + n.o.Network + "/" + id }
 
 // install brings one listed model onto the node: signatures first, then the
 // manifest's claims, then the bytes, then what the bytes are, and only then a
@@ -47,7 +48,7 @@ func (n *Node) install(ctx context.Context, acc *snapshot.Accepted, m *snapshot.
 	defer l.Release()
 
 	mirrors := slices.Concat(from, m.Mirrors)
-	if r.State == Archived && n.o.Archive != "" {
+	if r.Cold && n.o.Archive != "" {
 		ref, err := oci.ParseReference(m.Reference)
 		if err != nil {
 			return err
@@ -116,7 +117,7 @@ func (n *Node) install(ctx context.Context, acc *snapshot.Accepted, m *snapshot.
 	ad.receipt.Source, ad.receipt.Fetched = a.From, healed+res.Bytes
 	r.Reference, r.Manifest, r.Format, r.Size, r.Tree = m.Reference, ad.ref.Digest, string(a.Format), tree.Size, tree.Path
 	r.Receipt, r.Verdict, r.Holds = &ad.receipt, nil, ""
-	r.Failures, r.Cause, r.Unlisted = 0, "", time.Time{}
+	r.Cause, r.Unlisted = "", time.Time{}
 	return r.move(Pending, n.o.By, "bytes and signatures verified; not validated yet", acc.Digest, n.now())
 }
 
@@ -124,7 +125,7 @@ func (n *Node) install(ctx context.Context, acc *snapshot.Accepted, m *snapshot.
 func claims(a *oci.Artifact) []policy.FileClaim {
 	out := make([]policy.FileClaim, len(a.Files))
 	for i, f := range a.Files {
-		out[i] = policy.FileClaim{Path: f.Path, Size: f.Desc.Size, MediaType: f.Desc.MediaType, Archive: f.Tar}
+		out[i] = policy.FileClaim{Path: f.Path, Size: f.Desc.Size, MediaType: f.Desc.MediaType, Digest: f.Desc.Digest, Archive: f.Tar}
 	}
 	return out
 }

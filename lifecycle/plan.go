@@ -23,7 +23,8 @@ const (
 	Validate   Verb = "validate"   // run the test inference on what is installed
 	Retest     Verb = "retest"     // the same for an Active model whose interval has passed
 	Enable     Verb = "enable"     // installed and still validated: Active again without a run
-	Disable    Verb = "disable"    // Inactive: the snapshot disables it, or no longer lists it
+	Disable    Verb = "disable"    // Inactive: the snapshot disables it, pins other content, or no longer lists it
+	Demote     Verb = "demote"     // Pending: its verdict no longer holds
 	Refuse     Verb = "refuse"     // listed, but not for this node; stays Absent
 	Wait       Verb = "wait"       // backoff, staleness, or a newer version that is not Active yet
 	Keep       Verb = "keep"       // nothing to do
@@ -73,6 +74,7 @@ type Inputs struct {
 	Present  func(*snapshot.Model) int64 // bytes of it that the store holds already
 	Admitted map[string]policy.Decision  // by name@version: what the policy says of an installed model's stored evidence
 	Archive  bool                        // an archive is configured
+	Runtimes map[string]policy.Decision  // by name: what it says of the stored evidence of runtimes that are here
 	Now      time.Time
 	Only     []string // names or name@version; empty: all
 	Force    bool     // ignore backoff
@@ -82,8 +84,12 @@ type Inputs struct {
 
 // verbOrder sorts a plan.
 var verbOrder = map[Verb]int{
-	Quarantine: 0, Disable: 1, Refuse: 2, Wait: 3, Keep: 4, Enable: 5, Validate: 6, Install: 7, Retest: 8, Archive: 9, Remove: 10,
+	Quarantine: 0, Disable: 1, Demote: 2, Refuse: 3, Wait: 4, Keep: 5, Enable: 6, Validate: 7, Install: 8, Retest: 9, Archive: 10, Remove: 11,
 }
+
+// takesOut reports whether the verb takes a model out of use. These come
+// first, and at once when a snapshot is accepted (invariant 5).
+func (v Verb) takesOut() bool { return v == Quarantine || v == Disable || v == Demote }
 
 // MakePlan decides what to do with every model that the snapshot lists or the
 // node remembers. It reads in alone.
@@ -108,19 +114,38 @@ func MakePlan(in Inputs) Plan {
 			r = &Record{Name: m.Name, Version: m.Version, State: Absent}
 		}
 		a := in.listedAction(m, r, free)
-		if in.Install && (a.Verb == Validate || a.Verb == Retest) {
-			a.Verb, a.Next = Keep, a.State
+		as := []Action{a}
+		if a.Verb == Disable || a.Verb == Demote { // and what comes of it then
+			then := *r
+			then.State = a.Next
+			if b := in.listedAction(m, &then, free); b.Verb == Install || b.Verb == Validate {
+				as = append(as, b)
+			}
 		}
-		if a.Verb == Install {
-			free -= a.Bytes
-			p.FetchBytes += a.Bytes
+		for _, a := range as {
+			if in.Install && (a.Verb == Validate || a.Verb == Retest) {
+				a.Verb, a.Next = Keep, a.State
+			}
+			if a.Verb == Install {
+				free -= a.Bytes
+				p.FetchBytes += a.Bytes
+			}
+			p.Actions = append(p.Actions, a)
 		}
-		p.Actions = append(p.Actions, a)
 	}
 	for _, r := range in.Records {
 		if !listed[r.ID()] {
-			if a, ok := in.unlistedAction(r); ok {
-				p.Actions = append(p.Actions, a)
+			a, ok := in.unlistedAction(r)
+			if !ok {
+				continue
+			}
+			p.Actions = append(p.Actions, a)
+			if a.Verb == Disable {
+				then := *r
+				then.State = a.Next
+				if b, _ := in.unlistedAction(&then); b.Verb == Remove {
+					p.Actions = append(p.Actions, b)
+				}
 			}
 		}
 	}
@@ -152,9 +177,17 @@ func (in *Inputs) listedAction(m *snapshot.Model, r *Record, free int64) Action 
 		}
 		return do(Quarantine, Failed, d.Reason)
 	}
+	if rev, ok := policy.Revoked(doc, r.Manifest); ok && r.State.Installed() && !same {
+		d := policy.Decision{Class: policy.ClassRevoked, Rule: "revocations", Reason: "what is installed is revoked " + rev.Reason, Expected: "an artifact that is not revoked", Found: r.Manifest.String()}
+		a.Cause, a.decision = CauseRevoked, &d
+		return do(Quarantine, Failed, d.Reason)
+	}
 	if d := in.Admitted[m.ID()]; r.State.Installed() && same && !d.Allowed {
 		a.Cause, a.decision = Cause(d.Class), &d
 		return do(Quarantine, Failed, d.Reason)
+	}
+	if (r.State == Active || r.State == Pending) && !same {
+		return do(Disable, Inactive, "the snapshot pins other content under this version")
 	}
 	if !m.Enabled {
 		switch {
@@ -171,6 +204,13 @@ func (in *Inputs) listedAction(m *snapshot.Model, r *Record, free int64) Action 
 			return do(Disable, Inactive, "this node no longer fits: "+d.Reason)
 		}
 		return do(Refuse, r.State, d.Reason)
+	}
+	key := verdictKey(doc, m, in.Facts)
+	if r.State == Active && r.Holds != key {
+		return do(Demote, Pending, "its runtime, test or GPU changed since the last verdict")
+	}
+	if d, ok := in.Runtimes[m.Compat.Runtime]; ok && !d.Allowed && r.State == Active {
+		return do(Demote, Pending, "its runtime is not admitted any more: "+d.Reason)
 	}
 	if in.Accepted.Freshness != snapshot.Fresh {
 		if r.State == Active && in.Accepted.Freshness == snapshot.Expired && doc.Settings.Expired == "stop" {
@@ -196,12 +236,8 @@ func (in *Inputs) listedAction(m *snapshot.Model, r *Record, free int64) Action 
 	if !same {
 		return install("the snapshot pins other content under this version")
 	}
-	key := verdictKey(doc, m, in.Facts)
 	switch r.State {
 	case Active:
-		if r.Holds != key {
-			return do(Validate, Active, "its runtime, test or GPU changed since the last verdict")
-		}
 		every := doc.Settings.RetestInterval.Std()
 		if in.Retest || every > 0 && now.Sub(r.Tested) >= every {
 			return do(Retest, Active, "last tested "+r.Tested.UTC().Format(time.RFC3339))

@@ -94,6 +94,7 @@ func TestMakePlan(t *testing.T) {
 		verb Verb
 		next State
 		why  string // part of the reason
+		then Verb   // the second action, where there is one
 	}{
 		{name: "new", in: inputs(doc), verb: Install, next: Active},
 		{name: "new but disabled", in: inputs(disabled), verb: Keep, next: Absent, why: "disables"},
@@ -105,18 +106,28 @@ func TestMakePlan(t *testing.T) {
 		{name: "needs a GPU", in: inputs(huge), verb: Refuse, next: Absent, why: "80 GiB"},
 		{name: "installed", in: inputs(doc, record(Pending)), verb: Validate, next: Active},
 		{name: "active", in: inputs(doc, record(Active, validated(doc))), verb: Keep, next: Active},
-		{name: "active, runtime changed", in: inputs(doc, record(Active)), verb: Validate, next: Active, why: "changed"},
+		{name: "active, runtime changed", in: inputs(doc, record(Active)), verb: Demote, next: Pending, why: "changed", then: Validate},
+		{name: "active, runtime changed, stale", in: inputs(doc, record(Active)), with: stale, verb: Demote, next: Pending, why: "changed"},
+		{name: "active, runtime revoked", in: inputs(doc, record(Active, validated(doc))), with: func(in *Inputs) {
+			in.Runtimes = map[string]policy.Decision{"llama": {Class: policy.ClassRevoked, Reason: "withdrawn"}}
+		}, verb: Demote, next: Pending, why: "withdrawn", then: Validate},
 		{name: "active, interval passed", in: inputs(retest, record(Active, validated(retest))), verb: Retest, next: Active},
 		{name: "active, retest asked for", in: inputs(doc, record(Active, validated(doc))), with: func(in *Inputs) { in.Retest = true }, verb: Retest, next: Active},
-		{name: "active, only installing", in: inputs(doc, record(Active)), with: func(in *Inputs) { in.Install = true }, verb: Keep, next: Active},
-		{name: "active, other content pinned", in: inputs(other, record(Active, validated(other))), verb: Install, next: Active, why: "other content"},
+		{name: "pending, only installing", in: inputs(doc, record(Pending)), with: func(in *Inputs) { in.Install = true }, verb: Keep, next: Pending},
+		{name: "active, other content pinned", in: inputs(other, record(Active, validated(other))), verb: Disable, next: Inactive, why: "other content", then: Install},
+		{name: "active, other content pinned, stale", in: inputs(other, record(Active, validated(other))), with: stale, verb: Disable, next: Inactive, why: "other content"},
+		{name: "active, other content pinned, disk full", in: inputs(other, record(Active, validated(other))), with: func(in *Inputs) { in.Free = 0 }, verb: Disable, next: Inactive, why: "other content"},
+		{name: "active, other content pinned, old revoked", in: inputs(testDoc(func(d *snapshot.Snapshot) {
+			d.Revocations = []snapshot.Revocation{{Digest: d.Models[0].Digest()}}
+			d.Models[0].Reference = ref('b')
+		}), record(Active)), verb: Quarantine, next: Failed},
 		{name: "active, now disabled", in: inputs(disabled, record(Active)), verb: Disable, next: Inactive},
 		{name: "active, no longer fits", in: inputs(huge, record(Active, validated(huge))), verb: Disable, next: Inactive, why: "80 GiB"},
 		{name: "active, stale snapshot", in: inputs(doc, record(Active, validated(doc))), with: stale, verb: Keep, next: Active},
 		{name: "pending, stale snapshot", in: inputs(doc, record(Pending)), with: stale, verb: Wait, next: Pending, why: "stale"},
 		{name: "absent, stale snapshot", in: inputs(doc), with: stale, verb: Wait, next: Absent, why: "stale"},
 		{name: "zero freshness permits nothing", in: inputs(doc), with: func(in *Inputs) { in.Accepted.Freshness = "" }, verb: Wait, next: Absent},
-		{name: "expired and told to stop", in: inputs(testDoc(func(d *snapshot.Snapshot) { d.Settings.Expired = "stop" }), record(Active)), with: func(in *Inputs) {
+		{name: "expired and told to stop", in: inputs(testDoc(func(d *snapshot.Snapshot) { d.Settings.Expired = "stop" }), record(Active, validated(doc))), with: func(in *Inputs) {
 			in.Accepted.Freshness = snapshot.Expired
 		}, verb: Disable, next: Inactive, why: "expired"},
 		{name: "active, signature no longer counts", in: inputs(doc, record(Active, validated(doc))), with: denied(policy.ClassSignature), verb: Quarantine, next: Failed},
@@ -129,7 +140,7 @@ func TestMakePlan(t *testing.T) {
 		{name: "failed, backoff over", in: inputs(doc, record(Failed)), verb: Install, next: Active},
 		{name: "failed, forced", in: inputs(doc, record(Failed, func(r *Record) { r.RetryAfter = testNow.Add(time.Minute) })), with: func(in *Inputs) { in.Force = true }, verb: Install, next: Active},
 		{name: "inactive, enabled without verdict", in: inputs(doc, record(Inactive)), verb: Validate, next: Active},
-		{name: "unlisted", in: inputs(unlisted, record(Active)), verb: Disable, next: Inactive, why: "no longer lists"},
+		{name: "unlisted", in: inputs(unlisted, record(Active)), verb: Disable, next: Inactive, why: "no longer lists", then: Remove},
 		{name: "unlisted and out of use", in: inputs(unlisted, record(Inactive)), verb: Remove, next: Absent},
 		{name: "unlisted and failed", in: inputs(unlisted, record(Failed)), verb: Remove, next: Absent},
 		{name: "unlisted, in its grace", in: inputs(graced, record(Active)), verb: Disable, next: Inactive},
@@ -142,8 +153,14 @@ func TestMakePlan(t *testing.T) {
 				c.with(&c.in)
 			}
 			p := MakePlan(c.in)
-			if len(p.Actions) != 1 {
-				t.Fatalf("got %d actions, want 1: %+v", len(p.Actions), p.Actions)
+			var then Verb
+			if len(p.Actions) == 2 {
+				then = p.Actions[1].Verb
+			} else if len(p.Actions) != 1 {
+				t.Fatalf("got %d actions: %+v", len(p.Actions), p.Actions)
+			}
+			if then != c.then {
+				t.Errorf("then %q, want %q", then, c.then)
 			}
 			a := p.Actions[0]
 			if a.Verb != c.verb || a.Next != c.next || !strings.Contains(a.Reason, c.why) {

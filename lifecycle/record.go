@@ -41,6 +41,7 @@ type Record struct {
 	Format    string        `json:"format,omitzero"` // artifact format, as package oci names it
 	Size      int64         `json:"size,omitzero"`   // bytes of the model's files
 	Tree      string        `json:"tree,omitzero"`   // directory of the read-only tree; empty when there is none
+	Cold      bool          `json:"cold,omitzero"`   // the archive holds a copy
 
 	Receipt *Receipt        `json:"receipt,omitzero"`
 	Verdict *runner.Verdict `json:"verdict,omitzero"`
@@ -143,6 +144,9 @@ func (rs records) write(id string, v any) error {
 	b, err := seal(v)
 	if err != nil {
 		return err
+	}
+	if len(b) > recordMax {
+		return fmt.Errorf("%s: its state takes %d bytes, more than %d: the file is left as it was", id, len(b), recordMax)
 	}
 	if err := durable.MkdirAll(rs.dir, 0o755); err != nil {
 		return err

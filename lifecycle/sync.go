@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/resultity/rmodels/cas"
 	"github.com/resultity/rmodels/policy"
 	"github.com/resultity/rmodels/runner"
 	"github.com/resultity/rmodels/snapshot"
@@ -85,6 +86,11 @@ func (n *Node) Sync(ctx context.Context, o SyncOptions) (*SyncResult, error) {
 		return res, err
 	}
 	n.runPlan(ctx, acc, o, res, after, func(v Verb) bool { return v == Archive || v == Remove })
+	if len(o.Only) == 0 {
+		if err := n.forgetRuntimes(ctx, acc); err != nil {
+			return res, err
+		}
+	}
 	return res, ctx.Err()
 }
 
@@ -145,7 +151,7 @@ func (n *Node) Apply(ctx context.Context, bundle []byte, source string) (*snapsh
 		return acc, nil, err
 	}
 	var res SyncResult
-	n.runPlan(ctx, acc, SyncOptions{}, &res, p, func(v Verb) bool { return v == Quarantine || v == Disable })
+	n.runPlan(ctx, acc, SyncOptions{}, &res, p, Verb.takesOut)
 	return acc, res.Outcomes, ctx.Err()
 }
 
@@ -250,26 +256,23 @@ func (n *Node) mend(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	held := make(map[string]bool, len(refs))
 	for _, ref := range refs {
 		id, ok := strings.CutPrefix(ref.Name, n.modelRef(""))
 		if !ok {
 			continue
 		}
-		if _, err := os.Stat(n.models.path(id)); !errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		lk, err := n.models.lock(ctx, id)
-		if errors.Is(err, ErrBusy) {
-			continue // being installed: its record comes after its root
-		} else if err != nil {
+		held[id] = true
+		if err := n.mendRef(ctx, st, id, ref.Name); err != nil {
 			return err
 		}
-		_, err = os.Stat(n.models.path(id))
-		if errors.Is(err, fs.ErrNotExist) {
-			err = st.DeleteRef(ctx, ref.Name)
+	}
+	for _, id := range ids {
+		var r Record
+		if held[id] || n.models.read(id, &r) != nil || r.State != Inactive {
+			continue
 		}
-		lk.release()
-		if err != nil {
+		if _, err := n.locked(ctx, id, func(r *Record) error { return n.evicted(ctx, r) }); err != nil && !errors.Is(err, ErrBusy) {
 			return err
 		}
 	}
@@ -280,6 +283,87 @@ func (n *Node) mend(ctx context.Context) error {
 		}
 		for _, c := range gone {
 			n.o.Log.Info("removed the container of a run that died", "container", c)
+		}
+	}
+	return nil
+}
+
+// mendRef drops a root that no record stands for: its record was never written,
+// or says that the bytes went.
+func (n *Node) mendRef(ctx context.Context, st *cas.Store, id, name string) error {
+	loose := func() (bool, error) {
+		var r Record
+		err := n.models.read(id, &r)
+		if errors.Is(err, fs.ErrNotExist) {
+			return true, nil
+		}
+		return err == nil && (r.State == Absent || r.State == Archived || r.State == Failed && r.Tree == ""), err
+	}
+	if is, err := loose(); err != nil || !is {
+		return err
+	}
+	lk, err := n.models.lock(ctx, id)
+	if errors.Is(err, ErrBusy) {
+		return nil // at work: a model's record comes after its root
+	} else if err != nil {
+		return err
+	}
+	defer lk.release()
+	if is, err := loose(); err != nil || !is {
+		return err
+	}
+	return st.DeleteRef(ctx, name)
+}
+
+// evicted notes that gc freed an Inactive model, as it may when the disk runs
+// full: that is no failed check.
+func (n *Node) evicted(ctx context.Context, r *Record) error {
+	st, err := n.store()
+	if err != nil {
+		return err
+	}
+	if _, err := st.Ref(n.modelRef(r.ID())); r.State != Inactive || !errors.Is(err, cas.ErrNotFound) {
+		return err
+	}
+	if err := r.move(Absent, n.o.By, "freed by gc while it was Inactive", "", n.now()); err != nil {
+		return err
+	}
+	r.Tree, r.Receipt, r.Verdict, r.Holds = "", nil, nil, ""
+	return n.save(r)
+}
+
+// forgetRuntimes drops images of runtimes that the snapshot no longer lists.
+func (n *Node) forgetRuntimes(ctx context.Context, acc *snapshot.Accepted) error {
+	st, err := n.store()
+	if err != nil {
+		return err
+	}
+	refs, err := st.Refs()
+	if err != nil {
+		return err
+	}
+	for _, ref := range refs {
+		id, ok := strings.CutPrefix(ref.Name, n.runtimeRef(""))
+		if !ok {
+			continue
+		}
+		name, version, _ := strings.Cut(id, "@")
+		if rt, ok := acc.Document.Runtime(name); ok && rt.Version == version {
+			continue
+		}
+		lk, err := n.runtimes.lock(ctx, id)
+		if errors.Is(err, ErrBusy) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		err = st.DeleteRef(ctx, n.runtimeRef(id))
+		if err == nil || errors.Is(err, cas.ErrNotFound) {
+			err = os.Remove(n.runtimes.path(id))
+		}
+		lk.release()
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 	}
 	return nil
@@ -309,13 +393,20 @@ func (n *Node) plan(ctx context.Context, acc *snapshot.Accepted, o SyncOptions) 
 			admitted[m.ID()] = n.readmit(acc, m.Policy, m.Reference, r.Receipt)
 		}
 	}
+	runtimes := make(map[string]policy.Decision, len(acc.Document.Runtimes))
+	for _, rt := range acc.Document.Runtimes {
+		var rec RuntimeRecord
+		if n.runtimes.read(modelID(rt.Name, rt.Version), &rec) == nil && rec.Reference == rt.Reference {
+			runtimes[rt.Name] = n.readmit(acc, rt.Policy, rt.Reference, rec.Receipt)
+		}
+	}
 	for _, want := range o.Only {
-		known := byID[want] != nil
+		known := !o.Install && !o.Test && byID[want] != nil
 		for _, m := range acc.Document.Models {
 			known = known || m.Name == want || m.ID() == want
 		}
 		for _, r := range recs {
-			known = known || r.Name == want
+			known = known || !o.Install && !o.Test && r.Name == want
 		}
 		if !known {
 			return Plan{}, &Failure{
@@ -325,7 +416,7 @@ func (n *Node) plan(ctx context.Context, acc *snapshot.Accepted, o SyncOptions) 
 		}
 	}
 	return MakePlan(Inputs{
-		Accepted: acc, Records: recs, Facts: f, Free: free, Admitted: admitted,
+		Accepted: acc, Records: recs, Facts: f, Free: free, Admitted: admitted, Runtimes: runtimes,
 		Now: n.now(), Only: o.Only, Force: o.Force, Retest: o.Retest, Install: o.Install, Archive: n.o.Archive != "",
 	}), nil
 }

@@ -102,8 +102,12 @@ func (n *Node) validate(ctx context.Context, acc *snapshot.Accepted, m *snapshot
 	return r.move(Active, n.o.By, "test inference passed on "+job.Runtime.Name+" "+job.Runtime.Version, acc.Digest, n.now())
 }
 
-// treeFailure is what a tree that does not fit its blobs means.
+// treeFailure is what a tree that does not fit its blobs means. An error that
+// says nothing about the bytes is returned as it is.
 func treeFailure(r *Record, err error) error {
+	if !errors.Is(err, cas.ErrCorrupt) && !errors.Is(err, cas.ErrSuspect) && !errors.Is(err, cas.ErrNotFound) {
+		return fmt.Errorf("check the tree of %s: %w", r.ID(), err)
+	}
 	return &Failure{
 		Cause: CauseHash, Reason: "the tree does not match the store: " + err.Error(), Digest: r.Manifest,
 		Expected: "the files of " + r.Manifest.String(), Found: err.Error(), Source: r.Tree,

@@ -3,7 +3,6 @@ package lifecycle
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
@@ -43,7 +42,7 @@ func (n *Node) Verify(ctx context.Context, o VerifyOptions) ([]Verification, err
 		return nil, err
 	}
 	recs, err := n.Records()
-	if err != nil {
+	if err != nil && !errors.Is(err, errCorrupt) { // the next sync mends a damaged record; the others are verified
 		return nil, err
 	}
 	for _, want := range o.Only {
@@ -88,6 +87,8 @@ func (n *Node) verifyOne(ctx context.Context, acc *snapshot.Accepted, id string,
 	if r.Tree != "" {
 		err = n.verifyRecord(ctx, acc, &r, v)
 	}
+	var out Outcome
+	n.overtaken(ctx, acc, &r, &out)
 	v.State = r.State
 	lk.release()
 	if err != nil && AsFailure(err).Cause == CauseUnexpected {
@@ -128,7 +129,10 @@ func (n *Node) verifyRecord(ctx context.Context, acc *snapshot.Accepted, r *Reco
 	}
 	defer l.Release()
 	ref, err := st.Ref(n.modelRef(r.ID()))
-	if errors.Is(err, cas.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, cas.ErrNotFound) && r.State == Inactive {
+		return n.evicted(ctx, r)
+	}
+	if errors.Is(err, cas.ErrNotFound) {
 		return n.settle(acc, r, treeFailure(r, err))
 	}
 	if err != nil {
@@ -157,8 +161,8 @@ func (n *Node) verifyRecord(ctx context.Context, acc *snapshot.Accepted, r *Reco
 		return n.settle(acc, r, treeFailure(r, err))
 	}
 	m, ok := acc.Document.Model(r.Name, r.Version)
-	if !ok {
-		return nil // installed and unlisted: the next sync removes it
+	if !ok || m.Digest() != r.Manifest {
+		return nil // not what is listed: the next sync takes it out of use
 	}
 	v.Decision = n.readmit(acc, m.Policy, m.Reference, r.Receipt)
 	if !v.Decision.Allowed {

@@ -260,8 +260,13 @@ func loadConfig(fset *pflag.FlagSet, file string) (*config, string, error) {
 	if c.StateDir == "" {
 		c.StateDir = stateDir
 	}
-	if c.StateDir, err = filepath.Abs(c.StateDir); err != nil {
-		return nil, file, err
+	for _, p := range []*string{&c.StateDir, &c.StoreDir, &c.Archive, &c.Snapshot.Source} {
+		if *p == "" || strings.Contains(*p, "://") {
+			continue
+		}
+		if *p, err = filepath.Abs(*p); err != nil {
+			return nil, file, err
+		}
 	}
 	return c, file, nil
 }

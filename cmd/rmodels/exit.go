@@ -84,7 +84,15 @@ func exitCode(err error) int {
 	if _, ok := errors.AsType[usageError](err); ok {
 		return exitUsage
 	}
-	return causeCode[lifecycle.AsFailure(err).Cause]
+	return codeOf(lifecycle.AsFailure(err).Cause)
+}
+
+// codeOf is never exitOK: a cause without a code of its own is unexpected.
+func codeOf(c lifecycle.Cause) int {
+	if code, ok := causeCode[c]; ok {
+		return code
+	}
+	return exitUnexpected
 }
 
 // passCode is the code of a pass over several models. A model that this node
@@ -100,7 +108,7 @@ func passCode(res *lifecycle.SyncResult, named bool) int {
 			}
 		case !named && o.Verb == lifecycle.Refuse && o.Failure.Cause == lifecycle.CauseCompatibility:
 		default:
-			c := causeCode[o.Failure.Cause]
+			c := codeOf(o.Failure.Cause)
 			if failed > 0 && c != code {
 				c = exitPartial
 			}
@@ -111,7 +119,7 @@ func passCode(res *lifecycle.SyncResult, named bool) int {
 		code = exitPartial
 	}
 	if res.SnapshotFailure != nil && (code == exitOK || res.SnapshotFailure.Cause == lifecycle.CauseSnapshot) {
-		code = causeCode[res.SnapshotFailure.Cause]
+		code = codeOf(res.SnapshotFailure.Cause)
 	}
 	return code
 }

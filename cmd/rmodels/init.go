@@ -13,6 +13,7 @@ import (
 
 	"github.com/resultity/rmodels/internal/durable"
 	"github.com/resultity/rmodels/lifecycle"
+	"github.com/resultity/rmodels/snapshot"
 )
 
 // rootMax bounds a TUF root file in bytes.
@@ -37,8 +38,11 @@ It may be repeated; another root than the pinned one is refused.`,
 			if cfg.Network == "" || rootFile == "" {
 				return usageError{errors.New("init needs --network NAME and --root ROOT.json")}
 			}
-			if !validNetwork(cfg.Network) {
-				return usageError{fmt.Errorf("--network %q: use lower-case letters, digits, dots and dashes", cfg.Network)}
+			if err := snapshot.CheckName(cfg.Network); err != nil {
+				return usageError{fmt.Errorf("--network: %w", err)}
+			}
+			if _, err := snapshotSource(cfg); err != nil {
+				return err
 			}
 			root, err := readCapped(rootFile, rootMax)
 			if err != nil {
@@ -83,19 +87,6 @@ It may be repeated; another root than the pinned one is refused.`,
 	}
 	c.Flags().StringVar(&rootFile, "root", "", "the network's first TUF root, from a source you trust")
 	return c
-}
-
-// validNetwork accepts what is safe as a directory name.
-func validNetwork(s string) bool {
-	if s == "" || len(s) > 64 || s[0] == '.' || s[0] == '-' {
-		return false
-	}
-	for _, r := range s {
-		if (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '.' && r != '-' {
-			return false
-		}
-	}
-	return true
 }
 
 // readCapped reads a small file that a person named.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 
 	"github.com/go-json-experiment/json"
@@ -47,7 +48,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 	}
 	code := exitCode(err)
-	a.printError(err, code)
+	a.printError(args, err, code)
 	return code
 }
 
@@ -163,8 +164,14 @@ func (a *app) node(by string) (*lifecycle.Node, *config, error) {
 }
 
 // printError says what went wrong and what to do next, once.
-func (a *app) printError(err error, code int) {
+func (a *app) printError(args []string, err error, code int) {
+	if slices.Contains(args, "json") { // also where the flags were not read to their end
+		a.output = "json"
+	}
 	if err.Error() == "" {
+		if a.output == "json" { // the result says what failed; the stream ends with its code
+			fmt.Fprintf(a.stderr, `{"event":"error","exitCode":%d}`+"\n", code)
+		}
 		return
 	}
 	f := *lifecycle.AsFailure(err)

@@ -46,8 +46,11 @@ the thresholds hold.`,
 			if err != nil {
 				return err
 			}
-			if !validNetwork(cfg.Network) {
+			if cfg.Network == "" {
 				return usageError{errors.New("snapshot init needs --network NAME")}
+			}
+			if err := snapshot.CheckName(cfg.Network); err != nil {
+				return usageError{fmt.Errorf("--network: %w", err)}
 			}
 			o.Network = cfg.Network
 			for _, k := range []struct {
@@ -135,7 +138,7 @@ fields of the entry. Without a size the registry is asked for it.`,
 				}
 			}
 			if err := r.AddModel(m); err != nil {
-				return err
+				return usageError{err}
 			}
 			return a.drafted(r, m.ID()+" is in the draft")
 		},
@@ -161,7 +164,7 @@ fields of the entry. Without a size the registry is asked for it.`,
 				x.Reference = reference
 			}
 			if err := r.AddRuntime(x); err != nil {
-				return err
+				return usageError{err}
 			}
 			return a.drafted(r, "runtime "+x.Name+" is in the draft")
 		},
@@ -182,7 +185,7 @@ fields of the entry. Without a size the registry is asked for it.`,
 				return err
 			}
 			if err := r.AddPolicy(p); err != nil {
-				return err
+				return usageError{err}
 			}
 			return a.drafted(r, "policy "+p.Name+" is in the draft")
 		},

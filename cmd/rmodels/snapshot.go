@@ -110,12 +110,16 @@ use at once; sync brings in the rest.`,
 			if err != nil {
 				return err
 			}
-			return a.result(struct {
+			err = a.result(struct {
 				*snapshot.Accepted
 				Outcomes []lifecycle.Outcome `json:"outcomes"` // what went out of use at once
 			}{acc, append([]lifecycle.Outcome{}, outs...)}, func(w io.Writer) {
 				for _, o := range outs {
-					fmt.Fprintf(w, "%s is %s: %s\n", o.ID(), o.After, o.Reason)
+					why := o.Reason
+					if o.Failure != nil && o.Failure.Cause == lifecycle.CauseBusy {
+						why = o.Failure.Reason + "; it goes out of use when that ends: " + o.Reason
+					}
+					fmt.Fprintf(w, "%s is %s: %s\n", o.ID(), o.After, why)
 				}
 				if !acc.Changed {
 					fmt.Fprintf(w, "snapshot %d of %s was in force already\n", acc.Document.Sequence, acc.Document.Network)
@@ -124,6 +128,15 @@ use at once; sync brings in the rest.`,
 				fmt.Fprintf(w, "snapshot %d of %s is in force (%s, %s); make it so with: rmodels sync\n",
 					acc.Document.Sequence, acc.Document.Network, short(acc.Digest.String()), acc.Freshness)
 			})
+			if err != nil {
+				return err
+			}
+			for _, o := range outs {
+				if o.Failure != nil && o.Failure.Cause == lifecycle.CauseBusy {
+					return exitError{exitBusy} // whoever holds the model takes it out of use when it is done
+				}
+			}
+			return nil
 		},
 	}
 }

@@ -43,6 +43,12 @@ not answer or does not verify, the last good snapshot stays in force.`,
 				o.SourceName = cfg.Snapshot.Source
 			}
 			res, err := n.Sync(cmd.Context(), o)
+			if errors.Is(err, snapshot.ErrNone) && o.Source == nil && !offline {
+				return &lifecycle.Failure{
+					Cause: lifecycle.CauseSnapshot, Reason: "no snapshot was accepted yet, and no snapshot.source is configured", Err: err,
+					Hint: "hand one over with: rmodels snapshot apply FILE, or set snapshot.source",
+				}
+			}
 			if err != nil {
 				return err
 			}
@@ -102,6 +108,9 @@ quarantined.`,
 		Args:              args(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: a.modelNames,
 		RunE: func(cmd *cobra.Command, as []string) error {
+			if keep < 0 {
+				return usageError{errors.New("--keep: write a positive time, like 10m")}
+			}
 			if keep > 0 {
 				if len(as) != 1 {
 					return usageError{errors.New("--keep takes one model")}

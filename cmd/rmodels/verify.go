@@ -68,8 +68,9 @@ fetched again and the model validated again.`,
 					continue
 				}
 				bad++
+				code = exitCheckFailed
 				if v.Failure != nil {
-					code = causeCode[v.Failure.Cause]
+					code = codeOf(v.Failure.Cause)
 				}
 			}
 			if bad > 0 && good > 0 {
