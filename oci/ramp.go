@@ -19,7 +19,7 @@ type ramp struct {
 const (
 	firstConnections = 4
 	rampWindow       = 200 * time.Millisecond
-	rampRetry        = 5 * time.Second
+	rampRetry        = 2 * time.Second
 	rampGain         = 1.15 // what doubling must bring at least
 	rampPatience     = 2    // windows that a gain may take to show
 )
