@@ -64,7 +64,7 @@ func (n *Node) install(ctx context.Context, acc *snapshot.Accepted, m *snapshot.
 
 	a, err := c.Resolve(ctx, ad.ref, ad.mirrors)
 	if err != nil {
-		return fmt.Errorf("fetch manifest: %w", err)
+		return sentBy(ad.ref, fmt.Errorf("fetch manifest: %w", err))
 	}
 	if err := n.reportMismatches(m, acc, a.Mismatches, nil); err != nil {
 		return err
@@ -87,12 +87,12 @@ func (n *Node) install(ctx context.Context, acc *snapshot.Accepted, m *snapshot.
 		err = merr
 	}
 	if err != nil {
-		return fmt.Errorf("fetch: %w", err)
+		return sentBy(ad.ref, fmt.Errorf("fetch: %w", err))
 	}
 
 	entries, err := a.Entries(st)
 	if err != nil {
-		return fmt.Errorf("list files: %w", err)
+		return sentBy(ad.ref, fmt.Errorf("list files: %w", err))
 	}
 	step = n.step(m.ID(), "check content")
 	err = n.checkContent(st, pol, m, ad.ref, a.From, entries)
@@ -119,6 +119,19 @@ func (n *Node) install(ctx context.Context, acc *snapshot.Accepted, m *snapshot.
 	r.Receipt, r.Verdict, r.Holds = &ad.receipt, nil, ""
 	r.Cause, r.Unlisted = "", time.Time{}
 	return r.move(Pending, n.o.By, "bytes and signatures verified; not validated yet", acc.Digest, n.now())
+}
+
+// sentBy names the artifact and its repository in a failure that does not say
+// where the bytes came from.
+func sentBy(ref oci.Reference, err error) error {
+	f := AsFailure(err)
+	if f.Source == "" {
+		f.Source = ref.Name()
+	}
+	if f.Digest == "" {
+		f.Digest = ref.Digest
+	}
+	return f
 }
 
 // claims is what the manifest says of each file, before a byte of it.
