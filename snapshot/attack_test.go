@@ -414,17 +414,11 @@ func (pushSourceBytes) Fetch(context.Context, string, int64) ([]byte, error) { r
 // TestAttacks runs the table: each attack is refused in its class and leaves
 // the node with the snapshot that it had.
 func TestAttacks(t *testing.T) {
+	stage := newStage(t)
 	for _, a := range attacks {
 		t.Run(a.name, func(t *testing.T) {
-			net := newNetwork(t)
-			net.release()
-			check(t, net.repo.AddModel(testModel("tiny", "v2")))
-			b2 := net.release()
-			n := newNode(t, "mainnet", net.root())
-			before := must1(n.Apply(b2, net.now()))(t)
-			net.forward(time.Hour)
-			check(t, net.repo.AddModel(testModel("tiny", "v3")))
-			net.release()
+			net, n := stage.copy(t)
+			before := must1(n.Current(net.now()))(t)
 
 			f := net.forge()
 			src, now := a.build(t, net, n, f)

@@ -10,7 +10,9 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/sigstore/sigstore/pkg/signature"
@@ -170,4 +172,39 @@ func (n *network) rotate(keys ...string) {
 	}
 	// The holders of old root keys still sign this one.
 	must1(n.repo.Sign())(n.t)
+}
+
+// stage is a network at sequence 3 and a node that holds sequence 2, made once
+// and copied for each attack: making it costs a few hundred fsyncs.
+type stage struct {
+	net  *network
+	node *node
+}
+
+func newStage(t *testing.T) stage {
+	t.Helper()
+	net := newNetwork(t)
+	net.release()
+	check(t, net.repo.AddModel(testModel("tiny", "v2")))
+	b2 := net.release()
+	n := newNode(t, "mainnet", net.root())
+	must1(n.Apply(b2, net.now()))(t)
+	net.forward(time.Hour)
+	check(t, net.repo.AddModel(testModel("tiny", "v3")))
+	net.release()
+	return stage{net, n}
+}
+
+func (s stage) copy(t *testing.T) (*network, *node) {
+	t.Helper()
+	base := t.TempDir()
+	net := &network{t: t, dir: filepath.Join(base, "ceremony"), clock: &clock{s.net.now()}}
+	check(t, os.CopyFS(net.dir, os.DirFS(s.net.dir)))
+	net.repo = must1(snapshot.OpenRepository(net.dir))(t)
+	net.repo.Now = net.now
+	n := &node{t: t, dir: filepath.Join(base, "trust"), floor: filepath.Join(base, "floor", "mainnet.json")}
+	check(t, os.CopyFS(n.dir, os.DirFS(s.node.dir)))
+	check(t, os.CopyFS(filepath.Dir(n.floor), os.DirFS(filepath.Dir(s.node.floor))))
+	n.reopen()
+	return net, n
 }
