@@ -1,7 +1,6 @@
 package cas
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -208,13 +207,4 @@ func (s *Store) Put(ctx context.Context, l *Lease, d digest.Digest, b []byte) er
 		return errors.Join(err, i.Discard())
 	}
 	return nil
-}
-
-// equalContent reports whether two small files hold the same bytes.
-func equalContent(a []byte, path string) (bool, error) {
-	b, err := readFile(path, int64(len(a))+1)
-	if errors.Is(err, ErrCorrupt) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ELOOP) {
-		return false, nil
-	}
-	return bytes.Equal(a, b), err
 }

@@ -2,9 +2,7 @@ package cas
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"io/fs"
 
 	"github.com/zeebo/xxh3"
 
@@ -126,21 +124,4 @@ func (s *Store) writeMap(k key, m chunkMap) error {
 		return err
 	}
 	return noSpace(durable.WriteFileFS(s.fs, path, m.encode(), 0o444))
-}
-
-// readMap returns the chunk map of a blob; false when it has none that can be
-// used, and then only the digest can check it.
-func (s *Store) readMap(k key, size int64) (chunkMap, bool, error) {
-	b, err := readFile(s.mapPath(k), int64(maxMapBytes))
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrCorrupt) {
-		return chunkMap{}, false, nil
-	}
-	if err != nil {
-		return chunkMap{}, false, err
-	}
-	m, err := parseChunkMap(b)
-	if err != nil || m.size != size {
-		return chunkMap{}, false, nil
-	}
-	return m, true, nil
 }

@@ -66,11 +66,6 @@ func (r *diskReader) read(buf []byte, off, n int64) ([]byte, error) {
 	return b[:min(int64(len(b)), n)], nil
 }
 
-// readCached returns the bytes as readers of the blob see them.
-func (r *diskReader) readCached(buf []byte, off, n int64) ([]byte, error) {
-	return readFull(r.cached, buf[:n], off)
-}
-
 func readFull(f io.ReaderAt, p []byte, off int64) ([]byte, error) {
 	n, err := f.ReadAt(p, off)
 	if err == io.EOF {

@@ -60,10 +60,14 @@ func TestRot(t *testing.T) {
 		harm   func(t *testing.T, s *cas.Store, path string)
 		ranges []cas.Range // that are fetched
 	}{
-		{name: "bit flipped", harm: func(t *testing.T, s *cas.Store, path string) { damage(t, path, 5<<20) },
-			ranges: []cas.Range{{4 << 20, 4 << 20}}},
-		{name: "last byte flipped", harm: func(t *testing.T, s *cas.Store, path string) { damage(t, path, size-1) },
-			ranges: []cas.Range{{12 << 20, 1<<20 + 777}}},
+		{
+			name: "bit flipped", harm: func(t *testing.T, s *cas.Store, path string) { damage(t, path, 5<<20) },
+			ranges: []cas.Range{{4 << 20, 4 << 20}},
+		},
+		{
+			name: "last byte flipped", harm: func(t *testing.T, s *cas.Store, path string) { damage(t, path, size-1) },
+			ranges: []cas.Range{{12 << 20, 1<<20 + 777}},
+		},
 		{name: "range zeroed over a chunk boundary", harm: func(t *testing.T, s *cas.Store, path string) {
 			writeAt(t, path, make([]byte, 8192), 8<<20-4096)
 		}, ranges: []cas.Range{{4 << 20, 8 << 20}}},
@@ -71,8 +75,10 @@ func TestRot(t *testing.T) {
 			damage(t, path, 0)
 			damage(t, path, 9<<20)
 		}, ranges: []cas.Range{{0, 4 << 20}, {8 << 20, 4 << 20}}},
-		{name: "truncated", harm: func(t *testing.T, s *cas.Store, path string) { must(t, os.Truncate(path, 12<<20)) },
-			ranges: []cas.Range{{12 << 20, 1<<20 + 777}}},
+		{
+			name: "truncated", harm: func(t *testing.T, s *cas.Store, path string) { must(t, os.Truncate(path, 12<<20)) },
+			ranges: []cas.Range{{12 << 20, 1<<20 + 777}},
+		},
 		{name: "grown", harm: func(t *testing.T, s *cas.Store, path string) { writeAt(t, path, []byte("more"), size) }},
 	}
 	for _, tt := range tests {
