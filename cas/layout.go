@@ -53,8 +53,8 @@ func fan(root, kind string, k key) string {
 	return filepath.Join(root, kind, "sha256", h[:2], h)
 }
 
-func (s *Store) blobPath(k key) string { return fan(s.root, "blobs", k) }
-func (s *Store) mapPath(k key) string  { return fan(s.root, "maps", k) }
+func (s *Store) blobPath(k key) string    { return fan(s.root, "blobs", k) }
+func (s *Store) mapPath(k key) string     { return fan(s.root, "maps", k) }
 func (s *Store) suspectPath(k key) string { return filepath.Join(s.root, "suspect", "sha256-"+k.hex()) }
 
 func (s *Store) ingestPath(k key) string { return filepath.Join(s.root, "ingest", "sha256-"+k.hex()) }
