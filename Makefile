@@ -110,6 +110,10 @@ lint: bin/staticcheck bin/gofumpt ## gofumpt, go vet, staticcheck
 	bin/staticcheck ./...
 	cd hack/registry && ../../bin/staticcheck ./...
 
+.PHONY: man
+man: ## write the man pages to dist/man
+	go test -count=1 -run TestManPages ./cmd/rmodels -args -man $(CURDIR)/dist/man
+
 .PHONY: fmt
 fmt: bin/gofumpt ## format the code
 	git ls-files --cached --others --exclude-standard '*.go' | xargs -r ls -d 2>/dev/null | xargs -r bin/gofumpt -w
@@ -118,7 +122,7 @@ fmt: bin/gofumpt ## format the code
 fuzz: ## run every fuzz target for FUZZTIME (20s)
 	@for p in $$(go list $(PKG)); do \
 	  for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
-	    echo "== $$p $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p; \
+	    echo "== $$p $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$p; \
 	  done; \
 	done
 

@@ -81,7 +81,14 @@ func (n *Node) install(ctx context.Context, acc *snapshot.Accepted, m *snapshot.
 		return fmt.Errorf("repair: %w", err)
 	}
 	step = n.step(m.ID(), "fetch")
-	res, err := c.Fetch(ctx, st, l, a, oci.FetchOptions{Progress: n.o.Progress, Model: m.ID()})
+	bases, err := n.otherVersions(ctx, st, l, m)
+	if err != nil {
+		return err
+	}
+	res, err := c.Fetch(ctx, st, l, a, oci.FetchOptions{
+		Progress: n.o.Progress, Model: m.ID(), Bases: bases,
+		Limits: oci.Limits(pol.Content.Limits),
+	})
 	step(err, fetchedLine(res))
 	if merr := n.reportMismatches(m, acc, res.Mismatches, err); merr != nil && err == nil {
 		err = merr
@@ -119,6 +126,30 @@ func (n *Node) install(ctx context.Context, acc *snapshot.Accepted, m *snapshot.
 	r.Receipt, r.Verdict, r.Holds = &ad.receipt, nil, ""
 	r.Cause, r.Unlisted = "", time.Time{}
 	return r.move(Pending, n.o.By, "bytes and signatures verified; not validated yet", acc.Digest, n.now())
+}
+
+// otherVersions are the blobs of other installed versions of the model, held by
+// the lease: what did not change is copied from them.
+func (n *Node) otherVersions(ctx context.Context, st *cas.Store, l *cas.Lease, m *snapshot.Model) ([]digest.Digest, error) {
+	recs, err := n.Records()
+	if err != nil && !errors.Is(err, errCorrupt) {
+		return nil, err
+	}
+	var out []digest.Digest
+	for _, r := range recs {
+		if r.Name != m.Name || r.Version == m.Version || !r.State.Installed() {
+			continue
+		}
+		ref, err := st.Ref(n.modelRef(r.ID()))
+		if errors.Is(err, cas.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, ref.Blobs...)
+	}
+	return out, l.Add(ctx, out...)
 }
 
 // sentBy names the artifact and its repository in a failure that does not say
@@ -219,6 +250,9 @@ func fetchedLine(r oci.FetchResult) string {
 	s := humanBytes(r.Bytes) + " fetched"
 	if r.Resumed > 0 {
 		s += ", " + humanBytes(r.Resumed) + " resumed"
+	}
+	if r.Copied > 0 {
+		s += ", " + humanBytes(r.Copied) + " copied from another version"
 	}
 	if r.Present > 0 {
 		s += ", " + humanBytes(r.Present) + " here already"

@@ -48,7 +48,8 @@ func (a *app) packCommand() *cobra.Command {
 		Long: `pack writes a directory as a ModelPack artifact with one raw layer a file,
 pushes it and prints its reference by digest. The same files give the same
 digest on every machine. With --image the directory is the root file system
-of a runtime, packed as a container image.
+of a runtime, packed as a container image. Large layers get chunk maps, by
+which nodes that hold another version fetch only what changed.
 
 --check runs the gate that nodes run, before anything is pushed.`,
 		Example: `  rmodels pack ./tiny registry.example/acme/tiny --sign-key publisher.key
@@ -84,7 +85,7 @@ of a runtime, packed as a container image.
 			}
 			res := packed{Reference: as[1] + "@" + p.Digest.String(), Size: p.Size(), Layers: len(p.Manifest.Layers)}
 			if !dryRun {
-				if err := a.push(ctx, p, as[1], signer, &res); err != nil {
+				if err := a.push(ctx, p, as[1], image, signer, &res); err != nil {
 					return err
 				}
 			}
@@ -117,7 +118,7 @@ of a runtime, packed as a container image.
 	return c
 }
 
-func (a *app) push(ctx context.Context, p *oci.Packed, to string, signer crypto.Signer, res *packed) error {
+func (a *app) push(ctx context.Context, p *oci.Packed, to string, image bool, signer crypto.Signer, res *packed) error {
 	c, err := a.client()
 	if err != nil {
 		return err
@@ -127,6 +128,11 @@ func (a *app) push(ctx context.Context, p *oci.Packed, to string, signer crypto.
 		return err
 	}
 	res.Reference, res.Pushed = ref.String(), true
+	if !image {
+		if err := c.AttachChunkMaps(ctx, ref, p); err != nil {
+			return fmt.Errorf("attach chunk maps to %s: %w", ref, err)
+		}
+	}
 	if signer == nil {
 		return nil
 	}
