@@ -99,7 +99,34 @@ func run(t *testing.T, config string, args ...string) *result {
 	if c.ProcessState == nil {
 		t.Fatalf("%s: %v", strings.Join(args, " "), err)
 	}
-	return &result{t, args, c.ProcessState.ExitCode(), stdout.Bytes(), stderr.Bytes()}
+	r := &result{t, args, c.ProcessState.ExitCode(), stdout.Bytes(), stderr.Bytes()}
+	if r.code != 0 {
+		t.Logf("rmodels %s: exit code %d: %s", strings.Join(args, " "), r.code, r.said())
+	}
+	return r
+}
+
+// said is what the command told about its failures, for go test -v.
+func (r *result) said() string {
+	var pass struct {
+		Outcomes []struct {
+			Name    string   `json:"name"`
+			Failure *failure `json:"failure"`
+		} `json:"outcomes"`
+	}
+	var words []string
+	if json.Unmarshal(r.stdout, &pass) == nil {
+		for _, o := range pass.Outcomes {
+			if o.Failure != nil {
+				words = append(words, o.Name+": "+o.Failure.Reason+"; next: "+o.Failure.Hint)
+			}
+		}
+	}
+	if words == nil {
+		lines := bytes.Split(bytes.TrimSpace(r.stderr), []byte("\n"))
+		words = []string{string(lines[len(lines)-1])}
+	}
+	return strings.Join(words, " | ")
 }
 
 // ok stops the test unless the command succeeded.
