@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/progress"
 	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/runner"
 	"github.com/resultity/rmodels/snapshot"
@@ -185,7 +186,7 @@ func (n *Node) runtimeImage(ctx context.Context, l *cas.Lease, acc *snapshot.Acc
 		}
 	}
 	step := n.step(forModel, "runtime image")
-	im, receipt, evidence, err := n.fetchImage(ctx, c, st, l, acc, rt, mirrors, platform)
+	im, receipt, evidence, err := n.fetchImage(ctx, c, st, l, acc, rt, mirrors, platform, forModel)
 	if err != nil {
 		step(err, "")
 		if f := AsFailure(err); f.Cause.failedCheck() {
@@ -218,12 +219,15 @@ func (n *Node) runtimeIncident(acc *snapshot.Accepted, rt snapshot.Runtime, f *F
 	})
 }
 
-func (n *Node) fetchImage(ctx context.Context, c *oci.Client, st *cas.Store, l *cas.Lease, acc *snapshot.Accepted, rt snapshot.Runtime, mirrors []string, platform string) (*oci.Image, *Receipt, []digest.Digest, error) {
+func (n *Node) fetchImage(ctx context.Context, c *oci.Client, st *cas.Store, l *cas.Lease, acc *snapshot.Accepted, rt snapshot.Runtime, mirrors []string, platform, forModel string) (*oci.Image, *Receipt, []digest.Digest, error) {
 	ad, err := n.admit(ctx, l, acc, rt.Policy, rt.Reference, rt.Mirrors)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	im, err := c.Image(ctx, st, l, ad.ref, mirrors, platform)
+	im, err := c.ImageWithProgress(ctx, st, l, ad.ref, mirrors, platform, func(e progress.Event) {
+		e.Model = forModel
+		n.o.Progress.Emit(e)
+	})
 	if err != nil {
 		return nil, nil, nil, err
 	}

@@ -56,6 +56,9 @@ func (n *Node) Verify(ctx context.Context, o VerifyOptions) ([]Verification, err
 		if len(o.Only) > 0 && !slices.Contains(o.Only, r.Name) && !slices.Contains(o.Only, r.ID()) {
 			continue
 		}
+		if r.State == Absent && len(o.Only) == 0 {
+			continue // nothing of it is here, and nothing was damaged
+		}
 		if !r.State.Installed() && r.Tree == "" && !o.Repair {
 			if len(o.Only) > 0 && r.State != Absent {
 				f := &Failure{Cause: r.Cause, Reason: r.Reason, Hint: "fetch it again with: rmodels verify --repair " + r.ID()}

@@ -19,6 +19,7 @@ type Change struct {
 // Figures are compared only when the earlier run gave enough to compare with.
 const (
 	comparedTokens = 8             // below, the speed of one answer is noise
+	comparedSpan   = 0.5           // seconds; nor does an answer that came at once measure anything
 	comparedLoad   = 5_000_000_000 // ns; a shorter load is within a busy host's noise
 	comparedMemory = 256 << 20     // bytes
 	muchSlower     = 0.5           // of the earlier speed
@@ -37,7 +38,7 @@ func Compare(before, now *Verdict, deterministic bool) []Change {
 	if deterministic && before.AnswerDigest != "" && before.AnswerDigest != now.AnswerDigest {
 		cs = append(cs, Change{"answer", "a deterministic model gave another answer", before.AnswerDigest.String(), now.AnswerDigest.String()})
 	}
-	if before.Tokens >= comparedTokens && now.TokensPerSecond < before.TokensPerSecond*muchSlower {
+	if before.Tokens >= comparedTokens && float64(before.Tokens) >= before.TokensPerSecond*comparedSpan && now.TokensPerSecond < before.TokensPerSecond*muchSlower {
 		cs = append(cs, Change{
 			"speed", "the speed fell to less than half",
 			fmt.Sprintf("%.2f tokens per second", before.TokensPerSecond), fmt.Sprintf("%.2f tokens per second", now.TokensPerSecond),

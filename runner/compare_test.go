@@ -26,6 +26,7 @@ func TestCompare(t *testing.T) {
 		"slower, but not by half":     {func(_, n *runner.Verdict) { n.TokensPerSecond = 21 }, true, nil},
 		"slower by half":              {func(_, n *runner.Verdict) { n.TokensPerSecond = 19 }, true, []string{"speed"}},
 		"slower, too short to tell":   {func(b, n *runner.Verdict) { b.Tokens, n.TokensPerSecond = 3, 1 }, true, nil},
+		"slower, too fast to tell":    {func(b, _ *runner.Verdict) { b.TokensPerSecond = 350_000 }, true, nil},
 		"loads and fills":             {func(_, n *runner.Verdict) { n.LoadTime, n.PeakMemory = n.LoadTime*3, 3<<30 }, true, []string{"load", "memory"}},
 		"another key":                 {func(_, n *runner.Verdict) { n.Key, n.TokensPerSecond = "other", 1 }, true, nil},
 		"failed before, nothing told": {func(b, n *runner.Verdict) { b.Passed, n.TokensPerSecond = false, 1 }, true, nil},

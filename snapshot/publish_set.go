@@ -392,3 +392,22 @@ func (r *Repository) BundleFile() ([]byte, error) {
 	}
 	return encodeBundle(files)
 }
+
+// Changed reports whether the draft says something else than the newest
+// document that was staged for signing or published: then publishing would
+// hand out what it no longer says.
+func (r *Repository) Changed() (bool, error) {
+	draft, err := r.Draft()
+	if err != nil {
+		return false, err
+	}
+	doc, err := r.readDocument(r.path(stagedFolder, TargetName))
+	if err == nil && doc == nil {
+		doc, _, err = r.publishedDocument()
+	}
+	if err != nil || doc == nil {
+		return true, err
+	}
+	same, err := sameContent(draft, doc)
+	return !same, err
+}

@@ -171,7 +171,8 @@ func TestUsageErrors(t *testing.T) {
 		{"init", "--network", "UPPER", "--root", "x"},
 		{"init", "--network", "../up", "--root", "x"},
 		{"list", "--min-free", "much"},
-		{"list", "--config", "/does/not/exist/../broken.toml", "--registry-connections", "many"},
+		{"list", "--registry-connections", "many"},
+		{"list", "--config", "/does/not/exist.toml"},
 		{"sign", "registry.example/x@sha256:00", "--key", "k"},
 		{"sign", "registry.example/x:tag", "--key", "k"},
 		{"snapshot", "publish", "."},
@@ -179,7 +180,11 @@ func TestUsageErrors(t *testing.T) {
 	} {
 		t.Run(strings.Join(args, " "), func(t *testing.T) {
 			t.Setenv("RMODELS_STATE_DIR", t.TempDir())
-			t.Setenv("RMODELS_CONFIG", filepath.Join(t.TempDir(), "none.toml"))
+			empty := filepath.Join(t.TempDir(), "empty.toml")
+			if err := os.WriteFile(empty, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			t.Setenv("RMODELS_CONFIG", empty)
 			var out, errs bytes.Buffer
 			if code := run(args, &out, &errs); code != exitUsage {
 				t.Errorf("exit code %d, want %d; %s", code, exitUsage, &errs)
@@ -196,7 +201,11 @@ func TestUsageErrors(t *testing.T) {
 
 func TestErrorsAreJSONWhenAskedFor(t *testing.T) {
 	t.Setenv("RMODELS_STATE_DIR", t.TempDir())
-	t.Setenv("RMODELS_CONFIG", filepath.Join(t.TempDir(), "none.toml"))
+	empty := filepath.Join(t.TempDir(), "empty.toml")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("RMODELS_CONFIG", empty)
 	var out, errs bytes.Buffer
 	if code := run([]string{"list", "--output", "json"}, &out, &errs); code != exitUnexpected {
 		t.Errorf("exit code %d", code)
@@ -264,7 +273,7 @@ func TestConfigPrecedence(t *testing.T) {
 		if err := root.ParseFlags(args); err != nil {
 			t.Fatal(err)
 		}
-		c, _, err := loadConfig(root.PersistentFlags(), file)
+		c, _, err := loadConfig(root.PersistentFlags(), file, false)
 		return c, err
 	}
 	write("network = \"file\"\nmin-free = \"1GiB\"\n[engine]\nargs = [\"--a\"]\n[hosts.\"r.example\"]\nusername = \"u\"\n")

@@ -201,8 +201,9 @@ func defaultPaths() (configFile, stateDir string) {
 }
 
 // loadConfig merges file, variables and flags. file "" is the default file,
-// which may be missing; one that was named may not.
-func loadConfig(fset *pflag.FlagSet, file string) (*config, string, error) {
+// which may be missing; one that was named may not, unless it is going to be
+// written: a command must not act on another node because of a typing error.
+func loadConfig(fset *pflag.FlagSet, file string, mayMiss bool) (*config, string, error) {
 	c := new(config)
 	named := file != ""
 	if !named {
@@ -215,6 +216,8 @@ func loadConfig(fset *pflag.FlagSet, file string) (*config, string, error) {
 	}
 	b, err := os.ReadFile(file)
 	switch {
+	case errors.Is(err, fs.ErrNotExist) && named && !mayMiss:
+		return nil, file, usageError{fmt.Errorf("configuration %s does not exist", file)}
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
 		return nil, file, fmt.Errorf("read configuration: %w", err)

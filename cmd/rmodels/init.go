@@ -31,7 +31,7 @@ It may be repeated; another root than the pinned one is refused.`,
   rmodels init --network lab --root root.json --state-dir /data/rmodels --snapshot-source /mnt/usb/snapshots`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, file, err := a.config()
+			cfg, file, err := loadConfig(a.root.PersistentFlags(), a.configFile, true)
 			if err != nil {
 				return err
 			}

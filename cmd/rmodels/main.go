@@ -142,7 +142,7 @@ func group(c *cobra.Command) *cobra.Command {
 
 // config reads the configuration.
 func (a *app) config() (*config, string, error) {
-	return loadConfig(a.root.PersistentFlags(), a.configFile)
+	return loadConfig(a.root.PersistentFlags(), a.configFile, false)
 }
 
 // node opens the network's node; by is the command, kept in transitions.

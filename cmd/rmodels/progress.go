@@ -26,10 +26,11 @@ type display struct {
 	w    io.Writer
 	mode string // bars, lines, json
 
-	mu     sync.Mutex
-	bars   *mpb.Progress
-	models map[string]*fetching
-	steps  map[string]time.Time // start of model+step
+	mu       sync.Mutex
+	terminal *os.File
+	bars     *mpb.Progress // while a bar is shown
+	models   map[string]*fetching
+	steps    map[string]time.Time // start of model+step
 }
 
 // fetching adds up the blobs of one model.
@@ -71,8 +72,7 @@ func (a *app) progress() progress.Sink {
 		case a.quiet:
 			a.show.mode = "none"
 		case isFile && term.IsTerminal(int(f.Fd())):
-			a.show.mode = "bars"
-			a.show.bars = mpb.New(mpb.WithOutput(a.stderr), mpb.WithWidth(36), mpb.WithRefreshRate(120*time.Millisecond))
+			a.show.mode, a.show.terminal = "bars", f
 		}
 	}
 	return a.show.event
@@ -80,19 +80,28 @@ func (a *app) progress() progress.Sink {
 
 // closeProgress ends the bars, so that results print below them.
 func (a *app) closeProgress() {
-	if a.show == nil || a.show.bars == nil {
+	if a.show == nil {
 		return
 	}
 	a.show.mu.Lock()
-	for _, f := range a.show.models {
+	defer a.show.mu.Unlock()
+	a.show.endBars()
+}
+
+// endBars takes all bars away. What is printed next needs none to be drawn
+// beside it, so nothing that was written before can be lost.
+func (d *display) endBars() {
+	if d.bars == nil {
+		return
+	}
+	for _, f := range d.models {
 		if f.bar != nil {
-			f.bar.Abort(false)
+			f.bar.Abort(true)
+			f.bar = nil
 		}
 	}
-	bars := a.show.bars
-	a.show.bars, a.show.mode = nil, "lines"
-	a.show.mu.Unlock()
-	bars.Wait()
+	d.bars.Wait()
+	d.bars = nil
 }
 
 func (d *display) event(e progress.Event) {
@@ -111,9 +120,8 @@ func (d *display) event(e progress.Event) {
 	case progress.StepStart:
 		d.steps[e.Model+"\x00"+e.Step] = e.Time
 	case progress.StepEnd:
-		if e.Step == "fetch" {
-			d.endFetch(e.Model)
-		}
+		delete(d.models, e.Model)
+		d.endBars()
 		took := ""
 		if t, ok := d.steps[e.Model+"\x00"+e.Step]; ok && e.Time.Sub(t) >= time.Second {
 			took = " (" + e.Time.Sub(t).Round(100*time.Millisecond).String() + ")"
@@ -153,7 +161,7 @@ func (d *display) bytes(e progress.Event) {
 		f.source = "another rmodels"
 	}
 	done, total := f.sum()
-	if d.bars == nil {
+	if d.mode != "bars" {
 		if e.Time.Sub(f.line) >= lineEvery {
 			f.line = e.Time
 			d.line(fmt.Sprintf("%s  %-18s %s of %s, %s/s, from %s", e.Model, "fetch", bytesText(done), bytesText(total), bytesText(int64(f.rate(e.Time))), f.source))
@@ -162,13 +170,16 @@ func (d *display) bytes(e progress.Event) {
 	}
 	text := f.describe(e.Time)
 	f.tail.Store(&text)
+	if d.bars == nil {
+		d.bars = mpb.New(mpb.WithOutput(d.terminal), mpb.WithWidth(36), mpb.WithRefreshRate(120*time.Millisecond))
+	}
 	if f.bar == nil {
-		f.bar = d.bars.AddBar(max(total, 1),
-			mpb.BarRemoveOnComplete(),
+		f.bar = d.bars.AddBar(max(total, done+1),
 			mpb.PrependDecorators(decor.Name(clean(e.Model), decor.WCSyncSpaceR), decor.CountersKibiByte("% .1f / % .1f", decor.WCSyncSpace)),
 			mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return *f.tail.Load() })))
 	}
-	f.bar.SetTotal(max(total, 1), false)
+	// A bar that is full ends for good; the next blob may only be announced yet.
+	f.bar.SetTotal(max(total, done+1), false)
 	f.bar.SetCurrent(done)
 }
 
@@ -181,12 +192,4 @@ func (f *fetching) describe(now time.Time) string {
 		left = " " + time.Duration(float64(total-done)/r*1e9).Round(time.Second).String() + " left"
 	}
 	return fmt.Sprintf(" %s/s%s  %s", bytesText(int64(r)), left, clean(f.source))
-}
-
-// endFetch takes a model's bar away; its closing line follows.
-func (d *display) endFetch(model string) {
-	if f := d.models[model]; f != nil && f.bar != nil {
-		f.bar.Abort(true)
-	}
-	delete(d.models, model)
 }

@@ -314,7 +314,17 @@ keys) to the next holder and sign there.`,
 
 func printSigned(w io.Writer, res *snapshot.SignResult, dir string) {
 	for _, x := range res.Roles {
-		fmt.Fprintf(w, "%-10s version %d: %d of %d signatures, expires %s\n", x.Role, x.Version, len(x.Signed), x.Threshold, x.Expires.Format(time.RFC3339))
+		expires := "not signed yet"
+		if !x.Expires.IsZero() {
+			expires = "expires " + x.Expires.Format(time.RFC3339)
+		}
+		fmt.Fprintf(w, "%-10s version %d: %d signatures, %d needed, %s\n", x.Role, x.Version, len(x.Signed), x.Threshold, expires)
+		for _, id := range x.Signed {
+			fmt.Fprintf(w, "             %s signed\n", short(id))
+		}
+		for _, id := range x.Missing {
+			fmt.Fprintf(w, "             %s has not signed\n", short(id))
+		}
 	}
 	if res.Complete {
 		fmt.Fprintf(w, "snapshot %d is signed; hand it out with: rmodels snapshot publish %s --to DIRECTORY\n", res.Sequence, dir)
@@ -359,6 +369,13 @@ func (a *app) snapshotPublishCommand() *cobra.Command {
 			r, err := snapshot.OpenRepository(as[0])
 			if err != nil {
 				return err
+			}
+			changed, err := r.Changed()
+			if err != nil {
+				return err
+			}
+			if changed {
+				return usageError{fmt.Errorf("the draft differs from what is signed: sign it first with: rmodels snapshot sign %s", as[0])}
 			}
 			if to != "" {
 				if err := r.Publish(to); err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -73,7 +74,7 @@ func printRecord(w io.Writer, r *lifecycle.Record, now time.Time) {
 
 func printSigners(w io.Writer, d policy.Decision) {
 	for _, s := range d.Signers {
-		who := "key " + short(s.Key.String())
+		who := "key " + s.Key.String()
 		if s.Identity != nil {
 			who = s.Identity.Subject + " by " + s.Identity.Issuer
 		}
@@ -92,7 +93,7 @@ func printVerdict(w io.Writer, v *runner.Verdict, now time.Time) {
 	if !v.Passed {
 		word = "failed"
 	}
-	field(w, "verdict", "%s %s: %s", word, ago(v.Ended, now), v.Reason)
+	field(w, "verdict", "%s %s: %s", word, ago(cmp.Or(v.Ended, now), now), v.Reason)
 	field(w, "runtime", "%s on %s %s", v.Runtime, v.Engine, v.EngineVersion)
 	if v.Expected != "" && !v.Passed {
 		field(w, "expected", "%s", v.Expected)

@@ -57,7 +57,7 @@ not answer or does not verify, the last good snapshot stays in force.`,
 	}
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "print the plan and change nothing")
 	c.Flags().BoolVar(&o.Force, "force", false, "try failed models now, and test active ones again")
-	c.Flags().BoolVar(&offline, "offline", false, "do not look for a newer snapshot")
+	c.Flags().BoolVar(&offline, "offline", false, "act on the stored snapshot: do not look for a newer one (models are still fetched)")
 	c.Flags().DurationVar(&o.Wait, "wait", 0, "how long to wait for another sync to end")
 	return c
 }
