@@ -23,8 +23,8 @@ type IngestOptions struct {
 	// goroutine) has the ingest, with that one's checkpointed progress in
 	// bytes.
 	OnWait func(done, total int64)
-	// CheckpointBytes is how many new bytes cause a checkpoint. Zero: 64 MiB,
-	// at most two a second, and every 2 s while less arrives.
+	// CheckpointBytes is how many new bytes cause a checkpoint. Zero: 16 MiB,
+	// at most four a second, and every second while less arrives.
 	CheckpointBytes int64
 }
 

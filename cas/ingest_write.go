@@ -17,9 +17,9 @@ const (
 	// readBack is how much the hasher reads at once behind the writers.
 	readBack = 1 << 20
 
-	checkpointBytes = 64 << 20
-	checkpointSoon  = 500 * time.Millisecond
-	checkpointLate  = 2 * time.Second
+	checkpointBytes = 16 << 20
+	checkpointSoon  = 250 * time.Millisecond
+	checkpointLate  = time.Second
 )
 
 // WriteAt stores p at off. Any number of goroutines may write, in any order,

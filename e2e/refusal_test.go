@@ -305,7 +305,7 @@ func TestRejectedSnapshots(t *testing.T) {
 
 // An expired snapshot activates nothing new.
 func TestExpiredSnapshot(t *testing.T) {
-	n := startNetwork(t, "--term", "1s", "--offline-grace", "0s")
+	n := startNetwork(t, "--term", "10s", "--offline-grace", "0s")
 	n.list("tiny", "v1", tinygguf.Options{}, nil)
 	bundle := n.publish()
 	d := n.startNode()
