@@ -201,17 +201,16 @@ func defaultPaths() (configFile, stateDir string) {
 }
 
 // loadConfig merges file, variables and flags. file "" is the default file,
-// which may be missing; one that was named may not, unless it is going to be
-// written: a command must not act on another node because of a typing error.
+// or the variable's, which may be missing; one that the command line names may
+// not, unless it is going to be written: a command must not act on another node because of a typing error.
 func loadConfig(fset *pflag.FlagSet, file string, mayMiss bool) (*config, string, error) {
 	c := new(config)
 	named := file != ""
 	if !named {
 		file = os.Getenv("RMODELS_CONFIG")
-		named = file != ""
 	}
 	defaultFile, stateDir := defaultPaths()
-	if !named {
+	if file == "" {
 		file = defaultFile
 	}
 	b, err := os.ReadFile(file)
