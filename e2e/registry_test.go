@@ -16,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // registry is one process of hack/registry that a test may torment.
@@ -88,14 +89,15 @@ func (r *registry) fault(faults ...string) {
 
 // request is a line of the request log.
 type request struct {
-	Method     string   `json:"method"`
-	Kind       string   `json:"kind"`
-	Repository string   `json:"repository"`
-	Reference  string   `json:"reference"`
-	Range      string   `json:"range"`
-	Status     int      `json:"status"`
-	Bytes      int64    `json:"bytes"`
-	Faults     []string `json:"faults"`
+	Time       time.Time `json:"time"` // when it began
+	Method     string    `json:"method"`
+	Kind       string    `json:"kind"`
+	Repository string    `json:"repository"`
+	Reference  string    `json:"reference"`
+	Range      string    `json:"range"`
+	Status     int       `json:"status"`
+	Bytes      int64     `json:"bytes"`
+	Faults     []string  `json:"faults"`
 }
 
 // log is the requests so far.
