@@ -28,6 +28,12 @@ func TestTestsThatAnythingPasses(t *testing.T) {
 		"zero reference":            {snapshot.Validation{Expect: snapshot.Expect{Cosine: &snapshot.Cosine{Reference: []float64{0, 0}, Min: 0.5}}}, "openai-embeddings"},
 		"cosine of minus one":       {snapshot.Validation{Expect: snapshot.Expect{Cosine: &snapshot.Cosine{Reference: []float64{1}, Min: -1}}}, "openai-embeddings"},
 		"remote schema":             {snapshot.Validation{Expect: snapshot.Expect{Schema: jsontext.Value(`{"$ref":"file:///etc/passwd"}`)}}, "openai-chat"},
+		"schema without an end":     {snapshot.Validation{Expect: snapshot.Expect{Schema: jsontext.Value(`{"$ref":"#"}`)}}, "openai-chat"},
+		"schema in a circle":        {snapshot.Validation{Expect: snapshot.Expect{Schema: jsontext.Value(`{"$ref":"#/$defs/a","$defs":{"a":{"not":{"$ref":"#/$defs/b"}},"b":{"$ref":"#/$defs/a"}}}`)}}, "openai-chat"},
+		"unused circle":             {snapshot.Validation{Expect: snapshot.Expect{Schema: jsontext.Value(`{"$defs":{"a":{"$ref":"#/$defs/a"}}}`)}}, "openai-chat"},
+		"schema by anchor":          {snapshot.Validation{Expect: snapshot.Expect{Schema: jsontext.Value(`{"$anchor":"a","not":{"$ref":"#a"}}`)}}, "openai-chat"},
+		"schema that doubles":       {snapshot.Validation{Expect: snapshot.Expect{Schema: doubling(40)}}, "openai-chat"},
+		"schema named twice":        {snapshot.Validation{Expect: snapshot.Expect{Schema: jsontext.Value(`{"const":1,"const":2}`)}}, "openai-chat"},
 	} {
 		if _, err := newExpectation(c.v, c.protocol); !errors.Is(err, ErrTest) {
 			t.Errorf("%s: %v", name, err)
@@ -35,8 +41,18 @@ func TestTestsThatAnythingPasses(t *testing.T) {
 	}
 }
 
+// doubling has n definitions, each of which names the next one twice.
+func doubling(n int) jsontext.Value {
+	s := `{"$ref":"#/$defs/d0","$defs":{`
+	for i := range n {
+		s += fmt.Sprintf(`"d%d":{"allOf":[{"$ref":"#/$defs/d%d"},{"$ref":"#/$defs/d%d"}]},`, i, i+1, i+1)
+	}
+	return jsontext.Value(s + fmt.Sprintf(`"d%d":true}}`, n))
+}
+
 func TestExpectations(t *testing.T) {
 	schema := jsontext.Value(`{"type":"object","required":["city"],"properties":{"city":{"const":"Paris"}}}`)
+	named := jsontext.Value(`{"properties":{"at":{"$ref":"#/$defs/place"}},"$defs":{"place":` + string(schema) + `}}`)
 	for name, c := range map[string]struct {
 		e      snapshot.Expect
 		answer string
@@ -54,6 +70,9 @@ func TestExpectations(t *testing.T) {
 		"schema not":          {snapshot.Expect{Schema: schema}, `{"city":"Rome"}`, false},
 		"schema, no JSON":     {snapshot.Expect{Schema: schema}, `Paris`, false},
 		"schema, more behind": {snapshot.Expect{Schema: schema}, `{"city":"Paris"} {}`, false},
+		"schema, by name":     {snapshot.Expect{Schema: named}, `{"at":{"city":"Paris"}}`, true},
+		"schema, by name not": {snapshot.Expect{Schema: named}, `{"at":{"city":"Rome"}}`, false},
+		"schema, named twice": {snapshot.Expect{Schema: schema}, `{"city":"Rome","city":"Paris"}`, false},
 		"all must hold":       {snapshot.Expect{Contains: "a", Regexp: "b"}, "a", false},
 		"empty":               {snapshot.Expect{Schema: jsontext.Value(`true`)}, "", false},
 	} {

@@ -11,9 +11,9 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
+	validator "github.com/google/jsonschema-go/jsonschema"
 	generator "github.com/invopop/jsonschema"
 	"github.com/opencontainers/go-digest"
-	validator "github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/resultity/rmodels/snapshot"
 )
@@ -116,14 +116,16 @@ func TestSchemaAgrees(t *testing.T) {
 	}
 }
 
-func compile(t *testing.T) *validator.Schema {
+func compile(t *testing.T) *validator.Resolved {
 	t.Helper()
-	c := validator.NewCompiler()
-	check(t, c.AddResource("schema.json", decode(t, string(snapshot.Schema))))
-	return must1(c.Compile("schema.json"))(t)
+	var s validator.Schema
+	check(t, s.UnmarshalJSON(snapshot.Schema))
+	return must1(s.Resolve(nil))(t)
 }
 
 func decode(t *testing.T, s string) any {
 	t.Helper()
-	return must1(validator.UnmarshalJSON(strings.NewReader(s)))(t)
+	var v any
+	check(t, stdjson.Unmarshal([]byte(s), &v))
+	return v
 }

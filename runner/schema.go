@@ -1,0 +1,113 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/google/jsonschema-go/jsonschema"
+)
+
+// maxSchemaSteps bounds how many subschemas one answer is held against, with
+// every reference written out: definitions that each name the next one twice
+// double with every line.
+const maxSchemaSteps = 10_000
+
+// compileSchema prepares a test's JSON Schema (draft 2020-12, or 7 where
+// $schema says so). A schema stands for itself: it refers to its own $defs and
+// to nothing else, and never to itself, which the library would follow without
+// an end.
+func compileSchema(raw jsontext.Value) (*jsonschema.Resolved, error) {
+	var doc any
+	if err := json.Unmarshal(raw, &doc); err != nil {
+		return nil, err
+	}
+	if _, err := (&references{root: doc, steps: map[string]int{}}).count(doc); err != nil {
+		return nil, err
+	}
+	var s jsonschema.Schema
+	if err := s.UnmarshalJSON(raw); err != nil {
+		return nil, err
+	}
+	return s.Resolve(&jsonschema.ResolveOptions{Loader: func(*url.URL) (*jsonschema.Schema, error) {
+		return nil, errors.New("a schema may not refer to another document")
+	}})
+}
+
+// references counts a schema's steps with its references written out.
+type references struct {
+	root  any
+	steps map[string]int // by reference; 0 while it is being counted
+}
+
+func (r *references) count(v any) (int, error) {
+	n := 1
+	add := func(v any) error {
+		m, err := r.count(v)
+		if n += m; err == nil && n > maxSchemaSteps {
+			err = fmt.Errorf("it has more than %d steps with its references written out", maxSchemaSteps)
+		}
+		return err
+	}
+	switch v := v.(type) {
+	case []any:
+		for _, x := range v {
+			if err := add(x); err != nil {
+				return 0, err
+			}
+		}
+	case map[string]any:
+		for k, x := range v {
+			switch k {
+			case "$id", "$anchor", "$dynamicAnchor", "$dynamicRef", "$recursiveAnchor", "$recursiveRef":
+				return 0, fmt.Errorf("it uses %s; a schema may refer to its own $defs alone", k)
+			case "$ref":
+				m, err := r.follow(x)
+				if n += m; err != nil {
+					return 0, err
+				}
+			case "$defs", "definitions": // counted where they are used
+				if m, ok := x.(map[string]any); ok {
+					for _, d := range m {
+						if _, err := r.count(d); err != nil {
+							return 0, err
+						}
+					}
+				}
+			default:
+				if err := add(x); err != nil {
+					return 0, err
+				}
+			}
+		}
+	}
+	return n, nil
+}
+
+func (r *references) follow(ref any) (int, error) {
+	name, _ := ref.(string)
+	if n, known := r.steps[name]; known {
+		if n == 0 {
+			return 0, fmt.Errorf("%s leads back to itself", clip(name, 100))
+		}
+		return n, nil
+	}
+	var definition any
+	for _, folder := range []string{"$defs", "definitions"} {
+		if key, ok := strings.CutPrefix(name, "#/"+folder+"/"); ok && !strings.ContainsAny(key, "/~%") {
+			m, _ := r.root.(map[string]any)
+			defs, _ := m[folder].(map[string]any)
+			definition = defs[key]
+		}
+	}
+	if definition == nil {
+		return 0, fmt.Errorf("$ref %q is not one of its own $defs", clip(name, 100))
+	}
+	r.steps[name] = 0
+	n, err := r.count(definition)
+	r.steps[name] = n
+	return n, err
+}
