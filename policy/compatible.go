@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/Masterminds/semver/v3"
-
 	"github.com/resultity/rmodels/snapshot"
 )
 
@@ -118,18 +116,18 @@ func gpuShortfalls(m snapshot.Model, rt snapshot.Runtime, facts Facts, lack func
 // inRange tells whether version lies in the range; why is empty or explains
 // what the comparison could not take.
 func inRange(constraint, version string) (ok bool, why string) {
-	c, err := semver.NewConstraint(constraint)
+	r, err := snapshot.ParseRange(constraint)
 	if err != nil {
 		return false, " (the range does not parse)"
 	}
-	v, err := semver.NewVersion(threeParts(version))
+	v, err := snapshot.ParseVersion(threeParts(version))
 	if err != nil {
 		return false, " (not a version that can be compared)"
 	}
-	if c.Check(v) {
+	if r.Holds(v) {
 		return true, ""
 	}
-	if v.Prerelease() != "" {
+	if v.Prerelease() {
 		return false, " (a pre-release is outside every range that does not name one)"
 	}
 	return false, ""

@@ -39,7 +39,6 @@ const (
 type problems struct {
 	list    []string
 	dropped int
-	ranges  map[string]bool // version ranges that parse, by text: a thousand models share a few
 }
 
 func (p *problems) add(path, format string, args ...any) {

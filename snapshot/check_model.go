@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/Masterminds/semver/v3"
 	"github.com/go-json-experiment/json/jsontext"
 )
 
@@ -37,9 +36,8 @@ func (s *Snapshot) checkRuntimes(p *problems, policies map[string]bool) map[stri
 }
 
 func checkRuntime(p *problems, at string, r Runtime) {
-	if _, err := semver.NewVersion(r.Version); err != nil || len(r.Version) > maxVersion {
-		p.add(at+".version", "%q is not a version like 1.2.3", clip(r.Version))
-	}
+	_, err := ParseVersion(r.Version)
+	p.addErr(at+".version", err)
 	checkSources(p, at, r.Reference, r.Mirrors)
 	p.oneOf(at+".protocol", r.Protocol, Protocols...)
 	if r.Port < 0 || r.Port > 65535 || r.Port == 0 && r.Protocol != "exec" {
@@ -214,11 +212,8 @@ func checkCompat(p *problems, at string, c Compat, runtimes map[string]bool) {
 		if r.text == "" {
 			continue
 		}
-		if len(r.text) > maxName {
-			p.add(at+"."+r.name, "%d bytes, at most %d", len(r.text), maxName)
-		} else if !p.isRange(r.text) {
-			p.add(at+"."+r.name, "%q is not a version range like \">=0.10 <0.13\"", clip(r.text))
-		}
+		_, err := ParseRange(r.text)
+		p.addErr(at+"."+r.name, err)
 	}
 	p.size(at+".gpuMemory", c.GPUMemory)
 	p.size(at+".memory", c.Memory)
@@ -227,19 +222,6 @@ func checkCompat(p *problems, at string, c Compat, runtimes map[string]bool) {
 			p.addErr(fmt.Sprintf("%s.tasks[%d]", at, i), CheckName(t))
 		}
 	}
-}
-
-func (p *problems) isRange(s string) bool {
-	ok, known := p.ranges[s]
-	if !known {
-		_, err := semver.NewConstraint(s)
-		ok = err == nil
-		if p.ranges == nil {
-			p.ranges = map[string]bool{}
-		}
-		p.ranges[s] = ok
-	}
-	return ok
 }
 
 func checkValidation(p *problems, at string, v Validation) {
