@@ -43,7 +43,7 @@ type boxState struct {
 	OOMKilled bool
 }
 
-var errNotRunning = errors.New("the engine ended at once")
+var errNotRunning = errors.New("the engine exited as soon as it was started")
 
 // start makes the box and, if hold is set, holds its first process. On an
 // error nothing is left of it, save for errNotRunning: the image's program

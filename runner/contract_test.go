@@ -5,11 +5,13 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/resultity/rmodels/runner"
@@ -34,20 +36,23 @@ func TestOtherEngines(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Log(e.Version())
-			contract(t, e, func() string {
-				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-				defer cancel()
-				out, err := exec.CommandContext(ctx, f[1], append(f[2:], "ps", "-a", "--format", "{{.Names}}")...).Output()
-				if err != nil {
-					t.Fatal(err)
+			look := func(args ...string) func() string {
+				return func() string {
+					ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+					defer cancel()
+					out, err := exec.CommandContext(ctx, f[1], slices.Concat(f[2:], args)...).Output()
+					if err != nil {
+						t.Fatal(err)
+					}
+					return strings.TrimSpace(string(out))
 				}
-				return strings.TrimSpace(string(out))
-			})
+			}
+			contract(t, e, look("ps", "-a", "--format", "{{.Names}}"), look("images", "--format", "{{.Repository}}:{{.Tag}}"))
 		})
 	}
 }
 
-func contract(t *testing.T, e *runner.Engine, names func() string) {
+func contract(t *testing.T, e *runner.Engine, names, images func() string) {
 	run := func(t *testing.T, j runner.Job, cause runner.Cause, found string) {
 		t.Helper()
 		j.Runtime.StartTimeout = snapshot.Duration(15 * time.Second)
@@ -105,6 +110,21 @@ func contract(t *testing.T, e *runner.Engine, names func() string) {
 		}
 		if left := names(); left != "" {
 			t.Errorf("containers left: %s", left)
+		}
+	})
+	t.Run("loaded images go", func(t *testing.T) {
+		j := fixtureJob(t, "serve", "the right words")
+		if before := images(); !strings.Contains(before, j.Image.Name) {
+			t.Fatalf("%s is not among %s", j.Image.Name, before)
+		}
+		if removed, err := e.RemoveImages(t.Context(), j.StateDir, "", []digest.Digest{j.Image.Manifest}); err != nil || slices.Contains(removed, j.Image.Name) {
+			t.Errorf("a kept image: removed %v, %v", removed, err)
+		}
+		if removed, err := e.RemoveImages(t.Context(), j.StateDir, "", nil); err != nil || !slices.Contains(removed, j.Image.Name) {
+			t.Errorf("removed %v, %v", removed, err)
+		}
+		if left := images(); strings.Contains(left, "rmodels.invalid") {
+			t.Errorf("images left: %s", left)
 		}
 	})
 }

@@ -8,9 +8,10 @@
 //
 // The table of differences between container engines (traits.go), the flags
 // of the box (launch.go, flags.go, seccomp.json), the proof that it is closed
-// (outside.go from the host, package probe from within), the way to a server
-// without a network (netns.go), the protocols (protocol_*.go), what a right
-// answer is (expect.go), and the cleaning up (record.go, box.go).
+// (outside.go from the host, package probe from within), the images that it
+// put into the engine (loaded.go), the way to a server without a network
+// (netns.go), the protocols (protocol_*.go), what a right answer is
+// (expect.go), and the cleaning up (record.go, box.go).
 //
 // # Invariants
 //
@@ -23,7 +24,7 @@
 //  4. Every path out of a run removes its container with its volumes; the
 //     caller's context cannot prevent that.
 //  5. Images run by digest, are never pulled, and are loaded only from the
-//     archive that the caller gives.
+//     archive that the caller gives; only what was loaded so is ever removed.
 //  6. A call of the engine's command line succeeded when its exit code is 0;
 //     its stderr decides nothing.
 //  7. Whatever comes out of the box (answers, logs, image descriptions) is
@@ -34,8 +35,9 @@
 // # Layout on disk
 //
 // In the job's StateDir (mode 0700): box-NAME.json and box-NAME.log (record
-// and output pipe of a run that is under way), seccomp-DIGEST.json, proofs,
-// run.lock and gpu.lock. Nothing of a finished run but proofs stays there.
+// and output pipe of a run that is under way), image-ENGINE-DIGEST.json (an
+// image that was loaded), seccomp-DIGEST.json, proofs, run.lock and gpu.lock.
+// Nothing of a finished run but proofs stays there.
 //
 // # What it never does
 //

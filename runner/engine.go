@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -19,6 +20,10 @@ type EngineOptions struct {
 	Name string   // nerdctl, docker or podman; empty: the first of them on PATH that answers
 	Path string   // of its binary; empty: found on PATH
 	Args []string // its global flags, e.g. --address, --namespace, --data-root, --cdi-spec-dirs
+
+	// DataRoot is where a client that keeps notes of its own (nerdctl: locks,
+	// names) shall keep them, unless Args say so; empty: where it does by itself.
+	DataRoot string
 
 	// Probe is the static binary that looks at the box from within; empty:
 	// rmodels-probe beside this program, or this program (see [Main]).
@@ -85,6 +90,9 @@ func FindEngine(ctx context.Context, o EngineOptions) (*Engine, error) {
 			path = abs
 		}
 		e := &Engine{traits: engines[name], path: path, args: o.Args, probe: o.Probe}
+		if f := e.dataRootFlag; f != "" && o.DataRoot != "" && !namesFlag(o.Args, f) {
+			e.args = append([]string{f, o.DataRoot}, o.Args...)
+		}
 		if err := e.readVersion(ctx); err != nil {
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
@@ -96,6 +104,10 @@ func FindEngine(ctx context.Context, o EngineOptions) (*Engine, error) {
 	}
 	return nil, fmt.Errorf("%w: %s; install containerd and nerdctl (or docker, or podman), start its daemon, and run this again as a user who may use it",
 		ErrNoEngine, strings.Join(tried, "; "))
+}
+
+func namesFlag(args []string, flag string) bool {
+	return slices.ContainsFunc(args, func(a string) bool { return a == flag || strings.HasPrefix(a, flag+"=") })
 }
 
 // Name is nerdctl, docker or podman.

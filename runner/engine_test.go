@@ -168,11 +168,12 @@ func packImage(t testing.TB, name string, config ocispec.ImageConfig, files ...f
 	manifest.SchemaVersion = 2
 	manifestBytes := encode(manifest)
 	top := desc(ocispec.MediaTypeImageManifest, manifestBytes)
-	top.Annotations = map[string]string{"io.containerd.image.name": "fixture.local/" + name + ":latest"}
+	local := "rmodels.invalid/" + name + ":sha256-" + top.Digest.Encoded()
+	top.Annotations = map[string]string{"io.containerd.image.name": local, ocispec.AnnotationRefName: local}
 	index := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{top}}
 	index.SchemaVersion = 2
 	return runner.Image{
-		Reference: "fixture.local/" + name + "@" + top.Digest.String(), Manifest: top.Digest, Config: manifest.Config.Digest,
+		Reference: "fixture.local/" + name + "@" + top.Digest.String(), Manifest: top.Digest, Config: manifest.Config.Digest, Name: local,
 		Archive: func(w io.Writer) error {
 			tw := tar.NewWriter(w)
 			for _, f := range []struct {
@@ -184,7 +185,7 @@ func packImage(t testing.TB, name string, config ocispec.ImageConfig, files ...f
 				{"index.json", 0o644, encode(index)},
 				{"manifest.json", 0o644, encode([]map[string]any{{ // docker reads this, the others the layout
 					"Config":   "blobs/sha256/" + manifest.Config.Digest.Encoded(),
-					"RepoTags": []string{"fixture.local/" + name + ":latest"},
+					"RepoTags": []string{local},
 					"Layers":   []string{"blobs/sha256/" + manifest.Layers[0].Digest.Encoded()},
 				}})},
 				{"blobs/sha256/" + top.Digest.Encoded(), 0o644, manifestBytes},

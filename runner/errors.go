@@ -16,5 +16,5 @@ var (
 	ErrGPUBusy   = errors.New("gpu is in use")
 	ErrDevice    = errors.New("device not available")
 	ErrProbe     = errors.New("no probe")
-	ErrIsolation = errors.New("the box is not closed")
+	ErrIsolation = errors.New("the container is not sealed")
 )

@@ -137,3 +137,13 @@ func FuzzClean(f *testing.F) {
 		}
 	})
 }
+
+func FuzzLoaded(f *testing.F) {
+	f.Add([]byte(`{"engine":"nerdctl","instance":"","name":"rmodels.invalid/x:1","manifest":"sha256:` + strings.Repeat("0", 64) + `"}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		n, err := parseLoaded(b)
+		if err == nil && (!strings.HasPrefix(n.Name, localDomain) || n.Manifest.Validate() != nil) {
+			t.Errorf("accepted %+v", n)
+		}
+	})
+}

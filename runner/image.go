@@ -49,6 +49,9 @@ func (e *Engine) image(ctx context.Context, j Job) (imageFacts, error) {
 	if j.Image.Archive == nil {
 		return imageFacts{}, fmt.Errorf("%w: %s is not in %s and no archive was given", ErrImage, j.Image.Reference, e.name)
 	}
+	if err := e.noteImage(j.StateDir, j.Image); err != nil {
+		return imageFacts{}, err
+	}
 	if err := e.load(ctx, j.Image); err != nil {
 		return imageFacts{}, err
 	}

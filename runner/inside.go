@@ -73,7 +73,7 @@ func findProbe(configured string) (string, error) {
 		}
 		return c, nil
 	}
-	return "", fmt.Errorf("%w: there is no static probe to look at the box from within (%s); build rmodels with CGO_ENABLED=0, or put rmodels-probe beside it",
+	return "", fmt.Errorf("%w: there is no static probe to look at the container from within (%s); build rmodels with CGO_ENABLED=0, or put rmodels-probe beside it",
 		ErrProbe, strings.Join(why, "; "))
 }
 
@@ -141,7 +141,7 @@ func (r *run) proveInside(ctx context.Context) ([]Check, string, error) {
 	if p, err := readProof(file, key); err == nil {
 		return p.Checks, "cache", nil
 	}
-	r.note("proving from within that the box is closed")
+	r.note("proving from within that the container is sealed")
 	report, err := r.probe(ctx, path)
 	if err != nil {
 		return nil, "", err

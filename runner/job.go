@@ -17,6 +17,11 @@ type Image struct {
 	Manifest  digest.Digest // of the platform's manifest: what nerdctl runs
 	Config    digest.Digest // of the image configuration: what docker and podman run
 
+	// Name is what the archive calls the image. An image that is loaded under a
+	// name is removed by [Engine.RemoveImages] when nobody keeps it; one without
+	// stays in the engine.
+	Name string
+
 	// Archive writes the image as a docker or OCI archive whose manifest and
 	// configuration have the digests above. It is called only when the engine
 	// does not hold the image yet.

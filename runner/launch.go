@@ -193,7 +193,7 @@ func checkModelDir(dir string) error {
 		return fmt.Errorf("%w: %s is not a directory", ErrModelDir, dir)
 	}
 	if fi.Mode().Perm()&0o005 != 0o005 {
-		return fmt.Errorf("%w: %s has mode %04o; the box's user must be able to read it (chmod 0755)", ErrModelDir, dir, fi.Mode().Perm())
+		return fmt.Errorf("%w: %s has mode %04o; the container's user must be able to read it (chmod 0755)", ErrModelDir, dir, fi.Mode().Perm())
 	}
 	return nil
 }

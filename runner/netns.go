@@ -37,7 +37,7 @@ func dialInside(ctx context.Context, ns *os.File, network, address string) (net.
 			return
 		}
 		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- result{nil, fmt.Errorf("joining the box's network namespace: %w", err)}
+			done <- result{nil, fmt.Errorf("joining the container's network namespace: %w", err)}
 			return
 		}
 		// One literal address and no fallback: the dialer starts no goroutine

@@ -43,7 +43,7 @@ func (b *box) proveOutside(ctx context.Context) ([]Check, error) {
 
 const proofPatience = 3 * time.Second
 
-var errEnded = errors.New("the engine ended")
+var errEnded = errors.New("the engine exited")
 
 func allPassed(checks []Check) bool {
 	return !slices.ContainsFunc(checks, func(c Check) bool { return !c.Passed })
@@ -92,6 +92,14 @@ func (b *box) outsideChecks() ([]Check, error) {
 }
 
 type addCheck func(name string, ok bool, found string)
+
+// listed names what does not belong there, in words where there is nothing.
+func listed(strange []string) string {
+	if len(strange) == 0 {
+		return "none"
+	}
+	return strings.Join(strange, "; ")
+}
 
 var noCapabilities = []string{"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"}
 
@@ -224,8 +232,8 @@ func (b *box) checkMounts(add addCheck) error {
 			loose = append(loose, fmt.Sprintf("%s (%s %s %s)", t.path, m.fstype, strings.Join(m.options, ","), strings.Join(m.super, ",")))
 		}
 	}
-	add("no host directories", len(foreign) == 0, strings.Join(foreign, "; "))
-	add("scratch is bounded", len(loose) == 0, strings.Join(loose, "; "))
+	add("no host directories", len(foreign) == 0, listed(foreign))
+	add("scratch is bounded", len(loose) == 0, listed(loose))
 	return nil
 }
 
@@ -271,12 +279,12 @@ func (b *box) checkNetwork(add addCheck) error {
 			strange = append(strange, name)
 		}
 	}
-	add("loopback only", len(strange) == 0, strings.Join(strange, ", "))
+	add("loopback only", len(strange) == 0, listed(strange))
 	routes, err := b.proc.read("net/route")
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	n := max(strings.Count(string(routes), "\n")-1, 0) // the first line is the head
-	add("no routes", n == 0, fmt.Sprintf("%d", n))
+	add("no routes", n == 0, fmt.Sprintf("%d routes", n))
 	return nil
 }

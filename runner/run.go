@@ -157,7 +157,7 @@ func (r *run) do(ctx context.Context, keep func(context.Context)) (_ *Verdict, e
 	}
 	r.verdict.Isolation, r.verdict.ProofFrom = checks, from
 	if c, failed := firstFailed(checks); failed {
-		r.verdict.fail(CauseIsolation, "the box is not closed: a probe in it could "+c.Name, "refused", c.Found)
+		r.verdict.fail(CauseIsolation, "the container is not sealed: a probe in it could "+c.Name, "a refusal", c.Found)
 		r.verdict.Ended = time.Now()
 		return r.verdict, nil
 	}
@@ -181,7 +181,7 @@ func (r *run) do(ctx context.Context, keep func(context.Context)) (_ *Verdict, e
 	}
 	switch {
 	case errors.Is(err, errNotRunning):
-		r.explainExit(ctx, "the engine ended at once")
+		r.explainExit(ctx, "the engine exited as soon as it was started")
 		return r.verdict, nil
 	case err != nil:
 		return nil, err
@@ -207,15 +207,15 @@ func (r *run) converse(ctx context.Context, req jsontext.Value) error {
 	v.Isolation = append(v.Isolation, checks...)
 	switch {
 	case errors.Is(err, errEnded):
-		r.explainExit(ctx, "the engine ended before the box could be proved")
+		r.explainExit(ctx, "the engine exited before its container could be checked")
 		return nil
 	case err != nil && ctx.Err() != nil:
 		return err
 	case err != nil:
-		return fmt.Errorf("%w: the live engine could not be looked at: %w", ErrIsolation, err)
+		return fmt.Errorf("%w: the running engine could not be checked: %w", ErrIsolation, err)
 	}
 	if c, failed := firstFailed(checks); failed {
-		v.fail(CauseIsolation, "the box is not closed: "+c.Name, "passed", c.Found)
+		v.fail(CauseIsolation, "the container is not sealed: the check \""+c.Name+"\" failed", "a closed container", c.Found)
 		return nil
 	}
 	return r.talk(ctx, req)
@@ -274,12 +274,12 @@ func (r *run) waitHealthy(ctx context.Context, client *http.Client) (done bool, 
 		}
 		if r.box.proc.wait(wait) {
 			r.loaded = r.box.age()
-			r.explainExit(ctx, "the engine ended before it was healthy")
+			r.explainExit(ctx, "the engine exited before it was ready")
 			return true, nil
 		}
 		if time.Now().After(deadline) {
 			r.loaded = r.box.age()
-			r.verdict.fail(CauseHealth, fmt.Sprintf("the engine was not healthy within %s", r.launch.startLimit),
+			r.verdict.fail(CauseHealth, fmt.Sprintf("the engine was not ready within %s", r.launch.startLimit),
 				"HTTP status 200 on "+r.launch.health, clip(oneLine(last.Error()), 512))
 			return true, nil
 		}
@@ -312,7 +312,7 @@ func (r *run) judge(ctx context.Context, a *answer, err error, limit time.Durati
 		v.fail(CauseTimeout, fmt.Sprintf("no whole answer within %s", limit), expected, v.Answer)
 		return
 	case err != nil && r.box.proc.wait(200*time.Millisecond):
-		r.explainExit(ctx, "the engine ended while it was asked")
+		r.explainExit(ctx, "the engine exited while it was asked")
 		return
 	case err != nil:
 		v.fail(CauseProtocol, "the answer could not be read", expected, clip(oneLine(err.Error()), 1024))
@@ -328,9 +328,9 @@ func (r *run) judge(ctx context.Context, a *answer, err error, limit time.Durati
 			return
 		}
 	}
-	v.Passed, v.Cause, v.Reason = true, CausePassed, "the box is closed and the engine answered as expected"
+	v.Passed, v.Cause, v.Reason = true, CausePassed, "the container is sealed and the model answered as expected"
 	if r.expect == nil {
-		v.Reason = "the box is closed and the engine answered"
+		v.Reason = "the container is sealed and the model answered"
 	}
 }
 
@@ -339,7 +339,7 @@ func (r *run) explainExit(ctx context.Context, reason string) {
 	v := r.verdict
 	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
-	cause, found := CauseExit, "it ended"
+	cause, found := CauseExit, "it exited"
 	state, err := r.box.state(cctx)
 	if err == nil && !state.Running {
 		v.ExitCode = &state.ExitCode
@@ -353,7 +353,7 @@ func (r *run) explainExit(ctx context.Context, reason string) {
 	if v.LogTail != "" {
 		found += "; its last words: " + clipTail(oneLine(v.LogTail), 512)
 	}
-	v.fail(cause, reason, "an engine that runs", found)
+	v.fail(cause, reason, "an engine that keeps running", found)
 }
 
 func (b *box) oomKilled() bool { return b.cgroup.memory != "" && b.cgroup.oomKills() > 0 }

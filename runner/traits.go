@@ -7,6 +7,10 @@ import "github.com/opencontainers/go-digest"
 type traits struct {
 	name string
 
+	// dataRootFlag names the client's own directory. nerdctl makes one, by
+	// default /var/lib/nerdctl, whenever it is called, even for its version.
+	dataRootFlag string
+
 	// imageID is what runs the image after a load: nerdctl knows an image by
 	// its manifest, docker and podman by its configuration. Both name the same
 	// bytes. The second is tried when the first is unknown (docker with the
@@ -50,13 +54,14 @@ var engineNames = []string{"nerdctl", "docker", "podman"}
 
 var engines = map[string]traits{
 	"nerdctl": {
-		name:        "nerdctl",
-		imageIDs:    func(i Image) []digest.Digest { return []digest.Digest{i.Manifest} },
-		inspectMode: []string{"--mode", "native"},
-		dnsNone:     []string{"--dns", "127.0.0.1"},
-		fifoLog:     true,
-		holdsRecord: true,
-		tmpfsOwner:  true,
+		name:         "nerdctl",
+		dataRootFlag: "--data-root",
+		imageIDs:     func(i Image) []digest.Digest { return []digest.Digest{i.Manifest} },
+		inspectMode:  []string{"--mode", "native"},
+		dnsNone:      []string{"--dns", "127.0.0.1"},
+		fifoLog:      true,
+		holdsRecord:  true,
+		tmpfsOwner:   true,
 	},
 	"docker": {
 		name:        "docker",

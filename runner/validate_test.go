@@ -58,6 +58,10 @@ func TestGoodEngine(t *testing.T) {
 		if !c.Passed {
 			t.Errorf("check %s failed: %s", c.Name, c.Found)
 		}
+		// What was found is for people: no value in Go's notation, and never nothing.
+		if c.Found == "" || strings.Contains(c.Found, "nil") || strings.Contains(c.Found, "%!") || strings.Contains(c.Found, "errno 0") {
+			t.Errorf("check %s found %q", c.Name, c.Found)
+		}
 	}
 	if len(v.Isolation) < 15 || v.LoadTime <= 0 || v.TimeToFirstToken <= 0 || v.Tokens != 3 || v.TokensPerSecond <= 0 || v.PeakMemory <= 0 {
 		t.Errorf("evidence is missing: %d checks, load %s, first token %s, %d tokens, %v/s, %d bytes",

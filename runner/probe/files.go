@@ -37,7 +37,7 @@ func files(r *Report, plan Plan) {
 	}
 	for _, path := range plan.Files {
 		_, err := os.Lstat(path)
-		r.add("see the host's "+path, errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) || errors.Is(err, unix.ENOTDIR), "%v", err)
+		r.add("see the host's "+path, errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) || errors.Is(err, unix.ENOTDIR), "%s", said(err))
 	}
 }
 
@@ -106,7 +106,7 @@ func environment(r *Report, plan Plan) {
 		}
 	}
 	slices.Sort(strange)
-	r.add("see the host's environment", len(strange) == 0, "%s", strings.Join(strange, " "))
+	r.add("see the host's environment", len(strange) == 0, "%s", listed(strange))
 }
 
 // standardDevices are what the OCI runtime specification puts into /dev.
@@ -115,7 +115,7 @@ var standardDevices = []string{"console", "core", "fd", "full", "mqueue", "null"
 func devices(r *Report, plan Plan) {
 	entries, err := os.ReadDir("/dev")
 	if err != nil {
-		r.add("see the host's devices", true, "%v", err)
+		r.add("see the host's devices", true, "%s", said(err))
 		return
 	}
 	var strange []string
@@ -124,7 +124,7 @@ func devices(r *Report, plan Plan) {
 			strange = append(strange, e.Name())
 		}
 	}
-	r.add("see the host's devices", len(strange) == 0 || plan.Devices, "%s", strings.Join(strange, " "))
+	r.add("see the host's devices", len(strange) == 0 || plan.Devices, "%s", listed(strange))
 	// A node for the host's first disk, made where we may write.
 	for _, t := range plan.Tmpfs {
 		node := filepath.Join(t.Path, ".rmodels-probe-disk")
@@ -141,7 +141,7 @@ func scratch(r *Report, plan Plan) {
 	for _, t := range plan.Tmpfs {
 		var st unix.Statfs_t
 		if err := unix.Statfs(t.Path, &st); err != nil {
-			r.add("write without bound to "+t.Path, false, "%v", err)
+			r.add("write without bound to "+t.Path, false, "%s", said(err))
 			continue
 		}
 		size := int64(st.Blocks) * st.Bsize

@@ -21,9 +21,9 @@ func network(r *Report, plan Plan) {
 	}
 	for _, addr := range plan.Nowhere {
 		err := dial("tcp", addr)
-		r.add("connect to "+addr, noWay(err), "%v", err)
+		r.add("connect to "+addr, noWay(err), "%s", said(err))
 		err = send(addr)
-		r.add("send to "+addr+" by UDP", noWay(err), "%v", err)
+		r.add("send to "+addr+" by UDP", noWay(err), "%s", said(err))
 	}
 	if plan.Socket != "" {
 		r.mustFail("connect to the host's abstract socket", dial("unix", "@"+plan.Socket))
@@ -35,11 +35,18 @@ func network(r *Report, plan Plan) {
 			up++
 		}
 	}
-	r.add("see an interface that is up", up == 0, "%d, %v", up, err)
+	r.add("see an interface that is up", up == 0, "%s", interfaces(up, err))
 	ctx, cancel := context.WithTimeout(context.Background(), reach)
 	defer cancel()
 	_, err = (&net.Resolver{PreferGo: true}).LookupHost(ctx, "rmodels-probe.example.com")
 	r.mustFail("resolve a name", err)
+}
+
+func interfaces(up int, err error) string {
+	if err != nil {
+		return err.Error()
+	}
+	return fmt.Sprintf("%d besides loopback", up)
 }
 
 // noWay says whether the kernel knew no route. A refused or a timed out
@@ -105,7 +112,7 @@ func families(r *Report, plan Plan) {
 		if err == nil {
 			if f.family == 40 && plan.VSock != 0 {
 				err := unix.Connect(fd, &unix.SockaddrVM{CID: unix.VMADDR_CID_HOST, Port: plan.VSock})
-				r.add("connect to the host by AF_VSOCK", err != nil, "%v", err)
+				r.add("connect to the host by AF_VSOCK", err != nil, "%s", said(err))
 			}
 			unix.Close(fd)
 		}

@@ -21,8 +21,16 @@ import (
 func syscalls(r *Report, _ Plan) {
 	for _, c := range filtered {
 		_, _, errno := unix.RawSyscall6(c.number, c.args[0], c.args[1], c.args[2], c.args[3], c.args[4], c.args[5])
-		r.add("call "+c.name, errno == unix.EPERM || errno == unix.ENOSYS || errno == unix.EACCES, "%v", errno)
+		r.add("call "+c.name, errno == unix.EPERM || errno == unix.ENOSYS || errno == unix.EACCES, "%s", answered(errno))
 	}
+}
+
+// answered is what the kernel said to a call.
+func answered(errno unix.Errno) string {
+	if errno == 0 {
+		return said(nil)
+	}
+	return errno.Error()
 }
 
 type call struct {
@@ -103,16 +111,19 @@ func privileges(r *Report, _ Plan) {
 			r.add("make a "+flag.name+" namespace", false, "it succeeded")
 			continue
 		}
-		r.add("make a "+flag.name+" namespace", true, "%v", errno)
+		r.add("make a "+flag.name+" namespace", true, "%s", said(errno))
 	}
 	status, err := os.ReadFile("/proc/self/status")
-	zero := err == nil
+	var held []string
+	if err != nil {
+		held = []string{err.Error()}
+	}
 	for line := range strings.Lines(string(status)) {
 		if k, v, _ := strings.Cut(line, ":"); strings.HasPrefix(k, "Cap") && strings.Trim(strings.TrimSpace(v), "0") != "" {
-			zero = false
+			held = append(held, strings.Join(strings.Fields(line), " "))
 		}
 	}
-	r.add("hold a capability", zero, "%v", err)
+	r.add("hold a capability", len(held) == 0, "%s", listed(held))
 }
 
 // processes tries to see the host's processes and to make more than allowed.
@@ -124,14 +135,14 @@ func processes(r *Report, plan Plan) {
 			n++
 		}
 	}
-	r.add("see the host's processes", os.Getpid() == 1 && n <= 2, "pid %d of %d, %v", os.Getpid(), n, err)
+	r.add("see the host's processes", err == nil && os.Getpid() == 1 && n <= 2, "%d processes, itself number %d", n, os.Getpid())
 	if plan.Pids > maxForks {
-		r.add("fork past the limit", true, "%d: not tried, read from outside", plan.Pids)
+		r.add("fork past the limit", true, "not tried with %d processes: the limit is read from outside", plan.Pids)
 		return
 	}
 	out, err := self("fork", strconv.FormatInt(plan.Pids, 10)).Output()
 	made, perr := strconv.ParseInt(strings.TrimSpace(string(out)), 10, 64)
-	r.add("fork past the limit", err == nil && perr == nil && made < plan.Pids, "%d of %d made, %v", made, plan.Pids, err)
+	r.add("fork past the limit", err == nil && perr == nil && made < plan.Pids, "%d processes made, the limit is %d", made, plan.Pids)
 }
 
 // maxForks bounds the time that the fork takes; above it the limit is only
@@ -182,7 +193,7 @@ const maxFill = 512 << 20
 // memory lets a child take more than the limit; the kernel must end it.
 func memory(r *Report, plan Plan) {
 	if plan.Memory > maxFill {
-		r.add("allocate past the limit", true, "%d bytes: not tried, read from outside", plan.Memory)
+		r.add("allocate past the limit", true, "not tried with %d bytes: the limit is read from outside", plan.Memory)
 		return
 	}
 	var errs bytes.Buffer
@@ -190,7 +201,7 @@ func memory(r *Report, plan Plan) {
 	cmd.Stderr = &errs
 	began := time.Now()
 	err := cmd.Run()
-	r.add("allocate past the limit", err != nil, "%v after %s%s", err, time.Since(began).Round(time.Millisecond), errs.String())
+	r.add("allocate past the limit", err != nil, "%s after %s%s", said(err), time.Since(began).Round(time.Millisecond), errs.String())
 }
 
 func fill(args []string) int {

@@ -157,6 +157,8 @@ func (r *Report) write(out io.Writer) error {
 	return err
 }
 
+// add records an attempt and what came of it, in words for a reader who knows
+// no Go.
 func (r *Report) add(name string, closed bool, format string, a ...any) {
 	found := fmt.Sprintf(format, a...)
 	if len(found) > 512 {
@@ -167,11 +169,23 @@ func (r *Report) add(name string, closed bool, format string, a ...any) {
 
 // mustFail records an attempt that is closed when it returned an error.
 func (r *Report) mustFail(name string, err error) {
+	r.add(name, err != nil, "%s", said(err))
+}
+
+// said is what an attempt met.
+func said(err error) string {
 	if err == nil {
-		r.add(name, false, "it succeeded")
-		return
+		return "it succeeded"
 	}
-	r.add(name, true, "%v", err)
+	return err.Error()
+}
+
+// listed names what an attempt saw.
+func listed(seen []string) string {
+	if len(seen) == 0 {
+		return "none"
+	}
+	return strings.Join(seen, " ")
 }
 
 // hold waits for SIGUSR1 and then runs a program, whose stdout and stderr it
