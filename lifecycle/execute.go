@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/runner"
 	"github.com/resultity/rmodels/snapshot"
 )
 
@@ -169,7 +170,8 @@ func (n *Node) settle(acc *snapshot.Accepted, r *Record, err error) error {
 		return err // interrupted: the record says what held before
 	}
 	if !f.Cause.failedCheck() {
-		if r.State != Active && f.Cause != CauseBusy {
+		// A lock is held for moments, a GPU for days: that is worth a reason.
+		if r.State != Active && (f.Cause != CauseBusy || errors.Is(err, runner.ErrGPUBusy)) {
 			r.Reason, r.Cause, r.Updated = f.Reason, f.Cause, n.now()
 			return errors.Join(err, n.save(r))
 		}

@@ -85,6 +85,9 @@ func newNode(o Options) *Node {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Engine.DataRoot == "" {
+		o.Engine.DataRoot = filepath.Join(o.StateDir, "engine")
+	}
 	dir := filepath.Join(o.StateDir, "networks", o.Network)
 	n := &Node{o: o, dir: dir, models: records{filepath.Join(dir, "models")}, runtimes: records{filepath.Join(dir, "runtimes")}}
 	n.store = sync.OnceValues(func() (*cas.Store, error) {
@@ -121,6 +124,7 @@ func (n *Node) floorPath() string    { return filepath.Join(n.o.StateDir, "floor
 func (n *Node) incidentPath() string { return filepath.Join(n.dir, "incidents.jsonl") }
 func (n *Node) snapshotLock() string { return filepath.Join(n.dir, "snapshot.lock") }
 func (n *Node) runsDir() string      { return filepath.Join(n.dir, "runs") }
+func (n *Node) runLock() string      { return filepath.Join(n.o.StateDir, "run.lock") } // of all networks
 func (n *Node) now() time.Time       { return n.o.Now().UTC().Truncate(time.Second) }
 
 // Network is the name of the network this node follows here.

@@ -47,6 +47,7 @@ type Action struct {
 
 	model    *snapshot.Model // nil when the snapshot does not list it
 	decision *policy.Decision
+	tested   time.Time // the model's last test inference
 }
 
 // ID is name@version.
@@ -85,6 +86,18 @@ type Inputs struct {
 // verbOrder sorts a plan.
 var verbOrder = map[Verb]int{
 	Quarantine: 0, Disable: 1, Demote: 2, Refuse: 3, Wait: 4, Keep: 5, Enable: 6, Validate: 7, Install: 8, Retest: 9, Archive: 10, Remove: 11,
+}
+
+// testedBefore puts what was tested longest ago first; what was never tested,
+// and so never in use, waits for what was.
+func (a Action) testedBefore(b Action) int {
+	if a.Verb != Validate && a.Verb != Retest || a.tested.IsZero() && b.tested.IsZero() {
+		return 0
+	}
+	if a.tested.IsZero() || b.tested.IsZero() {
+		return b.tested.Compare(a.tested)
+	}
+	return a.tested.Compare(b.tested)
 }
 
 // takesOut reports whether the verb takes a model out of use. These come
@@ -155,7 +168,7 @@ func MakePlan(in Inputs) Plan {
 		})
 	}
 	slices.SortStableFunc(p.Actions, func(a, b Action) int {
-		return cmp.Compare(verbOrder[a.Verb], verbOrder[b.Verb])
+		return cmp.Or(cmp.Compare(verbOrder[a.Verb], verbOrder[b.Verb]), a.testedBefore(b))
 	})
 	return p
 }
@@ -163,7 +176,7 @@ func MakePlan(in Inputs) Plan {
 // listedAction decides for a model that the snapshot lists.
 func (in *Inputs) listedAction(m *snapshot.Model, r *Record, free int64) Action {
 	doc, now := in.Accepted.Document, in.Now
-	a := Action{Name: m.Name, Version: m.Version, State: r.State, Next: r.State, model: m}
+	a := Action{Name: m.Name, Version: m.Version, State: r.State, Next: r.State, model: m, tested: r.Tested}
 	do := func(v Verb, next State, why string) Action {
 		a.Verb, a.Next, a.Reason = v, next, why
 		return a

@@ -90,6 +90,7 @@ func (n *Node) Sync(ctx context.Context, o SyncOptions) (*SyncResult, error) {
 		if err := n.forgetRuntimes(ctx, acc); err != nil {
 			return res, err
 		}
+		n.forgetImages(ctx, acc)
 	}
 	return res, ctx.Err()
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -133,9 +134,9 @@ func (n *Node) job(ctx context.Context, l *cas.Lease, acc *snapshot.Accepted, m 
 	}
 	return &runner.Job{
 		Name: m.Name, Version: m.Version, Manifest: r.Manifest, ModelDir: r.Tree,
-		Runtime: rt, Image: runner.Image{Reference: rt.Reference, Manifest: im.ManifestDigest, Config: im.ConfigDigest, Archive: im.WriteArchive},
+		Runtime: rt, Image: runner.Image{Reference: rt.Reference, Manifest: im.ManifestDigest, Config: im.ConfigDigest, Name: im.LocalName(), Archive: im.WriteArchive},
 		Validation: m.Validation, Devices: devices, StateDir: n.runsDir(),
-		Lock: filepath.Join(n.o.StateDir, "run.lock"), GPULock: filepath.Join(n.o.StateDir, "gpu.lock"),
+		Lock: n.runLock(), GPULock: filepath.Join(n.o.StateDir, "gpu.lock"),
 		Progress: n.o.Progress,
 	}, nil
 }
@@ -204,6 +205,36 @@ func (n *Node) runtimeImage(ctx context.Context, l *cas.Lease, acc *snapshot.Acc
 		return nil, err
 	}
 	return im, n.runtimes.write(id, &rec)
+}
+
+// forgetImages removes from the container engine the images of runtimes that
+// the snapshot no longer names, or names with another digest. A container that
+// still uses one keeps it until a later pass.
+func (n *Node) forgetImages(ctx context.Context, acc *snapshot.Accepted) {
+	var keep []digest.Digest
+	for _, rt := range acc.Document.Runtimes {
+		var rec RuntimeRecord
+		if n.runtimes.read(modelID(rt.Name, rt.Version), &rec) == nil && rec.Reference == rt.Reference {
+			keep = append(keep, rec.Image)
+		}
+	}
+	there, err := runner.LoadedImages(n.runsDir())
+	if err == nil && !slices.ContainsFunc(there, func(d digest.Digest) bool { return !slices.Contains(keep, d) }) {
+		return
+	}
+	var removed []string
+	if err == nil {
+		var eng *runner.Engine
+		if eng, err = runner.FindEngine(ctx, n.o.Engine); err == nil {
+			removed, err = eng.RemoveImages(ctx, n.runsDir(), n.runLock(), keep)
+		}
+	}
+	for _, name := range removed {
+		n.o.Log.Info("removed an image from the container engine", "image", name)
+	}
+	if err != nil {
+		n.o.Log.Warn("images of earlier runtimes stay in the container engine", "error", err)
+	}
 }
 
 // runtimeIncident records that a runtime cannot be used. Its models are not at

@@ -99,6 +99,24 @@ func (e *Engine) RemoveImages(ctx context.Context, stateDir, lock string, keep [
 	return removed, errors.Join(errs...)
 }
 
+// LoadedImages are the manifests of the images that runs of stateDir loaded
+// into whatever engine and that were not removed since.
+func LoadedImages(stateDir string) ([]digest.Digest, error) {
+	paths, err := filepath.Glob(filepath.Join(stateDir, loadedPrefix+"*.json"))
+	if err != nil {
+		return nil, err
+	}
+	var ds []digest.Digest
+	for _, path := range paths {
+		n, err := readLoaded(path)
+		if err != nil {
+			return nil, err
+		}
+		ds = append(ds, n.Manifest)
+	}
+	return ds, nil
+}
+
 func readLoaded(path string) (n loaded, err error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
