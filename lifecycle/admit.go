@@ -52,7 +52,15 @@ func (n *Node) admit(ctx context.Context, l *cas.Lease, acc *snapshot.Accepted, 
 	for _, e := range found {
 		ev = append(ev, policy.Evidence(e))
 	}
-	d := policy.AdmitSignatures(acc, policyName, reference, ref.Digest, ev, n.now())
+	var files []policy.FileDigest
+	if aboutFiles(acc.Document, policyName, ev) {
+		a, err := c.Resolve(ctx, ref, ad.mirrors)
+		if err != nil {
+			return nil, sentBy(ref, fmt.Errorf("fetch manifest: %w", err))
+		}
+		files = rawFiles(a)
+	}
+	d := policy.AdmitSignatures(acc, policyName, reference, ref.Digest, ev, n.now(), files...)
 	if !d.Allowed {
 		if len(ev) == 0 { // nothing is known of an artifact that no source has
 			if _, rerr := c.Resolve(ctx, ref, ad.mirrors); errors.Is(rerr, oci.ErrNotFound) || errors.Is(rerr, oci.ErrUnavailable) {
@@ -125,7 +133,52 @@ func (n *Node) readmit(acc *snapshot.Accepted, policyName, reference string, rc 
 			ev = append(ev, policy.Evidence{MediaType: s.MediaType, Payload: b, Annotations: s.Annotations, Source: s.Source})
 		}
 	}
-	return policy.AdmitSignatures(acc, policyName, reference, d, ev, n.now())
+	var files []policy.FileDigest
+	if aboutFiles(acc.Document, policyName, ev) {
+		if files, err = n.treeFiles(d); err != nil {
+			n.o.Log.Warn("files of an installed model unreadable", "digest", d, "error", err)
+		}
+	}
+	return policy.AdmitSignatures(acc, policyName, reference, d, ev, n.now(), files...)
+}
+
+// aboutFiles tells whether the policy asks for a statement about an artifact's
+// files and there is evidence that could be one.
+func aboutFiles(doc *snapshot.Snapshot, policyName string, ev []policy.Evidence) bool {
+	p, _ := doc.Policy(policyName)
+	return len(ev) > 0 && slices.ContainsFunc(p.Attestations, func(a snapshot.Attestation) bool { return a.PredicateType == policy.OMSPredicate })
+}
+
+// rawFiles are an artifact's files with the digests that its manifest pins.
+// What lies in packed layers is not known before it is fetched, and nothing is
+// fetched before the policy has said yes: then there are none.
+func rawFiles(a *oci.Artifact) []policy.FileDigest {
+	var files []policy.FileDigest
+	for _, f := range a.Files {
+		if f.Tar || f.Compression != oci.Plain {
+			return nil
+		}
+		files = append(files, policy.FileDigest{Path: f.Path, Digest: f.Desc.Digest})
+	}
+	return files
+}
+
+// treeFiles are an installed model's files with the digests that they were
+// stored under.
+func (n *Node) treeFiles(manifest digest.Digest) ([]policy.FileDigest, error) {
+	st, err := n.store()
+	if err != nil {
+		return nil, err
+	}
+	t, err := st.Tree(manifest)
+	if err != nil {
+		return nil, err
+	}
+	files := make([]policy.FileDigest, len(t.Entries))
+	for i, e := range t.Entries {
+		files[i] = policy.FileDigest{Path: e.Path, Digest: e.Blob}
+	}
+	return files, nil
 }
 
 // inline is the evidence that came with the snapshot itself.

@@ -47,7 +47,8 @@ const omsSignatureFile = "model.sig"
 // checkOMS holds the files that an OMS statement lists against those of the
 // artifact, which must be the same set, and returns the digest that is the
 // statement's subject: the SHA-256 over the files' digests. The signature file
-// inside the model is the one thing that a statement cannot list.
+// inside the model is the one thing that a statement cannot list; a file that
+// the signer's ignore_paths left out makes the model another one.
 func checkOMS(s *statement, files []FileDigest) (digest.Digest, error) {
 	if len(files) == 0 {
 		return "", fmt.Errorf("an OMS statement is about files, and the artifact's files are not known")

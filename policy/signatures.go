@@ -152,9 +152,13 @@ func (c *counting) takeBundle(e Evidence) error {
 		return fmt.Errorf("predicate type %q: neither a signature nor an attestation that the policy asks for", brief(s.PredicateType))
 	}
 	about := c.manifest
-	if s.PredicateType == OMSPredicate && !s.about(c.manifest) {
-		if about, err = checkOMS(s, c.files); err != nil {
+	if s.PredicateType == OMSPredicate {
+		files, err := checkOMS(s, c.files)
+		if err != nil {
 			return err
+		}
+		if !s.about(c.manifest) { // model_signing knows no manifests
+			about = files
 		}
 	}
 	if !s.about(about) {
