@@ -190,11 +190,11 @@ func inline(acc *snapshot.Accepted, d digest.Digest) []policy.Evidence {
 	return ev
 }
 
-// mirrors lists where else an artifact may come from: its own mirrors, the
-// snapshot's fallbacks, and the node's mirrors where the snapshot permits
-// them. They change where bytes come from, never which.
+// mirrors lists where else an artifact may come from: what a person named, its
+// own mirrors, the snapshot's fallbacks, and the node's mirrors where the
+// snapshot permits them. They change where bytes come from, never which.
 func (n *Node) mirrors(doc *snapshot.Snapshot, ref oci.Reference, own []string) []string {
-	out := slices.Clone(own)
+	out := slices.Concat(n.o.From, own)
 	prefixed := func(prefixes []string) {
 		for _, p := range prefixes {
 			out = append(out, strings.TrimSuffix(strings.TrimPrefix(p, "oci://"), "/")+"/"+ref.Repository)

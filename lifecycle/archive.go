@@ -113,19 +113,6 @@ func (n *Node) archive(ctx context.Context, acc *snapshot.Accepted, why string, 
 	return n.dropRef(r)
 }
 
-// Export copies installed models with their signatures into an OCI image
-// layout directory, for nodes without a network.
-func (n *Node) Export(ctx context.Context, nameOrID, dir string) (oci.LayoutResult, error) {
-	r, err := n.Record(nameOrID)
-	if err != nil {
-		return oci.LayoutResult{}, err
-	}
-	if !r.State.Installed() {
-		return oci.LayoutResult{}, &Failure{Cause: CauseListing, Reason: fmt.Sprintf("%s is %s: only what is installed can be exported", r.ID(), r.State)}
-	}
-	return n.copyOut(ctx, r, layoutPrefix+dir)
-}
-
 // copyOut writes a model's artifact, its signatures and its record to a
 // layout directory or a registry.
 func (n *Node) copyOut(ctx context.Context, r *Record, to string) (oci.LayoutResult, error) {
@@ -150,10 +137,15 @@ func (n *Node) copyOut(ctx context.Context, r *Record, to string) (oci.LayoutRes
 	if err != nil {
 		return res, err
 	}
-	ev, err := n.evidenceOf(st, r)
+	ev, err := evidenceOf(st, r.Receipt)
 	if err != nil {
 		return res, err
 	}
+	b, err := seal(r)
+	if err != nil {
+		return res, err
+	}
+	ev = append(ev, oci.Evidence{MediaType: receiptType, Payload: b})
 	target, isRegistry := strings.CutPrefix(to, "oci://")
 	if !isRegistry {
 		return oci.Export(ctx, strings.TrimPrefix(to, layoutPrefix), r.ID(), p, ev)
@@ -179,24 +171,20 @@ func (n *Node) copyOut(ctx context.Context, r *Record, to string) (oci.LayoutRes
 	return res, c.Compare(ctx, cold, p)
 }
 
-// evidenceOf is what proves a model's admission: its signatures and its record.
-func (n *Node) evidenceOf(st *cas.Store, r *Record) ([]oci.Evidence, error) {
-	if r.Receipt == nil {
+// evidenceOf is what proves an admission: the signatures that counted.
+func evidenceOf(st *cas.Store, rc *Receipt) ([]oci.Evidence, error) {
+	if rc == nil {
 		return nil, errors.New("the record has no receipt")
 	}
 	var ev []oci.Evidence
-	for _, s := range r.Receipt.Evidence {
+	for _, s := range rc.Evidence {
 		b, err := st.ReadAll(s.Digest, evidenceMax)
 		if err != nil {
 			return nil, fmt.Errorf("signature %s: %w", s.Digest, err)
 		}
 		ev = append(ev, oci.Evidence{MediaType: s.MediaType, Payload: b, Annotations: s.Annotations})
 	}
-	b, err := seal(r)
-	if err != nil {
-		return nil, err
-	}
-	return append(ev, oci.Evidence{MediaType: receiptType, Payload: b}), nil
+	return ev, nil
 }
 
 // unarchive deletes an archived version whose retention is over, unless

@@ -3,10 +3,12 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -135,20 +137,28 @@ func TestExportAndImport(t *testing.T) {
 	a := w.node()
 	w.sync(a)
 	usb := filepath.Join(t.TempDir(), "usb")
-	res, err := a.Export(context.Background(), "tiny", usb)
-	if err != nil || res.Bytes == 0 {
-		t.Fatalf("export: %+v, %v", res, err)
+	out, err := a.Export(context.Background(), []string{"tiny"}, usb)
+	if err != nil || len(out) != 2 || out[0].Bytes == 0 || !out[1].Runtime || !out[1].Missing {
+		t.Fatalf("export: %+v, %v", out, err)
 	}
-	if again, err := a.Export(context.Background(), "tiny", usb); err != nil || again.Bytes > 4096 || again.Present < res.Bytes/2 {
+	if again, err := a.Export(context.Background(), []string{"tiny@v1"}, usb); err != nil || again[0].Bytes > 4096 || again[0].Present < out[0].Bytes/2 {
 		t.Errorf("export again: %+v, %v", again, err)
 	}
+	other := filepath.Join(t.TempDir(), "other")
+	if _, err := a.Export(context.Background(), []string{"tiny", "nobody"}, other); AsFailure(err) == nil || AsFailure(err).Cause != CauseListing {
+		t.Errorf("an unknown name: %v", err)
+	}
+	if _, err := os.Stat(other); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("an export that cannot be whole wrote something: %v", err)
+	}
 
-	w.faults(func(*http.Request) int { return http.StatusServiceUnavailable }, nil)
-	b := w.node()
+	var asked atomic.Int64
+	w.faults(func(*http.Request) int { asked.Add(1); return http.StatusServiceUnavailable }, nil)
+	gap := func(o *Options) { o.OCI.Offline, o.From = true, []string{"oci-layout://" + usb} }
+	b := w.node(gap)
 	_, _, err = b.Apply(context.Background(), bundle, "usb")
 	w.must(err)
-	from := []string{"oci-layout://" + usb}
-	got, err := b.Sync(context.Background(), SyncOptions{Install: true, Force: true, Only: []string{"tiny@v1"}, From: from})
+	got, err := b.Sync(context.Background(), SyncOptions{Install: true, Force: true, Only: []string{"tiny@v1"}})
 	if err != nil || len(got.Outcomes) != 1 || got.Outcomes[0].After != Pending {
 		t.Fatalf("import: %+v, %v", got, err)
 	}
@@ -164,11 +174,14 @@ func TestExportAndImport(t *testing.T) {
 			w.must(os.WriteFile(f, c, 0o600))
 		}
 	}
-	c := w.node()
+	c := w.node(gap)
 	_, _, err = c.Apply(context.Background(), bundle, "usb")
 	w.must(err)
-	got, err = c.Sync(context.Background(), SyncOptions{Install: true, Only: []string{"tiny@v1"}, From: from})
+	got, err = c.Sync(context.Background(), SyncOptions{Install: true, Only: []string{"tiny@v1"}})
 	if err != nil || got.Outcomes[0].After != Failed || got.Outcomes[0].Failure.Cause != CauseHash {
 		t.Errorf("a bad stick: %+v, %v", got.Outcomes, err)
+	}
+	if n := asked.Load(); n != 0 {
+		t.Errorf("the registry got %d requests from nodes that are offline", n)
 	}
 }

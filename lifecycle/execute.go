@@ -123,16 +123,27 @@ func (n *Node) perform(ctx context.Context, acc *snapshot.Accepted, a Action, r 
 			return n.save(r)
 		}
 		if r.State == Failed { // the node is not what the snapshot asks for: say so on every pass
-			return &Failure{Cause: r.Cause, Reason: r.Reason, Hint: "it is tried again after " + r.RetryAfter.Format(time.RFC3339) + "; at once with: rmodels verify --repair " + r.ID()}
+			return &Failure{Cause: r.Cause, Reason: r.Reason, Hint: "it is tried again after " + r.RetryAfter.Format(time.RFC3339) + "; at once with: rmodels sync " + r.ID()}
 		}
 		return nil
 	case Keep:
-		return n.keep(ctx, acc, a, r)
+		err := n.keep(ctx, acc, a, r)
+		if err == nil || r.State != Failed || o.Install || o.Test {
+			return err
+		}
+		// The disk lost what was good: no source is to blame, so none is left
+		// in peace for a while.
+		out.Verb = Install
+		return n.bring(ctx, acc, a, r, o, out)
 	case Enable:
 		return n.enable(ctx, acc, a, r, o, out)
 	case Install:
 		if o.Test && r.Tree == "" {
-			return &Failure{Cause: CauseListing, Reason: "it is not on this node", Hint: "fetch it with: rmodels pull " + r.ID()}
+			why := "it is not on this node"
+			if r.State == Failed {
+				why += ": " + r.Reason
+			}
+			return &Failure{Cause: CauseListing, Reason: why, Hint: "fetch it with: rmodels sync " + r.ID()}
 		}
 		return n.bring(ctx, acc, a, r, o, out)
 	case Validate, Retest:
@@ -268,7 +279,7 @@ func (n *Node) dropRef(r *Record) error {
 
 // bring installs a model and, unless only installing was asked for, validates it.
 func (n *Node) bring(ctx context.Context, acc *snapshot.Accepted, a Action, r *Record, o SyncOptions, out *Outcome) error {
-	if err := n.settle(acc, r, n.install(ctx, acc, a.model, r, o.From)); err != nil {
+	if err := n.settle(acc, r, n.install(ctx, acc, a.model, r)); err != nil {
 		return err
 	}
 	out.Fetched = r.Receipt.Fetched

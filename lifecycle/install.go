@@ -25,9 +25,8 @@ func (n *Node) runtimeRef(id string) string { return "runtime/" + n.o.Network + 
 // install brings one listed model onto the node: signatures first, then the
 // manifest's claims, then the bytes, then what the bytes are, and only then a
 // tree. On success r is Pending in memory; the caller stores it. An archived
-// model comes from the archive where that still has it, and from is what a
-// person named besides the snapshot's sources.
-func (n *Node) install(ctx context.Context, acc *snapshot.Accepted, m *snapshot.Model, r *Record, from []string) error {
+// model comes from the archive where that still has it.
+func (n *Node) install(ctx context.Context, acc *snapshot.Accepted, m *snapshot.Model, r *Record) error {
 	st, err := n.store()
 	if err != nil {
 		return err
@@ -47,13 +46,13 @@ func (n *Node) install(ctx context.Context, acc *snapshot.Accepted, m *snapshot.
 	}
 	defer l.Release()
 
-	mirrors := slices.Concat(from, m.Mirrors)
+	mirrors := m.Mirrors
 	if r.Cold && n.o.Archive != "" {
 		ref, err := oci.ParseReference(m.Reference)
 		if err != nil {
 			return err
 		}
-		mirrors = append([]string{n.archiveSource(ref)}, mirrors...)
+		mirrors = slices.Concat([]string{n.archiveSource(ref)}, mirrors)
 	}
 	step := n.step(m.ID(), "verify signatures")
 	ad, err := n.admit(ctx, l, acc, m.Policy, m.Reference, mirrors)

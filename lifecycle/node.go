@@ -28,6 +28,7 @@ type Options struct {
 	Network  string
 	MinFree  int64    // bytes of the store's file system that stay free
 	Mirrors  []string // registry[/prefix], used where the snapshot permits a node's own
+	From     []string // sources a person named for this process alone: an air gap's oci-layout:///dir
 	Archive  string   // cold storage: a directory, or oci://registry[/prefix]; empty: none
 
 	OCI     oci.Options
@@ -96,7 +97,7 @@ func newNode(o Options) *Node {
 	n.trust = sync.OnceValues(func() (*snapshot.Trust, error) {
 		return snapshot.OpenTrust(n.trustDir(), n.floorPath())
 	})
-	n.client = sync.OnceValues(func() (*oci.Client, error) { return oci.New(o.OCI) })
+	n.client = sync.OnceValues(func() (*oci.Client, error) { return oci.New(n.o.OCI) })
 	return n
 }
 

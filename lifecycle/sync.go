@@ -28,7 +28,6 @@ type SyncOptions struct {
 	Force      bool          // ignore backoff
 	Retest     bool          // test what is Active again
 	Wait       time.Duration // for another pass to end
-	From       []string      // sources a person named for this pass alone: an air gap\'s oci-layout:///dir
 }
 
 // Outcome is what became of one action.

@@ -61,7 +61,7 @@ func (n *Node) Verify(ctx context.Context, o VerifyOptions) ([]Verification, err
 		}
 		if !r.State.Installed() && r.Tree == "" && !o.Repair {
 			if len(o.Only) > 0 && r.State != Absent {
-				f := &Failure{Cause: r.Cause, Reason: r.Reason, Hint: "fetch it again with: rmodels verify --repair " + r.ID()}
+				f := &Failure{Cause: r.Cause, Reason: r.Reason, Hint: "try again with: rmodels sync " + r.ID()}
 				out = append(out, Verification{Name: r.Name, Version: r.Version, State: r.State, Failure: f})
 			}
 			continue
@@ -103,7 +103,7 @@ func (n *Node) verifyOne(ctx context.Context, acc *snapshot.Accepted, id string,
 	v.OK = v.Failure == nil && r.State != Failed
 	if v.OK || !repair {
 		if r.State == Failed && v.Failure == nil {
-			v.Failure = &Failure{Cause: r.Cause, Reason: r.Reason, Hint: "try again with: rmodels validate " + id}
+			v.Failure = &Failure{Cause: r.Cause, Reason: r.Reason, Hint: "try again with: rmodels sync " + id}
 		}
 		return v, nil
 	}

@@ -136,7 +136,7 @@ func retryable(err error) (again bool, after time.Duration) {
 		}
 		return status.status >= 500, status.retryAfter
 	}
-	for _, final := range []error{ErrRedirect, ErrTLS, ErrUnauthorized, ErrNotFound, ErrTooLarge, ErrDigest, context.Canceled} {
+	for _, final := range []error{ErrRedirect, ErrTLS, ErrUnauthorized, ErrNotFound, ErrTooLarge, ErrDigest, ErrOffline, context.Canceled} {
 		if errors.Is(err, final) {
 			return false, 0
 		}

@@ -20,6 +20,7 @@ var (
 	ErrTooLarge     = errors.New("too large")
 	ErrPath         = errors.New("unsafe path in artifact")
 	ErrRedirect     = errors.New("redirect refused")
+	ErrOffline      = errors.New("not asked: offline")
 )
 
 // DigestError says that a source answered with other bytes than the digest

@@ -152,7 +152,15 @@ func (t *transports) add(addr string, h Host) error {
 	return nil
 }
 
+// offline is a network that nobody is asked over.
+type offline struct{}
+
+func (offline) RoundTrip(*http.Request) (*http.Response, error) { return nil, ErrOffline }
+
 func newTransports(o Options) (http.RoundTripper, error) {
+	if o.Offline {
+		return offline{}, nil
+	}
 	if o.Transport != nil {
 		return o.Transport, nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"runtime"
 	"strings"
 
@@ -149,6 +150,29 @@ func StoredImage(st *cas.Store, ref Reference, platform string) (*Image, error) 
 		}
 	}
 	return im, nil
+}
+
+// Packed is the stored image in the form in which it is exported: under the
+// digest that its reference pins, an index with this platform's child alone.
+// The caller holds a lease on its blobs.
+func (im *Image) Packed() (*Packed, error) {
+	p := &Packed{Digest: im.Ref.Digest, Raw: im.raw, MediaType: im.manifest.MediaType, Manifest: im.manifest, open: map[digest.Digest]func() (io.ReadCloser, error){}}
+	if im.IndexDigest != "" {
+		raw, err := im.st.ReadAll(im.IndexDigest, maxManifest)
+		if err != nil {
+			return nil, fmt.Errorf("stored image %s: %w", im.Ref, err)
+		}
+		var index ocispec.Index
+		if err := json.Unmarshal(raw, &index); err != nil {
+			return nil, fmt.Errorf("stored image %s: %w: %v", im.Ref, ErrFormat, err)
+		}
+		p.Raw, p.MediaType = raw, index.MediaType
+		p.children = []ocispec.Descriptor{{MediaType: im.manifest.MediaType, Digest: im.ManifestDigest, Size: int64(len(im.raw))}}
+	}
+	for _, b := range p.Blobs() {
+		p.open[b.Digest] = func() (io.ReadCloser, error) { return im.st.Open(b.Digest) }
+	}
+	return p, nil
 }
 
 func put(ctx context.Context, st *cas.Store, l *cas.Lease, d digest.Digest, b []byte) error {

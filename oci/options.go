@@ -21,6 +21,7 @@ type Options struct {
 	Attempts     int               // failures in a row, without progress, until a source is given up for a blob; 0 is 6
 	Segment      int64             // bytes of a first range; 0 is 8 MiB. Later ones are what a connection brings in a second
 	Backoff      time.Duration     // wait after a first failure, doubled after each further one; 0 is 100 ms
+	Offline      bool              // no registry is asked: every request fails with [ErrOffline]; layout directories still serve
 	Transport    http.RoundTripper // replaces the network, TLS and proxy settings included; for tests
 }
 

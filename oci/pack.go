@@ -11,6 +11,7 @@ import (
 	"path"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -31,7 +32,8 @@ type Packed struct {
 	Manifest  ocispec.Manifest
 	Config    []byte
 
-	open map[digest.Digest]func() (io.ReadCloser, error)
+	children []ocispec.Descriptor // of an index: the manifests that come along
+	open     map[digest.Digest]func() (io.ReadCloser, error)
 }
 
 // Size is the sum of all blobs in bytes.
@@ -43,9 +45,10 @@ func (p *Packed) Size() int64 {
 	return n
 }
 
-// Blobs returns the config and the layers, each digest once.
+// Blobs returns the config and the layers, and the manifest that an index
+// brings along, each digest once.
 func (p *Packed) Blobs() []ocispec.Descriptor {
-	return uniqueBlobs(append([]ocispec.Descriptor{p.Manifest.Config}, p.Manifest.Layers...))
+	return uniqueBlobs(slices.Concat(p.children, []ocispec.Descriptor{p.Manifest.Config}, p.Manifest.Layers))
 }
 
 // Open reads one blob.

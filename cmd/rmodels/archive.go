@@ -1,8 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 
@@ -82,19 +85,14 @@ refused.`,
 	}
 }
 
-// exported is what export prints for each model.
-type exported struct {
-	Model string `json:"model"`
-	oci.LayoutResult
-}
-
 func (a *app) exportCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "export NAME... DIR",
 		Short: "Copy installed models with their signatures into an OCI image layout",
-		Long: `export writes models and their signatures into a directory that oras, crane
-and skopeo read, and that import takes on a node without a network. Exporting
-again writes only what is missing.`,
+		Long: `export writes models, the runtime images that they are tested on, and the
+signatures of both into a directory that oras, crane and skopeo read, and that
+import takes on a node without a network. Exporting again writes only what is
+missing.`,
 		Example: `  rmodels export mistral-7b-instruct /mnt/usb/models`,
 		Args:    args(cobra.MinimumNArgs(2)),
 		RunE: func(cmd *cobra.Command, as []string) error {
@@ -106,17 +104,21 @@ again writes only what is missing.`,
 			if err != nil {
 				return err
 			}
-			out := []exported{}
-			for _, name := range as[:len(as)-1] {
-				res, err := n.Export(cmd.Context(), name, dir)
-				if err != nil {
-					return err
-				}
-				out = append(out, exported{name, res})
+			out, err := n.Export(cmd.Context(), as[:len(as)-1], dir)
+			if err != nil {
+				return err
 			}
 			return a.result(out, func(w io.Writer) {
 				for _, x := range out {
-					fmt.Fprintf(w, "%s: %s written and compared, %s there already\n", x.Model, bytesText(x.Bytes), bytesText(x.Present))
+					what := x.Name + "@" + x.Version
+					if x.Runtime {
+						what = "runtime " + what
+					}
+					if x.Missing {
+						fmt.Fprintf(w, "%s: not on this node, so not exported; it comes with the first: rmodels validate\n", what)
+						continue
+					}
+					fmt.Fprintf(w, "%s: %s written and compared, %s there already\n", what, bytesText(x.Bytes), bytesText(x.Present))
 				}
 				fmt.Fprintf(w, "take it to the other node and run: rmodels import %s\n", dir)
 			})
@@ -130,17 +132,22 @@ func (a *app) importCommand() *cobra.Command {
 		Use:   "import DIR",
 		Short: "Install the listed models that an OCI image layout holds",
 		Long: `import looks through an OCI image layout for the models that the accepted
-snapshot lists, and installs them from there. Their digests, signatures and
-contents are checked as if they came from a registry; what the snapshot does
-not list is left alone.`,
+snapshot lists, and does with them what sync does, without asking any
+registry: digests, signatures and contents are checked, and the test inference
+is run. What the snapshot does not list is left alone.`,
 		Example: `  rmodels snapshot apply /mnt/usb/snapshot.bundle.json && rmodels import /mnt/usb/models`,
 		Args:    args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, as []string) error {
-			n, _, err := a.node("import")
+			dir, err := filepath.Abs(as[0])
 			if err != nil {
 				return err
 			}
-			dir, err := filepath.Abs(as[0])
+			if _, err := os.Stat(filepath.Join(dir, "oci-layout")); errors.Is(err, fs.ErrNotExist) {
+				return usageError{fmt.Errorf("%s is no OCI image layout: it has no file oci-layout", dir)}
+			}
+			n, _, err := a.node("import", func(o *lifecycle.Options) {
+				o.OCI.Offline, o.From = true, []string{"oci-layout://" + dir}
+			})
 			if err != nil {
 				return err
 			}
@@ -152,7 +159,7 @@ not list is left alone.`,
 			if err != nil {
 				return err
 			}
-			o := lifecycle.SyncOptions{Install: true, Force: true, DryRun: dryRun, From: []string{"oci-layout://" + dir}}
+			o := lifecycle.SyncOptions{Force: true, DryRun: dryRun}
 			for _, m := range acc.Document.Models {
 				if _, ok := there[m.Digest()]; ok && m.Enabled && !slices.Contains(o.Only, m.ID()) {
 					o.Only = append(o.Only, m.ID())

@@ -42,13 +42,14 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
-// exitError carries a code that the command itself decided, after it has
-// printed why.
+// exitError carries a code that the command itself decided, after its result
+// has said why. The failure is for whoever reads the event stream alone.
 type exitError struct {
-	code int
+	code    int
+	failure lifecycle.Failure
 }
 
-func (e exitError) Error() string { return "" }
+func (e exitError) Error() string { return e.failure.Reason }
 
 // causeCode maps each class of failure to its exit code: the one place.
 var causeCode = map[lifecycle.Cause]int{
@@ -82,6 +83,9 @@ func exitCode(err error) int {
 		return e.code
 	}
 	if _, ok := errors.AsType[usageError](err); ok {
+		return exitUsage
+	}
+	if errors.Is(err, lifecycle.ErrNoNode) { // a command before init
 		return exitUsage
 	}
 	return codeOf(lifecycle.AsFailure(err).Cause)

@@ -69,6 +69,6 @@ func printExplanation(w io.Writer, e lifecycle.Explanation, now time.Time) {
 	}
 	field(w, "next sync", "%s: %s", next, e.Next.Reason)
 	if !e.Next.After.IsZero() {
-		field(w, "", "not before %s (%s); at once with: rmodels sync --force", e.Next.After.Format(time.RFC3339), ago(e.Next.After, now))
+		field(w, "", "not before %s (%s); at once with: rmodels sync %s", e.Next.After.Format(time.RFC3339), ago(e.Next.After, now), e.Next.ID())
 	}
 }

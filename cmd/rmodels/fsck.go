@@ -7,7 +7,15 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/lifecycle"
 )
+
+// foundBad is the exit of a command that looked through the store.
+func foundBad(n int) error {
+	return exitError{exitCheckFailed, lifecycle.Failure{
+		Cause: lifecycle.CauseHash, Reason: fmt.Sprintf("%d findings in the store", n), Hint: "mend what models use with: rmodels verify --repair",
+	}}
+}
 
 func (a *app) fsckCommand() *cobra.Command {
 	var o cas.FsckOptions
@@ -47,7 +55,7 @@ run beside it may make it report what is only under way.`,
 				fmt.Fprintf(w, "%d findings in %s\n", len(fs), st.Root())
 			})
 			if err == nil && len(fs) > 0 {
-				err = exitError{exitCheckFailed}
+				err = foundBad(len(fs))
 			}
 			return err
 		},

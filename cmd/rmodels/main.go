@@ -91,6 +91,7 @@ container without a network, and only then calls it Active.
 	pf.BoolVarP(&a.verbose, "verbose", "v", false, "print a structured log to standard error")
 	pf.StringVar(&a.configFile, "config", "", "configuration file (TOML)")
 	addSettings(pf)
+	c.SetUsageTemplate(strings.Replace(c.UsageTemplate(), "{{.InheritedFlags.FlagUsages | trimTrailingWhitespaces}}", globalUsage, 1))
 	c.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see: %s --help", err, cmd.CommandPath())}
 	})
@@ -112,6 +113,15 @@ container without a network, and only then calls it Active.
 	}
 	return c
 }
+
+// globalUsage stands for the flags that every command has: the settings of the
+// node are many, and seldom what somebody looks for.
+const globalUsage = `  -o, --output string   how to print results: text or json (default "text")
+  -q, --quiet           print results and errors alone
+  -v, --verbose         print a structured log to standard error
+      --config string   configuration file (TOML)
+
+Each key of the configuration is a flag, too: see rmodels --help`
 
 // args turns cobra's argument errors into usage errors.
 func args(check cobra.PositionalArgs) cobra.PositionalArgs {
@@ -146,7 +156,7 @@ func (a *app) config() (*config, string, error) {
 }
 
 // node opens the network's node; by is the command, kept in transitions.
-func (a *app) node(by string) (*lifecycle.Node, *config, error) {
+func (a *app) node(by string, changes ...func(*lifecycle.Options)) (*lifecycle.Node, *config, error) {
 	c, _, err := a.config()
 	if err != nil {
 		return nil, nil, err
@@ -159,6 +169,9 @@ func (a *app) node(by string) (*lifecycle.Node, *config, error) {
 		return nil, nil, err
 	}
 	o.By, o.Log, o.Progress = by, a.log(), a.progress()
+	for _, change := range changes {
+		change(&o)
+	}
 	n, err := lifecycle.Open(o)
 	return n, c, err
 }
@@ -168,13 +181,13 @@ func (a *app) printError(args []string, err error, code int) {
 	if slices.Contains(args, "json") { // also where the flags were not read to their end
 		a.output = "json"
 	}
-	if err.Error() == "" {
-		if a.output == "json" { // the result says what failed; the stream ends with its code
-			fmt.Fprintf(a.stderr, `{"event":"error","exitCode":%d}`+"\n", code)
-		}
-		return
-	}
 	f := *lifecycle.AsFailure(err)
+	if e, ok := errors.AsType[exitError](err); ok {
+		if a.output != "json" { // the result has said it
+			return
+		}
+		f = e.failure
+	}
 	if _, ok := errors.AsType[usageError](err); ok {
 		f.Cause = "usage"
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/resultity/rmodels/lifecycle"
 	"github.com/resultity/rmodels/runner"
 )
 
@@ -89,5 +90,7 @@ func (a *app) judged(v *runner.Verdict) error {
 	if a.output != "json" {
 		printVerdict(plain{a.stderr}, v, time.Now())
 	}
-	return exitError{exitValidation}
+	return exitError{exitValidation, lifecycle.Failure{
+		Cause: lifecycle.CauseValidation, Reason: v.Reason, Expected: v.Expected, Found: v.Found, Hint: "see what it printed with: --output json",
+	}}
 }

@@ -61,7 +61,7 @@ again; verify --repair mends it, or the sync after the one that meets it.`,
 				fmt.Fprintf(w, "%d blobs, %s read, %d findings: %s\n", res.Blobs, bytesText(res.Bytes), len(res.Findings), word)
 			})
 			if err == nil && len(res.Findings) > 0 {
-				err = exitError{exitCheckFailed}
+				err = foundBad(len(res.Findings))
 			}
 			return err
 		},

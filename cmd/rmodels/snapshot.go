@@ -95,7 +95,7 @@ carrier need not be trusted: it can only withhold. An older snapshot, one of
 another network or one without enough signatures is refused and changes
 nothing. What an accepted one revokes, disables or no longer lists is out of
 use at once; sync brings in the rest.`,
-		Example: `  rmodels snapshot apply snapshot.bundle.json && rmodels sync --offline`,
+		Example: `  rmodels snapshot apply snapshot.bundle.json && rmodels sync`,
 		Args:    args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, as []string) error {
 			n, _, err := a.node("snapshot apply")
@@ -133,7 +133,7 @@ use at once; sync brings in the rest.`,
 			}
 			for _, o := range outs {
 				if o.Failure != nil && o.Failure.Cause == lifecycle.CauseBusy {
-					return exitError{exitBusy} // whoever holds the model takes it out of use when it is done
+					return exitError{exitBusy, *o.Failure} // whoever holds the model takes it out of use when it is done
 				}
 			}
 			return nil

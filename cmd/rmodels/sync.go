@@ -20,22 +20,28 @@ func (a *app) syncCommand() *cobra.Command {
 	var o lifecycle.SyncOptions
 	var offline bool
 	c := &cobra.Command{
-		Use:   "sync",
+		Use:   "sync [NAME...]",
 		Short: "Make this node equal to the network's snapshot",
 		Long: `sync looks for a newer snapshot, plans, and executes: it installs, verifies,
 validates, disables and removes models until the node equals the snapshot. A
 model that fails does not stop the others. When the snapshot's source does
-not answer or does not verify, the last good snapshot stays in force.`,
+not answer or does not verify, the last good snapshot stays in force.
+
+With names it does so for these models alone, and at once: one that failed is
+tried again without waiting for its time.`,
 		Example: `  rmodels sync --dry-run
   rmodels sync
+  rmodels sync mistral-7b-instruct       # what failed is tried again now
   rmodels sync --quiet --wait 10m        # from cron`,
-		Args: args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			n, cfg, err := a.node("sync")
+		Args:              args(cobra.ArbitraryArgs),
+		ValidArgsFunction: a.modelNames,
+		RunE: func(cmd *cobra.Command, as []string) error {
+			n, cfg, err := a.node("sync", func(no *lifecycle.Options) { no.OCI.Offline = offline })
 			if err != nil {
 				return err
 			}
 			o.Retest = o.Force
+			o.Only, o.Force = as, o.Force || len(as) > 0
 			if !offline {
 				if o.Source, err = snapshotSource(cfg); err != nil {
 					return err
@@ -52,12 +58,12 @@ not answer or does not verify, the last good snapshot stays in force.`,
 			if err != nil {
 				return err
 			}
-			return a.pass(res, o, false)
+			return a.pass(res, o, len(as) > 0)
 		},
 	}
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "print the plan and change nothing")
 	c.Flags().BoolVar(&o.Force, "force", false, "try failed models now, and test active ones again")
-	c.Flags().BoolVar(&offline, "offline", false, "act on the stored snapshot: do not look for a newer one (models are still fetched)")
+	c.Flags().BoolVar(&offline, "offline", false, "ask no source and no registry: act on the stored snapshot with what is on this node")
 	c.Flags().DurationVar(&o.Wait, "wait", 0, "how long to wait for another sync to end")
 	return c
 }
@@ -149,9 +155,31 @@ func (a *app) pass(res *lifecycle.SyncResult, o lifecycle.SyncOptions, named boo
 		return err
 	}
 	if code := passCode(res, named); code != exitOK {
-		return exitError{code}
+		return exitError{code, passFailure(res)}
 	}
 	return nil
+}
+
+// passFailure sums up what failed in a pass.
+func passFailure(res *lifecycle.SyncResult) lifecycle.Failure {
+	if res.SnapshotFailure != nil {
+		return *res.SnapshotFailure
+	}
+	var first lifecycle.Failure
+	n := 0
+	for _, o := range res.Outcomes {
+		if o.Failure == nil {
+			continue
+		}
+		if n++; n == 1 {
+			first = *o.Failure
+			first.Reason = o.ID() + ": " + first.Reason
+		}
+	}
+	if n > 1 {
+		first.Reason = fmt.Sprintf("%d of %d models failed; the first is %s", n, len(res.Outcomes), first.Reason)
+	}
+	return first
 }
 
 func printPlan(w io.Writer, p lifecycle.Plan) {

@@ -61,7 +61,7 @@ fetched again and the model validated again.`,
 			if err != nil {
 				return err
 			}
-			bad, good, code := 0, 0, exitOK
+			bad, good, code, first := 0, 0, exitOK, lifecycle.Failure{Cause: lifecycle.CauseHash}
 			for _, v := range vs {
 				if v.OK {
 					good++
@@ -71,13 +71,17 @@ fetched again and the model validated again.`,
 				code = exitCheckFailed
 				if v.Failure != nil {
 					code = codeOf(v.Failure.Cause)
+					if first.Reason == "" {
+						first = *v.Failure
+					}
 				}
 			}
+			first.Reason = fmt.Sprintf("%d of %d models failed: %s", bad, bad+good, first.Reason)
 			if bad > 0 && good > 0 {
 				code = exitPartial
 			}
 			if code != exitOK {
-				return exitError{code}
+				return exitError{code, first}
 			}
 			return nil
 		},

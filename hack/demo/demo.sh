@@ -108,8 +108,7 @@ good 'the list of models is the same as before'
 # ---------------------------------------------------------------------------
 step 'Where the node stands'
 run 0 rmodels list
-printf '\n   Incidents\n'
-rmodels incidents --output json | summary_of_incidents
+run 0 rmodels incidents
 printf '\n   What the node fetched\n'
 summary_of_requests "$mark"
 end_step
@@ -123,6 +122,6 @@ cat <<END
 ${bold}Try next${plain}
    . $(realpath --relative-base="$top" "$demo")/env        # rmodels for this node, in your shell
    rmodels show tiny-chat@v2                # who signed it, what it answered, how sealed the box was
-   rm "\$BED_FAULTS" && rmodels sync --force # the registry serves good bytes again: rotten heals
+   rm "\$BED_FAULTS" && rmodels sync rotten # the registry serves good bytes again: rotten heals
    $(printf %-40s "$down") # end and remove everything
 END

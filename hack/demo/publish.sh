@@ -170,7 +170,7 @@ expect_state() {
   local found
   found=$(rmodels list | awk -v n="${1%@*}" -v v="${1#*@}" '$1 == n && $2 == v { print $3 }')
   [ "${found:--}" = "$2" ] || fail "$1 is ${found:-not listed}, expected $2"
-  good "$1 is $2"
+  if [ "$2" = - ]; then good "$1 is gone"; else good "$1 is $2"; fi
 }
 
 # The registry's request log, one JSON object per line.
@@ -183,16 +183,6 @@ summary_of_requests() {
   tail -n "+$(($1 + 1))" "$BED_REQUESTS" | grep -F '"method":"GET"' | grep -F '"kind":"blob"' |
     sed -n 's/.*"repository":"\([^"]*\)".*"bytes":\([0-9]*\).*/\1 \2/p' |
     awk '{ n[$1]++; b[$1] += $2; all += $2 }
-         END { for (r in n) printf "     %-22s %3d blobs %10.1f MB\n", r, n[r], b[r] / 1e6 | "sort"; close("sort")
-               printf "     %-22s %9s %10.1f MB\n", "in all", "", all / 1e6 }'
-}
-
-# summary_of_incidents reads rmodels incidents --output json, one line each.
-summary_of_incidents() {
-  awk -F'"' '/"kind":/ { kind = $4 } /"model":/ { model = $4 "@" } /"version":/ { model = model $4 }
-    /"expected":/ { expected = $4 } /"found":/ { found = $4 }
-    /^ *},?$/ && kind != "" {
-      printf "     %-12s %-14s expected %.72s\n     %-12s %-14s found    %.72s\n", model == "" ? "the node" : model, kind, expected, "", "", found
-      kind = model = expected = found = ""
-    }'
+         END { for (r in n) printf "     %-22s %3d requests %8.1f MB\n", r, n[r], b[r] / 1e6 | "sort"; close("sort")
+               printf "     %-22s %12s %8.1f MB\n", "in all", "", all / 1e6 }'
 }
