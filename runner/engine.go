@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -203,7 +204,10 @@ func (e *Engine) callWith(ctx context.Context, stdin, held *os.File, args ...str
 		if errors.As(err, &exit) {
 			return nil, &callError{verb: e.name + " " + args[0], code: exit.ExitCode(), stderr: clip(oneLine(errs.String()), 1024)}
 		}
-		return nil, fmt.Errorf("%s %s: %w", e.name, args[0], err)
+		if start, ok := errors.AsType[*fs.PathError](err); ok {
+			err = start.Err // "fork/exec" tells an operator nothing
+		}
+		return nil, fmt.Errorf("%s cannot be started: %w", e.path, err)
 	}
 	if out.over {
 		return nil, fmt.Errorf("%s %s: more than %d bytes of output", e.name, args[0], callOutput)
