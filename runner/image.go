@@ -17,6 +17,7 @@ import (
 // answer. Read from the engine, so hostile.
 type imageFacts struct {
 	id       digest.Digest // what the engine runs
+	names    []string      // what the engine calls it
 	manifest digest.Digest // where the engine tells
 	config   digest.Digest // where the engine tells
 	env      map[string]string
@@ -28,6 +29,7 @@ type imageFacts struct {
 const (
 	maxImageEnv     = 512
 	maxImageVolumes = 16
+	maxImageNames   = 64
 )
 
 // image finds the job's image in the engine, loads it when it is absent, and
@@ -43,7 +45,15 @@ func (e *Engine) image(ctx context.Context, j Job) (imageFacts, error) {
 		}
 	}
 	facts, found, err := e.findImage(ctx, j, ids)
-	if err != nil || found {
+	if err != nil {
+		return facts, err
+	}
+	if found {
+		// One of our name was loaded by a run whose note is lost, or by another
+		// node of this engine, which loads it again when it needs it.
+		if slices.Contains(facts.names, j.Image.Name) {
+			err = e.noteImage(j.StateDir, j.Image)
+		}
 		return facts, err
 	}
 	if j.Image.Archive == nil {
@@ -142,7 +152,9 @@ func parseImage(out []byte) (facts imageFacts, found bool, err error) {
 		return facts, false, nil
 	}
 	var all []struct {
-		Config       *config // docker, podman
+		RepoTags     []string // docker, podman
+		Config       *config
+		Image        *struct{ Name string } // nerdctl
 		ManifestDesc *struct {
 			Digest digest.Digest `json:"digest"`
 		}
@@ -159,8 +171,21 @@ func parseImage(out []byte) (facts imageFacts, found bool, err error) {
 	if len(all) == 0 {
 		return facts, false, nil
 	}
-	if len(all) > 1 {
-		return facts, false, fmt.Errorf("%d images under one digest", len(all))
+	if len(all) > maxImageNames || len(all[0].RepoTags) > maxImageNames {
+		return facts, false, fmt.Errorf("more than %d names for one image", maxImageNames)
+	}
+	facts.names = all[0].RepoTags
+	// nerdctl tells an image once per name. They are one image when manifest and
+	// configuration are the same.
+	for _, same := range all {
+		if same.Image != nil {
+			facts.names = append(facts.names, same.Image.Name)
+		}
+		a, b := all[0], same
+		if len(all) > 1 && (a.ManifestDesc == nil || b.ManifestDesc == nil || a.ImageConfigDesc == nil || b.ImageConfigDesc == nil ||
+			*a.ManifestDesc != *b.ManifestDesc || *a.ImageConfigDesc != *b.ImageConfigDesc) {
+			return facts, false, fmt.Errorf("%d images under one digest", len(all))
+		}
 	}
 	c := all[0].Config
 	if n := all[0].ImageConfig; n != nil {

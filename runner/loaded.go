@@ -23,9 +23,10 @@ import (
 // name was never pulled.
 const localDomain = "rmodels.invalid/"
 
-// loaded is the note that an image was put into an engine by a run of this
+// loaded is the note that an image was put into an engine for a run of this
 // state directory. It is written before the load and removed after the image
-// is: what has no note came from elsewhere and is left alone.
+// is: what has no note, or not such a name, came from elsewhere and is left
+// alone.
 type loaded struct {
 	Engine   string        `json:"engine"`
 	Instance digest.Digest `json:"instance"` // of the engine's global flags: which of several
@@ -40,7 +41,7 @@ const (
 
 func (e *Engine) instance() digest.Digest { return digest.FromString(strings.Join(e.args, "\x00")) }
 
-// noteImage writes the note of an image that is about to be loaded.
+// noteImage writes the note of an image that is about to be loaded, once.
 func (e *Engine) noteImage(stateDir string, img Image) error {
 	if img.Name == "" {
 		return nil
@@ -48,9 +49,14 @@ func (e *Engine) noteImage(stateDir string, img Image) error {
 	if !strings.HasPrefix(img.Name, localDomain) || strings.ContainsAny(img.Name, " \t\r\n") {
 		return fmt.Errorf("%w: %s: its archive calls it %q, which is not in %s", ErrImage, img.Reference, img.Name, localDomain)
 	}
-	text, err := json.Marshal(loaded{e.name, e.instance(), img.Name, img.Manifest})
+	note := loaded{e.name, e.instance(), img.Name, img.Manifest}
+	path := filepath.Join(stateDir, loadedPrefix+e.name+"-"+img.Manifest.Encoded()+".json")
+	if old, err := readLoaded(path); err == nil && old == note {
+		return nil
+	}
+	text, err := json.Marshal(note)
 	if err == nil {
-		err = durable.WriteFile(filepath.Join(stateDir, loadedPrefix+e.name+"-"+img.Manifest.Encoded()+".json"), text, 0o600)
+		err = durable.WriteFile(path, text, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrStateDir, err)

@@ -37,7 +37,7 @@ func TestLoadedImagesAreRemoved(t *testing.T) {
 			t.Fatal(v.Reason, v.Found)
 		}
 	}
-	// Put there by somebody else, even under such a name.
+	// Put there by somebody else, under a name of theirs as well.
 	o := engineOptions(t)
 	load := exec.Command(o.Path, append(o.Args, "load")...)
 	in, err := load.StdinPipe()
@@ -50,7 +50,11 @@ func TestLoadedImagesAreRemoved(t *testing.T) {
 	if err := errors.Join(foreign.Archive(in), in.Close(), load.Wait()); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { engineCLI(t, "rmi", foreign.Name) })
+	const theirs = "fixture.local/theirs:1"
+	t.Cleanup(func() { engineCLI(t, "rmi", theirs) })
+	engineCLI(t, "tag", foreign.Name, theirs)
+	engineCLI(t, "rmi", foreign.Name)
+	foreign.Archive = nil
 	j.Image = foreign // used as it is
 	if v := validate(t, e, j); !v.Passed {
 		t.Fatal(v.Reason, v.Found)
@@ -79,10 +83,29 @@ func TestLoadedImagesAreRemoved(t *testing.T) {
 	for _, img := range []struct {
 		name string
 		want bool
-	}{{old.Name, false}, {kept.Name, true}, {foreign.Name, true}} {
+	}{{old.Name, false}, {kept.Name, true}, {theirs, true}} {
 		if slices.Contains(names, img.name) != img.want {
 			t.Errorf("%s there: %v; all: %v", img.name, !img.want, names)
 		}
+	}
+	// With two names it is still one image, and loses ours alone.
+	engineCLI(t, "tag", kept.Name, "fixture.local/kept:1")
+	t.Cleanup(func() { engineCLI(t, "rmi", "fixture.local/kept:1") })
+	j.Image = kept
+	if v := validate(t, e, j); !v.Passed {
+		t.Error(v.Reason, v.Found)
+	}
+	// A lost note is written again.
+	notes, err := filepath.Glob(filepath.Join(j.StateDir, "image-*"))
+	if err != nil || len(notes) != 1 {
+		t.Fatalf("%v, %v", notes, err)
+	}
+	if err := os.Remove(notes[0]); err != nil {
+		t.Fatal(err)
+	}
+	validate(t, e, j)
+	if ds, err := runner.LoadedImages(j.StateDir); err != nil || !slices.Equal(ds, []digest.Digest{kept.Manifest}) {
+		t.Errorf("noted: %v, %v", ds, err)
 	}
 	j.Image = old // comes back when it is needed again
 	if v := validate(t, e, j); !v.Passed {
@@ -93,6 +116,9 @@ func TestLoadedImagesAreRemoved(t *testing.T) {
 	remove(nil, old.Name)
 	if removed, err := e.RemoveImages(t.Context(), j.StateDir, "", nil); err != nil || !slices.Equal(removed, []string{kept.Name}) {
 		t.Errorf("removed %v, %v", removed, err)
+	}
+	if names := imageNames(t); slices.Contains(names, kept.Name) || !slices.Contains(names, "fixture.local/kept:1") {
+		t.Errorf("names left: %v", names)
 	}
 }
 
