@@ -115,7 +115,7 @@ var settings = []setting{
 	one("min-free", "space that stays free on the store's file system, like 10GiB", size(func(c *config) *snapshot.Bytes { return &c.MinFree })),
 	items("mirrors", "registry[/prefix] to try where the snapshot permits a node's own mirrors", func(c *config) *[]string { return &c.Mirrors }),
 	one("archive", "cold storage for outdated versions: a directory, or oci://registry[/prefix]; default: none", text(func(c *config) *string { return &c.Archive })),
-	one("snapshot.source", "where snapshots are published: an HTTPS address or a directory", text(func(c *config) *string { return &c.Snapshot.Source })),
+	one("snapshot.source", "where snapshots are published: an HTTPS address, oci://registry/repository[:tag] or a directory", text(func(c *config) *string { return &c.Snapshot.Source })),
 	one("engine.name", "container engine: nerdctl, docker or podman; default: the first found", text(func(c *config) *string { return &c.Engine.Name })),
 	one("engine.path", "path of the container engine's program", text(func(c *config) *string { return &c.Engine.Path })),
 	items("engine.args", "global flag for the container engine, like --address=/run/containerd.sock", func(c *config) *[]string { return &c.Engine.Args }),

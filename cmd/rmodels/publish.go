@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -360,11 +361,12 @@ func (a *app) snapshotPublishCommand() *cobra.Command {
 		Use:   "publish DIR",
 		Short: "Write the signed snapshot where nodes pull it, or as one push file",
 		Example: `  rmodels snapshot publish ./ceremony --to /srv/www/testnet
+  rmodels snapshot publish ./ceremony --to oci://registry.example/net/snapshots:testnet
   rmodels snapshot publish ./ceremony --bundle snapshot.bundle.json`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, as []string) error {
 			if to == "" && bundle == "" {
-				return usageError{errors.New("snapshot publish needs --to DIRECTORY, --bundle FILE, or both")}
+				return usageError{errors.New("snapshot publish needs --to DIRECTORY or oci://REPOSITORY, --bundle FILE, or both")}
 			}
 			r, err := snapshot.OpenRepository(as[0])
 			if err != nil {
@@ -378,7 +380,7 @@ func (a *app) snapshotPublishCommand() *cobra.Command {
 				return usageError{fmt.Errorf("the draft differs from what is signed: sign it first with: rmodels snapshot sign %s", as[0])}
 			}
 			if to != "" {
-				if err := r.Publish(to); err != nil {
+				if err := a.publish(cmd.Context(), r, to); err != nil {
 					return err
 				}
 			}
@@ -391,7 +393,7 @@ func (a *app) snapshotPublishCommand() *cobra.Command {
 					return err
 				}
 			}
-			return a.result(map[string]string{"directory": to, "bundle": bundle}, func(w io.Writer) {
+			return a.result(map[string]string{"to": to, "bundle": bundle}, func(w io.Writer) {
 				if to != "" {
 					fmt.Fprintf(w, "published to %s\n", to)
 				}
@@ -401,7 +403,25 @@ func (a *app) snapshotPublishCommand() *cobra.Command {
 			})
 		},
 	}
-	c.Flags().StringVar(&to, "to", "", "directory that nodes pull from, over HTTPS or as it is")
+	c.Flags().StringVar(&to, "to", "", "where nodes pull from: a directory (over HTTPS or as it is) or oci://registry/repository[:tag]")
 	c.Flags().StringVar(&bundle, "bundle", "", "push file for: rmodels snapshot apply")
 	return c
+}
+
+// publish writes the newest set where nodes pull it.
+func (a *app) publish(ctx context.Context, r *snapshot.Repository, to string) error {
+	name, isRegistry := strings.CutPrefix(to, "oci://")
+	if !isRegistry {
+		return r.Publish(to)
+	}
+	files, err := r.Files()
+	if err != nil {
+		return err
+	}
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	_, err = c.PushTUF(ctx, files, name)
+	return err
 }

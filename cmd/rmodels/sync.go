@@ -13,6 +13,7 @@ import (
 
 	"github.com/resultity/rmodels/internal/version"
 	"github.com/resultity/rmodels/lifecycle"
+	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/snapshot"
 )
 
@@ -261,10 +262,24 @@ func snapshotSource(c *config) (snapshot.Source, error) {
 			return nil, err
 		}
 		return snapshot.HTTPSource(client, s), nil
+	case strings.HasPrefix(s, "oci://"):
+		o, err := c.registry()
+		if err != nil {
+			return nil, err
+		}
+		client, err := oci.New(o)
+		if err != nil {
+			return nil, err
+		}
+		src, err := client.TUF(strings.TrimPrefix(s, "oci://"))
+		if err != nil {
+			return nil, usageError{fmt.Errorf("snapshot.source: %w", err)}
+		}
+		return src, nil
 	case strings.HasPrefix(s, "/"):
 		return snapshot.DirSource(s), nil
 	}
-	return nil, usageError{fmt.Errorf("snapshot.source %q: write an https:// address or an absolute directory", s)}
+	return nil, usageError{fmt.Errorf("snapshot.source %q: write an https:// address, oci://registry/repository[:tag] or an absolute directory", s)}
 }
 
 // agent adds our name to requests.
