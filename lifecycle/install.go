@@ -109,7 +109,7 @@ func (n *Node) install(ctx context.Context, acc *snapshot.Accepted, m *snapshot.
 
 	step = n.step(m.ID(), "build tree")
 	tree, err := st.BuildTree(ctx, l, ad.ref.Digest, entries)
-	step(err, tree.Path)
+	step(err, "read-only, "+humanBytes(tree.Size))
 	if err != nil {
 		return fmt.Errorf("build tree: %w", err)
 	}

@@ -256,7 +256,7 @@ func (n *Node) fetchImage(ctx context.Context, c *oci.Client, st *cas.Store, l *
 		return nil, nil, nil, err
 	}
 	im, err := c.ImageWithProgress(ctx, st, l, ad.ref, mirrors, platform, func(e progress.Event) {
-		e.Model = forModel
+		e.Model, e.Step = forModel, "runtime"
 		n.o.Progress.Emit(e)
 	})
 	if err != nil {

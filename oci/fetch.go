@@ -79,6 +79,11 @@ func (c *Client) fetchBlobs(ctx context.Context, st *cas.Store, l *cas.Lease, so
 	if want := wantMaps(st, blobs); len(o.Bases) > 0 && len(want) > 0 {
 		p.maps = c.chunkMaps(ctx, sources, subject, want)
 	}
+	var size int64
+	for _, b := range blobs {
+		size += b.Size
+	}
+	o.Progress.Emit(progress.Event{Kind: progress.Total, Model: o.Model, Total: size})
 	var mu sync.Mutex
 	var total FetchResult
 	for _, b := range blobs {

@@ -4,67 +4,88 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/go-json-experiment/json"
-	"github.com/vbauerster/mpb/v8"
-	"github.com/vbauerster/mpb/v8/decor"
 	"golang.org/x/term"
 
 	"github.com/resultity/rmodels/internal/progress"
 )
 
-// lineEvery is how often a running fetch says where it is when nobody watches
-// a terminal.
-const lineEvery = 10 * time.Second
+const (
+	// lineEvery is how often a running fetch says where it is when nobody
+	// watches a terminal.
+	lineEvery = 10 * time.Second
+	// drawEvery is how often the status line of a terminal changes, and
+	// drawAfter how long a fetch must run to be worth one.
+	drawEvery = 150 * time.Millisecond
+	drawAfter = 300 * time.Millisecond
+	// rateOver is the time that a rate is taken over.
+	rateOver = 5 * time.Second
+)
 
-// display shows progress events: bars on a terminal, lines elsewhere, one
-// JSON object a line with --output json. It writes to standard error only.
+// display shows progress events: a status line on a terminal, lines elsewhere,
+// one JSON object a line with --output json. It writes to standard error only.
 type display struct {
 	w    io.Writer
-	mode string // bars, lines, json
+	mode string // terminal, lines, json, none
 
 	mu       sync.Mutex
 	terminal *os.File
-	bars     *mpb.Progress // while a bar is shown
-	models   map[string]*fetching
-	steps    map[string]time.Time // start of model+step
+	drawn    bool // the status line is on the screen
+	now      *fetching
+	stop     chan struct{} // ends the redrawing; nil while nothing is drawn
+	steps    map[string]time.Time
 }
 
 // fetching adds up the blobs of one model.
 type fetching struct {
-	blobs   map[string][2]int64 // done, total
-	first   int64               // done when the first event came: not ours to count as speed
-	started time.Time
-	line    time.Time
-	source  string
-	bar     *mpb.Bar
-	tail    atomic.Pointer[string] // right end of the bar; the bars read it from a goroutine of their own
+	model, step string
+	blobs       map[string][2]int64 // done, total
+	announced   int64
+	started     time.Time
+	line        time.Time
+	source      string
+	before      int64    // done when a blob's first event came: not ours to count as speed
+	samples     []sample // oldest first, of the last rateOver
+}
+
+type sample struct {
+	at   time.Time
+	done int64
 }
 
 func (f *fetching) sum() (done, total int64) {
 	for _, b := range f.blobs {
 		done, total = done+b[0], total+b[1]
 	}
-	return done, total
+	return done, max(total, f.announced)
 }
 
-// rate is bytes per second of what this process fetched.
+// rate is bytes per second of what this process moved lately.
 func (f *fetching) rate(now time.Time) float64 {
 	done, _ := f.sum()
-	s := now.Sub(f.started).Seconds()
-	if s < 0.2 {
+	done -= f.before
+	for len(f.samples) > 1 && now.Sub(f.samples[1].at) > rateOver {
+		f.samples = f.samples[1:]
+	}
+	if n := len(f.samples); n == 0 || now.Sub(f.samples[n-1].at) >= drawEvery {
+		f.samples = append(f.samples, sample{now, done})
+	}
+	first := f.samples[0]
+	s := now.Sub(first.at).Seconds()
+	if s < drawEvery.Seconds() {
 		return 0
 	}
-	return float64(done-f.first) / s
+	return max(0, float64(done-first.done)/s)
 }
 
 // progress is where events of this command go.
 func (a *app) progress() progress.Sink {
 	if a.show == nil {
-		a.show = &display{w: plain{a.stderr}, models: map[string]*fetching{}, steps: map[string]time.Time{}, mode: "lines"}
+		a.show = &display{w: plain{a.stderr}, steps: map[string]time.Time{}, mode: "lines"}
 		f, isFile := a.stderr.(*os.File)
 		switch {
 		case a.output == "json":
@@ -72,36 +93,30 @@ func (a *app) progress() progress.Sink {
 		case a.quiet:
 			a.show.mode = "none"
 		case isFile && term.IsTerminal(int(f.Fd())):
-			a.show.mode, a.show.terminal = "bars", f
+			a.show.mode, a.show.terminal = "terminal", f
 		}
 	}
 	return a.show.event
 }
 
-// closeProgress ends the bars, so that results print below them.
+// closeProgress takes the status line away, so that results print in its place.
 func (a *app) closeProgress() {
 	if a.show == nil {
 		return
 	}
 	a.show.mu.Lock()
 	defer a.show.mu.Unlock()
-	a.show.endBars()
+	a.show.finish()
 }
 
-// endBars takes all bars away. What is printed next needs none to be drawn
-// beside it, so nothing that was written before can be lost.
-func (d *display) endBars() {
-	if d.bars == nil {
-		return
+// finish ends what is shown of a step.
+func (d *display) finish() {
+	d.now = nil
+	d.clear()
+	if d.stop != nil {
+		close(d.stop)
+		d.stop = nil
 	}
-	for _, f := range d.models {
-		if f.bar != nil {
-			f.bar.Abort(true)
-			f.bar = nil
-		}
-	}
-	d.bars.Wait()
-	d.bars = nil
 }
 
 func (d *display) event(e progress.Event) {
@@ -120,8 +135,7 @@ func (d *display) event(e progress.Event) {
 	case progress.StepStart:
 		d.steps[e.Model+"\x00"+e.Step] = e.Time
 	case progress.StepEnd:
-		delete(d.models, e.Model)
-		d.endBars()
+		d.finish()
 		took := ""
 		if t, ok := d.steps[e.Model+"\x00"+e.Step]; ok && e.Time.Sub(t) >= time.Second {
 			took = " (" + e.Time.Sub(t).Round(100*time.Millisecond).String() + ")"
@@ -129,29 +143,33 @@ func (d *display) event(e progress.Event) {
 		d.line(fmt.Sprintf("%s  %-18s %s%s", e.Model, e.Step, e.Message, took))
 	case progress.Note:
 		d.line(fmt.Sprintf("%s  %s", e.Model, e.Message))
-	case progress.Bytes, progress.Waiting:
+	case progress.Total, progress.Bytes, progress.Waiting:
 		d.bytes(e)
 	}
 }
 
-// line prints above the bars, or plainly where there are none.
+// line prints above the status line.
 func (d *display) line(s string) {
-	s = clean(s) + "\n"
-	if d.bars != nil {
-		_, _ = d.bars.Write([]byte(s))
-		return
-	}
-	_, _ = io.WriteString(d.w, s)
+	d.clear()
+	_, _ = io.WriteString(d.w, clean(s)+"\n")
 }
 
 func (d *display) bytes(e progress.Event) {
-	f := d.models[e.Model]
-	if f == nil {
-		f = &fetching{blobs: map[string][2]int64{}, started: e.Time, line: e.Time}
-		d.models[e.Model] = f
+	if d.now == nil || d.now.model != e.Model {
+		d.finish()
+		step := e.Step
+		if step == "" {
+			step = "fetch"
+		}
+		d.now = &fetching{model: e.Model, step: step, blobs: map[string][2]int64{}, started: e.Time, line: e.Time}
+	}
+	f := d.now
+	if e.Kind == progress.Total {
+		f.announced += e.Total
+		return
 	}
 	if _, ok := f.blobs[e.Digest]; !ok {
-		f.first += e.Done // what a blob begins with was fetched earlier, or by another process
+		f.before += e.Done
 	}
 	f.blobs[e.Digest] = [2]int64{e.Done, e.Total}
 	if e.Source != "" {
@@ -160,36 +178,75 @@ func (d *display) bytes(e progress.Event) {
 	if e.Kind == progress.Waiting {
 		f.source = "another rmodels"
 	}
-	done, total := f.sum()
-	if d.mode != "bars" {
-		if e.Time.Sub(f.line) >= lineEvery {
-			f.line = e.Time
-			d.line(fmt.Sprintf("%s  %-18s %s of %s, %s/s, from %s", e.Model, "fetch", bytesText(done), bytesText(total), bytesText(int64(f.rate(e.Time))), f.source))
+	if d.mode == "terminal" {
+		if d.stop == nil {
+			d.stop = make(chan struct{})
+			go d.redraw(d.stop)
 		}
 		return
 	}
-	text := f.describe(e.Time)
-	f.tail.Store(&text)
-	if d.bars == nil {
-		d.bars = mpb.New(mpb.WithOutput(d.terminal), mpb.WithWidth(36), mpb.WithRefreshRate(120*time.Millisecond))
+	rate := f.rate(e.Time)
+	if e.Time.Sub(f.line) >= lineEvery {
+		f.line = e.Time
+		done, total := f.sum()
+		d.line(fmt.Sprintf("%s  %-18s %s of %s, %s/s, from %s", f.model, f.step, bytesText(done), bytesText(total), bytesText(int64(rate)), f.source))
 	}
-	if f.bar == nil {
-		f.bar = d.bars.AddBar(max(total, done+1),
-			mpb.PrependDecorators(decor.Name(clean(e.Model), decor.WCSyncSpaceR), decor.CountersKibiByte("% .1f / % .1f", decor.WCSyncSpace)),
-			mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return *f.tail.Load() })))
-	}
-	// A bar that is full ends for good; the next blob may only be announced yet.
-	f.bar.SetTotal(max(total, done+1), false)
-	f.bar.SetCurrent(done)
 }
 
-// describe is the right end of a bar: rate, time left, source.
-func (f *fetching) describe(now time.Time) string {
-	r := f.rate(now)
-	done, total := f.sum()
-	left := ""
-	if r > 0 && total > done {
-		left = " " + time.Duration(float64(total-done)/r*1e9).Round(time.Second).String() + " left"
+// redraw keeps the status line true also while nothing arrives.
+func (d *display) redraw(stop chan struct{}) {
+	t := time.NewTicker(drawEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case now := <-t.C:
+			d.mu.Lock()
+			if d.stop == stop {
+				d.draw(now)
+			}
+			d.mu.Unlock()
+		}
 	}
-	return fmt.Sprintf(" %s/s%s  %s", bytesText(int64(r)), left, clean(f.source))
+}
+
+func (d *display) draw(now time.Time) {
+	rate := d.now.rate(now)
+	if now.Sub(d.now.started) < drawAfter {
+		return
+	}
+	width, _, err := term.GetSize(int(d.terminal.Fd()))
+	if err != nil || width <= 0 {
+		width = 80
+	}
+	// Not through plain: the carriage return is ours.
+	_, _ = io.WriteString(d.terminal, "\r"+clean(d.now.status(rate, width-1))+"\x1b[K")
+	d.drawn = true
+}
+
+func (d *display) clear() {
+	if d.drawn {
+		_, _ = io.WriteString(d.terminal, "\r\x1b[K")
+		d.drawn = false
+	}
+}
+
+// status is one line of at most width columns: what, how much of it, how fast,
+// how long still, and from where.
+func (f *fetching) status(rate float64, width int) string {
+	done, total := f.sum()
+	part := 0.0
+	if total > 0 {
+		part = min(1, float64(done)/float64(total))
+	}
+	left := ""
+	if rate > 0 && total > done {
+		left = "  " + time.Duration(float64(total-done)/rate*1e9).Round(time.Second).String() + " left"
+	}
+	const cells = 24
+	full := int(part * cells)
+	s := []rune(fmt.Sprintf("%s  %-8s [%s%s] %3.0f%%  %s of %s  %s/s%s  %s", f.model, f.step,
+		strings.Repeat("#", full), strings.Repeat(".", cells-full), part*100, bytesText(done), bytesText(total), bytesText(int64(rate)), left, f.source))
+	return string(s[:min(len(s), width)])
 }

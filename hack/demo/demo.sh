@@ -120,8 +120,8 @@ printf '   %8s  in all\n' "$(seconds "$began" "$(now)")"
 cat <<END
 
 ${bold}Try next${plain}
-   . $(realpath --relative-base="$top" "$demo")/env        # rmodels for this node, in your shell
-   rmodels show tiny-chat@v2                # who signed it, what it answered, how sealed the box was
-   rm "\$BED_FAULTS" && rmodels sync rotten # the registry serves good bytes again: rotten heals
-   $(printf %-40s "$down") # end and remove everything
+   . $(realpath --relative-base="$top" "$demo")/env                               # rmodels for this node, in your shell
+   rmodels show tiny-chat@v2                  # who signed it, what it answered, how sealed the box was
+   rm "\$BED_FAULTS" && rmodels sync rotten   # the registry serves good bytes again: rotten heals
+   $(printf %-42s "$down") # end and remove everything
 END

@@ -79,12 +79,14 @@ show() {
 # indent runs a command with its output set in by four columns. On a terminal
 # the progress bars go straight through.
 indent() {
-  local rc=0
+  local rc
+  set +e
   if [ -t 2 ]; then
-    "$@" > >(sed -u 's/^/     /') || rc=$?
+    "$@" | sed -u 's/^/     /'
   else
-    "$@" > >(sed -u 's/^/     /') 2>&1 || rc=$?
+    "$@" 2>&1 | sed -u 's/^/     /'
   fi
-  wait $! 2>/dev/null || true # the last lines before the next title
-  return $rc
+  rc=${PIPESTATUS[0]}
+  set -e
+  return "$rc"
 }

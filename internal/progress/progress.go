@@ -11,6 +11,7 @@ type Kind string
 const (
 	StepStart Kind = "start"   // a step of a model began
 	StepEnd   Kind = "end"     // a step ended; Message is its result
+	Total     Kind = "total"   // the step is going to handle Total bytes, some of which may be here
 	Bytes     Kind = "bytes"   // Done of Total bytes of Digest are on disk
 	Waiting   Kind = "waiting" // another process does the work; Done and Total are its progress
 	Note      Kind = "note"    // something a reader should know
