@@ -207,10 +207,10 @@ func TestErrorsAreJSONWhenAskedFor(t *testing.T) {
 	}
 	t.Setenv("RMODELS_CONFIG", empty)
 	var out, errs bytes.Buffer
-	if code := run([]string{"list", "--output", "json"}, &out, &errs); code != exitUnexpected {
+	if code := run([]string{"list", "--output", "json"}, &out, &errs); code != exitUsage {
 		t.Errorf("exit code %d", code)
 	}
-	for _, want := range []string{`"event":"error"`, `"exitCode":1`, `"cause":"state"`, `"hint":"set one up with: rmodels init`} {
+	for _, want := range []string{`"event":"error"`, `"exitCode":2`, `"cause":"state"`, `"hint":"set one up with: rmodels init`} {
 		if !strings.Contains(errs.String(), want) {
 			t.Errorf("%s is not in %s", want, &errs)
 		}
