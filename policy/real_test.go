@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -67,6 +68,32 @@ func TestCosign2(t *testing.T) {
 	wantRefused(t, ask(p, other), policy.ClassSignature, "policies[acme].threshold", "another artifact", d.String())
 	wantRefused(t, ask(nowherePolicy(keyAuthority(t, "ci", "legacy", newKey(t))), d), policy.ClassSignature, "policies[acme].threshold")
 	wantRefused(t, ask(nowherePolicy(fixtureKey("ci", "bundle", readFixture(t, release, "cosign.pub"))), d), policy.ClassSignature, "policies[acme].threshold", "format")
+}
+
+// TestCosign3: the bundles that cosign 3 attaches as referrers, a signature
+// and an attestation.
+func TestCosign3(t *testing.T) {
+	const release = "cosign-3.1.3"
+	d, ev := cosigned(t, release)
+	if len(ev) != 2 {
+		t.Fatalf("%d bundles", len(ev))
+	}
+	ask := func(p snapshot.Policy, ev ...policy.Evidence) policy.Decision {
+		return policy.AdmitSignatures(accepted(p), "acme", nowhere+"@"+d.String(), d, ev, now)
+	}
+	p := nowherePolicy(fixtureKey("ci", "bundle", readFixture(t, release, "cosign.pub")))
+	wantAllowed(t, ask(p, ev...), "ci")
+	p.Attestations = []snapshot.Attestation{{PredicateType: slsa, Authorities: []string{"ci"}}}
+	wantAllowed(t, ask(p, ev...), "ci")
+	for i, e := range ev { // each alone lacks what the other says
+		class := policy.ClassAttestation
+		if strings.Contains(e.Annotations["dev.sigstore.bundle.predicateType"], "slsa.dev") {
+			class = policy.ClassSignature
+		}
+		wantRefused(t, ask(p, ev[i]), class, "policies[acme]")
+	}
+	p.Authorities[0] = keyAuthority(t, "ci", "bundle", newKey(t))
+	wantRefused(t, ask(p, ev...), policy.ClassSignature, "policies[acme].threshold")
 }
 
 // TestModelSigning: bundles of OpenSSF Model Signing, by a key and by an
