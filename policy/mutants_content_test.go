@@ -1,3 +1,5 @@
+//go:build mutants
+
 package policy_test
 
 import (
@@ -177,14 +179,12 @@ var permits = []mutant{
 // suite are the tests that must notice.
 const suite = `^(TestSafePath|TestLayout|TestUnpacked|TestHostile|TestGGUF|TestSafetensors|TestTexts|TestTemplate|TestProtobuf|TestBytesLike|TestLengthLike|TestTheDemos|TestUnpinned|TestUnreadable)`
 
-// TestMutants shows that each guard is needed: without it the suite is red.
-// One binary holds all mutants and RMODELS_MUTANT chooses. It takes a minute
-// and runs only where RMODELS_MUTANTS is set.
-func TestMutants(t *testing.T) {
-	if os.Getenv("RMODELS_MUTANTS") == "" {
-		t.Log("RMODELS_MUTANTS is not set: no mutant was run")
-		return
-	}
+// TestContentMutants shows that each guard is needed: without it the suite is
+// red. One binary holds all mutants and RMODELS_MUTANT chooses. It takes
+// minutes:
+//
+//	go test -tags mutants -run TestContentMutants -timeout 60m ./policy
+func TestContentMutants(t *testing.T) {
 	dir := t.TempDir()
 	binary := filepath.Join(dir, "mutants.test")
 	build := exec.Command("go", "test", "-c", "-vet=off", "-overlay", mutate(t, dir), "-o", binary, ".")
