@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -75,12 +74,15 @@ func (t *Trust) Pull(ctx context.Context, src Source, now time.Time) (*Accepted,
 	if err := fl.under(tm.Root).check(acc.Document, acc.Digest); err != nil {
 		return nil, err
 	}
+	acc.Changed = acc.Digest != rec.Digest
+	acc.follows(rec.Previous)
+	if acc.Changed {
+		acc.follows(rec.document())
+	}
 	if err := t.store(acc, s, ref); err != nil {
 		return nil, err
 	}
 	acc.AcceptedAt = ref
-	acc.Previous = rec.Digest
-	acc.Changed = acc.Digest != rec.Digest
 	acc.judge(latest(now, ref), "")
 	return acc, nil
 }
@@ -91,21 +93,16 @@ func (t *Trust) raise(f floor, rec record) (floor, error) {
 	if f.Digest == rec.Digest {
 		return f, nil
 	}
-	for name, b := range rec.Files {
-		if !strings.HasSuffix(name, "."+TargetName) || digest.FromBytes(b) != rec.Digest {
-			continue
-		}
-		doc, err := Parse(b)
-		if err != nil || doc.Sequence <= f.Sequence {
-			return f, nil
-		}
-		tm, err := t.walk(rec.RootVersion)
-		if err != nil {
-			return f, err
-		}
-		f.Sequence, f.Digest, f.RootVersion = doc.Sequence, rec.Digest, max(f.RootVersion, rec.RootVersion)
-		f.TargetsKeys = roleKeys(tm.Root, metadata.TARGETS)
+	doc, err := Parse(rec.document())
+	if err != nil || doc.Sequence <= f.Sequence {
+		return f, nil
 	}
+	tm, err := t.walk(rec.RootVersion)
+	if err != nil {
+		return f, err
+	}
+	f.Sequence, f.Digest, f.RootVersion = doc.Sequence, rec.Digest, max(f.RootVersion, rec.RootVersion)
+	f.TargetsKeys = roleKeys(tm.Root, metadata.TARGETS)
 	return f, nil
 }
 
@@ -145,7 +142,7 @@ func sourceError(name string, err error) error {
 // this order a crash between the two leaves a floor that is too low by one
 // step, which [Trust.raise] repairs, and never one above all that is stored.
 func (t *Trust) store(acc *Accepted, s *set, ref time.Time) error {
-	b, err := json.Marshal(record{ref, acc.RootVersion, acc.Digest, s.files}, json.Deterministic(true))
+	b, err := json.Marshal(record{ref, acc.RootVersion, acc.Digest, s.files, acc.previous}, json.Deterministic(true))
 	if err != nil {
 		return err
 	}
@@ -197,7 +194,7 @@ func (t *Trust) Current(now time.Time) (*Accepted, error) {
 		return nil, fmt.Errorf("last accepted snapshot in %s: %w", t.dir, err)
 	}
 	acc.AcceptedAt = rec.AcceptedAt
-	acc.Previous = acc.Digest
+	acc.follows(rec.Previous)
 	superseded, err := t.superseded(acc, rec)
 	if err != nil {
 		return nil, err
@@ -224,6 +221,13 @@ func (t *Trust) superseded(acc *Accepted, rec record) (string, error) {
 		return fmt.Sprintf("root %d replaced keys that signed it", tm.Root.Signed.Version), nil
 	}
 	return "", nil
+}
+
+// follows notes the document that was accepted before.
+func (a *Accepted) follows(document []byte) {
+	if document != nil {
+		a.Previous, a.previous = digest.FromBytes(document), document
+	}
 }
 
 // judge sets the terms and the freshness.

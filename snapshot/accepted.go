@@ -49,9 +49,11 @@ type Accepted struct {
 	TargetsExpires   time.Time `json:"targetsExpires"`
 
 	// Changed is set by Apply and Pull when the document differs from the one
-	// accepted before; Previous is that one's digest, empty for the first.
+	// accepted before. Previous is the digest of the last accepted document that
+	// differs from this one, empty for the first; see [Accepted.Changes].
 	Changed  bool          `json:"changed"`
 	Previous digest.Digest `json:"previous,omitzero"`
+	previous []byte
 
 	// TrustRoots holds the bytes of each Sigstore trusted_root.json by its name
 	// in [Snapshot.TrustRoots], verified against the digest pinned there.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -24,7 +25,7 @@ const (
 	rootsFolder  = "roots"
 	acceptedFile = "accepted.json"
 	lockFile     = "lock"
-	maxRecord    = 16 << 20
+	maxRecord    = 24 << 20 // the caps of all files and of one more document, in base64
 )
 
 // Trust is one node's view of one network: the pinned root, what was accepted
@@ -50,6 +51,17 @@ type record struct {
 	RootVersion int64             `json:"rootVersion"`
 	Digest      digest.Digest     `json:"digest"`
 	Files       map[string][]byte `json:"files"`
+	Previous    []byte            `json:"previous,omitzero"` // the last accepted document that differs; for people, nothing is decided by it
+}
+
+// document is the accepted document; nil where the record is damaged.
+func (r record) document() []byte {
+	for name, b := range r.Files {
+		if strings.HasSuffix(name, "."+TargetName) && digest.FromBytes(b) == r.Digest {
+			return b
+		}
+	}
+	return nil
 }
 
 // Pin records root as the first root of network. Doing it again with the same

@@ -31,7 +31,7 @@ func TestPushAndCurrent(t *testing.T) {
 		t.Errorf("created %s expires %s", acc.Document.Created, acc.Document.Expires)
 	}
 	again := must1(n.Apply(b1, net.now().Add(time.Hour)))(t)
-	if again.Changed || again.Previous != acc.Digest {
+	if again.Changed || again.Previous != "" {
 		t.Errorf("the same file again: %+v", again)
 	}
 
@@ -46,6 +46,9 @@ func TestPushAndCurrent(t *testing.T) {
 	cur := must1(n.Current(net.now()))(t)
 	if cur.Digest != acc2.Digest || cur.Changed || cur.Freshness != snapshot.Fresh || !cur.AcceptedAt.Equal(latestOf(net.now(), start.Add(time.Hour))) {
 		t.Errorf("%+v", cur)
+	}
+	if changes := must1(cur.Changes())(t); cur.Previous != acc.Digest || len(changes) != 1 || changes[0].Verb != "added" || changes[0].Kind != "model" || changes[0].Name != "tiny@v2" {
+		t.Errorf("since %s: %+v", cur.Previous, changes)
 	}
 	_, err := n.Apply(b1, net.now())
 	wantErr(t, err, snapshot.ErrReplay)

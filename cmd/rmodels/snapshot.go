@@ -39,7 +39,7 @@ func (a *app) snapshotCommand() *cobra.Command {
 func (a *app) snapshotShowCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "show",
-		Short: "Show the accepted snapshot: age, signers, models, runtimes",
+		Short: "Show the accepted snapshot: age, signers, what it lists, what changed",
 		Example: `  rmodels snapshot show
   rmodels snapshot show --output json`,
 		Args: args(cobra.NoArgs),
@@ -52,12 +52,19 @@ func (a *app) snapshotShowCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.result(acc, func(w io.Writer) { printAccepted(w, acc, time.Now()) })
+			changes, err := acc.Changes()
+			if err != nil {
+				a.log().Warn("what changed cannot be told", "error", err)
+			}
+			return a.result(struct {
+				*snapshot.Accepted
+				Changes []snapshot.Change `json:"changes"` // against the snapshot accepted before
+			}{acc, append([]snapshot.Change{}, changes...)}, func(w io.Writer) { printAccepted(w, acc, changes, time.Now()) })
 		},
 	}
 }
 
-func printAccepted(w io.Writer, acc *snapshot.Accepted, now time.Time) {
+func printAccepted(w io.Writer, acc *snapshot.Accepted, changes []snapshot.Change, now time.Time) {
 	d := acc.Document
 	field(w, "network", "%s", d.Network)
 	field(w, "snapshot", "%d (%s)", d.Sequence, acc.Digest)
@@ -77,13 +84,76 @@ func printAccepted(w io.Writer, acc *snapshot.Accepted, now time.Time) {
 		field(w, name, "%s", s)
 	}
 	field(w, "versions", "root %d, targets %d, snapshot %d, timestamp %d", acc.RootVersion, acc.TargetsVersion, acc.SnapshotVersion, acc.TimestampVersion)
-	rows := [][]string{{"MODEL", "VERSION", "ENABLED", "SIZE", "RUNTIME", "POLICY", "DIGEST"}}
+	if acc.Previous != "" {
+		field(w, "before", "%s; since then:", short(acc.Previous.String()))
+	}
+	for _, c := range changes {
+		field(w, "", "%s %s", c.Verb, strings.TrimSpace(c.Kind+" "+c.Name+" "+memberText(c.Members)))
+	}
+	for _, r := range d.Revocations {
+		field(w, "revoked", "%s", revokedText(r))
+	}
+	fmt.Fprintln(w)
+	models := [][]string{{"MODEL", "VERSION", "ENABLED", "SIZE", "RUNTIME", "POLICY", "DIGEST"}}
 	for _, m := range d.Models {
-		rows = append(rows, []string{
+		models = append(models, []string{
 			m.Name, m.Version, fmt.Sprint(m.Enabled), bytesText(m.Size), m.Compat.Runtime, m.Policy, short(m.Digest().String()),
 		})
 	}
-	table(w, rows)
+	table(w, models)
+	fmt.Fprintln(w)
+	runtimes := [][]string{{"RUNTIME", "VERSION", "PROTOCOL", "GPU", "POLICY", "DIGEST"}}
+	for _, r := range d.Runtimes {
+		runtimes = append(runtimes, []string{r.Name, r.Version, r.Protocol, r.GPU, r.Policy, short(r.Digest().String())})
+	}
+	table(w, runtimes)
+	fmt.Fprintln(w)
+	policies := [][]string{{"POLICY", "NEEDS", "OF", "ATTESTATIONS", "FOR"}}
+	for _, p := range d.Policies {
+		var of, about, images []string
+		for _, x := range p.Authorities {
+			of = append(of, x.Name)
+		}
+		for _, x := range p.Attestations {
+			about = append(about, x.PredicateType)
+		}
+		for _, x := range p.Images {
+			images = append(images, x.Glob)
+		}
+		policies = append(policies, []string{p.Name, fmt.Sprint(p.Threshold), listText(of), listText(about), listText(images)})
+	}
+	table(w, policies)
+}
+
+func memberText(names []string) string {
+	if len(names) == 0 {
+		return ""
+	}
+	return "(" + strings.Join(names, ", ") + ")"
+}
+
+func listText(all []string) string {
+	if len(all) == 0 {
+		return "-"
+	}
+	return strings.Join(all, ", ")
+}
+
+// revokedText says what is withdrawn and why.
+func revokedText(r snapshot.Revocation) string {
+	var what string
+	switch {
+	case r.Digest != "":
+		what = "artifact " + short(r.Digest.String())
+	case r.Key != "":
+		what = "key " + short(r.Key.String())
+	case r.Identity != nil:
+		what = "identity " + r.Identity.Subject + " of " + r.Identity.Issuer
+	}
+	if r.Reason != "" {
+		what += ": " + r.Reason
+	}
+	return what
 }
 
 func (a *app) snapshotApplyCommand() *cobra.Command {
