@@ -136,5 +136,11 @@ func TestAsk(t *testing.T) {
 	if err != nil || !v.Passed || out.String() != "the right words" {
 		t.Errorf("%v, %+v, %q", err, v, out.String())
 	}
+	j.Runtime.Protocol = "openai-embeddings"
+	out.Reset()
+	v, err = e.Ask(t.Context(), j, "what?", &out)
+	if err != nil || !v.Passed || out.String() != "3 dimensions, beginning with [0.6 0.8 0]" {
+		t.Errorf("an embedding: %v, %+v, %q", err, v, out.String())
+	}
 	nothingLeft(t, j)
 }

@@ -23,7 +23,7 @@ type protocol struct {
 	stream func(request map[string]jsontext.Value) // asks for a streamed answer, unless the request says otherwise
 	events format
 	read   func(event []byte, into *answer) error // one event, or the whole answer when it was not streamed
-	prompt func(prompt string) any                // the request for one question
+	prompt func(prompt string) map[string]any     // the request for one question
 	model  bool                                   // the request names the model
 }
 

@@ -24,7 +24,7 @@ var ollama = protocol{
 	},
 	events: ndjson,
 	read:   readOllama,
-	prompt: func(prompt string) any { return map[string]any{"prompt": prompt} },
+	prompt: func(prompt string) map[string]any { return map[string]any{"prompt": prompt} },
 	model:  true,
 }
 

@@ -18,7 +18,7 @@ var (
 		stream: openaiStream,
 		events: sse,
 		read:   readOpenAI,
-		prompt: func(prompt string) any {
+		prompt: func(prompt string) map[string]any {
 			return map[string]any{"messages": []map[string]string{{"role": "user", "content": prompt}}}
 		},
 		model: true,
@@ -29,14 +29,14 @@ var (
 		stream: openaiStream,
 		events: sse,
 		read:   readOpenAI,
-		prompt: func(prompt string) any { return map[string]any{"prompt": prompt, "max_tokens": 512} },
+		prompt: func(prompt string) map[string]any { return map[string]any{"prompt": prompt, "max_tokens": 512} },
 		model:  true,
 	}
 	openaiEmbeddings = protocol{
 		health: "/health",
 		path:   func(map[string]jsontext.Value) string { return "/v1/embeddings" },
 		read:   readEmbedding,
-		prompt: func(prompt string) any { return map[string]any{"input": prompt} },
+		prompt: func(prompt string) map[string]any { return map[string]any{"input": prompt} },
 		model:  true,
 	}
 )
@@ -147,6 +147,10 @@ func readEmbedding(event []byte, a *answer) error {
 		if math.IsNaN(x) || math.IsInf(x, 0) {
 			return fmt.Errorf("%w: its embedding holds %v", errProtocol, x)
 		}
+	}
+	if a.onText != nil {
+		shown := a.embedding[:min(len(a.embedding), 8)]
+		a.onText(fmt.Appendf(nil, "%d dimensions, beginning with %.4g", len(a.embedding), shown))
 	}
 	return nil
 }

@@ -420,7 +420,16 @@ func (r *run) buildRequest() (jsontext.Value, error) {
 	if r.prompt != "" {
 		var v any = map[string]any{"args": []string{r.prompt}}
 		if p.prompt != nil {
-			v = p.prompt(r.prompt)
+			ask := p.prompt(r.prompt)
+			// What the engine calls the model is in the test, where that is not its
+			// name here (an Ollama store has names of its own).
+			var test struct {
+				Model jsontext.Value `json:"model"`
+			}
+			if json.Unmarshal(r.job.Validation.Request, &test) == nil && len(test.Model) > 0 {
+				ask["model"] = test.Model
+			}
+			v = ask
 		}
 		var err error
 		if raw, err = json.Marshal(v); err != nil {
