@@ -111,6 +111,14 @@ func TestRefusalsLeaveNothingUsable(t *testing.T) {
 			after: Failed, cause: CauseHash, incident: true,
 		},
 		{
+			name: "not on the registry", // which is not the same as unsigned
+			prepare: func(w *network) string {
+				ref := w.push("tiny", w.key, "first")
+				return ref[:len(ref)-64] + strings.Repeat("0", 64)
+			},
+			after: Absent, cause: CauseUnavailable,
+		},
+		{
 			name:    "registry down",
 			prepare: func(w *network) string { return w.push("tiny", w.key, "first") },
 			faults: func(w *network, _ string) {
@@ -528,4 +536,43 @@ func TestNothingIsActivatedUnderAnOlderSnapshot(t *testing.T) {
 		t.Errorf("in memory: %s", r.State)
 	}
 	w.state(n, "tiny@v1", Pending)
+}
+
+// A failure in a row doubles the wait, up to the snapshot's limit.
+func TestBackoffDoubles(t *testing.T) {
+	w := newNetwork(t)
+	w.list("tiny", "v1", w.push("tiny", w.key, "first"))
+	w.must(w.repo.Edit(func(d *snapshot.Snapshot) error {
+		d.Settings.Retry = snapshot.Retry{Initial: snapshot.Duration(time.Minute), Max: snapshot.Duration(5 * time.Minute)}
+		return nil
+	}))
+	w.publish()
+	now := time.Now().UTC().Truncate(time.Second)
+	n := w.node(func(o *Options) { o.Now = func() time.Time { return now } })
+	rotten := func(r *http.Request, b []byte) []byte {
+		if strings.Contains(r.URL.Path, "/blobs/") && len(b) > 100_000 {
+			b[len(b)/2] ^= 1
+		}
+		return b
+	}
+	w.faults(nil, rotten)
+	for i, want := range []time.Duration{time.Minute, 2 * time.Minute, 4 * time.Minute, 5 * time.Minute, 5 * time.Minute} {
+		if o := w.sync(n)["tiny@v1"]; o.After != Failed {
+			t.Fatalf("attempt %d: %+v", i+1, o)
+		}
+		r, err := n.Record("tiny@v1")
+		w.must(err)
+		if got := r.RetryAfter.Sub(now); got != want {
+			t.Errorf("after failure %d: next attempt in %s, want %s", i+1, got, want)
+		}
+		now = r.RetryAfter.Add(-time.Second)
+		if o := w.sync(n)["tiny@v1"]; o.Verb != Wait {
+			t.Errorf("a second too early: %+v", o)
+		}
+		now = r.RetryAfter
+	}
+	w.faults(nil, nil)
+	if o := w.sync(n)["tiny@v1"]; o.After != Pending {
+		t.Fatalf("good bytes at last: %+v", o)
+	}
 }
