@@ -39,34 +39,36 @@ func Compatible(doc *snapshot.Snapshot, m snapshot.Model, facts Facts) Decision 
 	if !ok {
 		return refuse(ClassCompatibility, rule+".runtime", "the runtime is not listed", m.Compat.Runtime, "none")
 	}
-	var short []string
-	lack := func(format string, args ...any) { short = append(short, fmt.Sprintf(format, args...)) }
+	var short, needs, has []string
+	lack := func(need, instead string) {
+		short, needs, has = append(short, need+", "+instead), append(needs, need), append(has, instead)
+	}
 
 	if c := m.Compat.RuntimeVersion; c != "" {
 		if ok, why := inRange(c, rt.Version); !ok {
-			lack("needs runtime %s %s, the snapshot has %s%s", rt.Name, c, rt.Version, why)
+			lack("needs runtime "+rt.Name+" "+c, "the snapshot has "+rt.Version+why)
 		}
 	}
 	gpuShortfalls(m, rt, facts, lack)
 	if c := m.Compat.Driver; c != "" {
 		if facts.Driver == "" {
-			lack("needs GPU driver %s, this node reports none", c)
+			lack("needs GPU driver "+c, "this node reports none")
 		} else if ok, why := inRange(c, facts.Driver); !ok {
-			lack("needs GPU driver %s, this node has %s%s", c, facts.Driver, why)
+			lack("needs GPU driver "+c, "this node has "+facts.Driver+why)
 		}
 	}
 	if need := int64(m.Compat.Memory); need > facts.Memory {
-		lack("needs %s memory, this node has %s", amount(need), amount(facts.Memory))
+		lack("needs "+amount(need)+" memory", "this node has "+amount(facts.Memory))
 	}
 	if facts.DiskFree > 0 && m.Size > facts.DiskFree {
-		lack("needs %s of disk, this node has %s free", amount(m.Size), amount(facts.DiskFree))
+		lack("needs "+amount(m.Size)+" of disk", "this node has "+amount(facts.DiskFree)+" free")
 	}
 	if len(facts.Tasks) > 0 && len(m.Compat.Tasks) > 0 &&
 		!slices.ContainsFunc(m.Compat.Tasks, func(t string) bool { return slices.Contains(facts.Tasks, t) }) {
-		lack("is for %s, this node serves %s", strings.Join(m.Compat.Tasks, ", "), strings.Join(facts.Tasks, ", "))
+		lack("is for "+strings.Join(m.Compat.Tasks, ", "), "this node serves "+strings.Join(facts.Tasks, ", "))
 	}
 	if len(short) > 0 {
-		d := refuse(ClassCompatibility, rule, strings.Join(short, "; "), "a node that meets compat", strings.Join(short, "; "))
+		d := refuse(ClassCompatibility, rule, strings.Join(short, "; "), strings.Join(needs, "; "), strings.Join(has, "; "))
 		d.Shortfalls = short
 		return d
 	}
@@ -75,17 +77,17 @@ func Compatible(doc *snapshot.Snapshot, m snapshot.Model, facts Facts) Decision 
 
 // gpuShortfalls looks for one GPU that has both the memory and the compute
 // capability; two that have one each do not help.
-func gpuShortfalls(m snapshot.Model, rt snapshot.Runtime, facts Facts, lack func(string, ...any)) {
+func gpuShortfalls(m snapshot.Model, rt snapshot.Runtime, facts Facts, lack func(need, instead string)) {
 	memory, capability := int64(m.Compat.GPUMemory), m.Compat.ComputeCapability
 	if len(facts.GPUs) == 0 {
 		if memory > 0 {
-			lack("needs %s GPU memory, this node has no GPU", amount(memory))
+			lack("needs "+amount(memory)+" GPU memory", "this node has no GPU")
 		}
 		if capability != "" {
-			lack("needs a GPU with compute capability %s, this node has no GPU", capability)
+			lack("needs a GPU with compute capability "+capability, "this node has no GPU")
 		}
 		if rt.GPU == "required" && memory == 0 && capability == "" {
-			lack("runtime %s needs a GPU, this node has none", rt.Name)
+			lack("runtime "+rt.Name+" needs a GPU", "this node has none")
 		}
 		return
 	}
@@ -103,13 +105,13 @@ func gpuShortfalls(m snapshot.Model, rt snapshot.Runtime, facts Facts, lack func
 		capabilities = append(capabilities, g.ComputeCapability)
 	}
 	if !roomy {
-		lack("needs %s GPU memory, this node's largest GPU has %s", amount(memory), amount(largest))
+		lack("needs "+amount(memory)+" GPU memory", "this node's largest GPU has "+amount(largest))
 	}
 	if !able {
-		lack("needs compute capability %s, this node has %s", capability, strings.Join(capabilities, ", "))
+		lack("needs compute capability "+capability, "this node has "+strings.Join(capabilities, ", "))
 	}
 	if roomy && able && !both {
-		lack("needs one GPU with %s memory and compute capability %s; this node's GPUs have only one of the two", amount(memory), capability)
+		lack("needs one GPU with "+amount(memory)+" memory and compute capability "+capability, "this node's GPUs have only one of the two")
 	}
 }
 

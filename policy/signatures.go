@@ -198,6 +198,14 @@ func revokedFirst(s string) string {
 	return "1"
 }
 
+// wanted says what the policy asks for.
+func (c *counting) wanted(names []string) string {
+	if c.policy.Threshold == 1 {
+		return "a signature by " + strings.Join(names, " or ")
+	}
+	return fmt.Sprintf("signatures by %d of %s, each with a key or identity of its own", c.policy.Threshold, strings.Join(names, ", "))
+}
+
 func (c *counting) decide(rule string) Decision {
 	var names []string
 	for _, a := range c.policy.Authorities {
@@ -218,13 +226,16 @@ func (c *counting) decide(rule string) Decision {
 		case c.elsewhere != "":
 			found, reason = "a signature for "+c.elsewhere, "the signature is about another artifact"
 		case len(c.rejected) > 0:
-			found = fmt.Sprintf("%d that do not count; the first: %s", len(c.rejected), c.rejected[0].Reason)
+			found = "a signature " + c.rejected[0].Reason
+			if n := len(c.rejected); n > 1 {
+				found = fmt.Sprintf("%d signatures that do not count; the first is %s", n, c.rejected[0].Reason)
+			}
 			reason = "no signature by an authority of the policy"
 		default:
 			reason = "the artifact is not signed"
 		}
 		d := refuse(ClassSignature, rule+".threshold", reason,
-			fmt.Sprintf("%d of %s, each with a key or identity of its own", c.policy.Threshold, strings.Join(names, ", ")), found)
+			c.wanted(names), found)
 		d.Signers, d.Rejected = c.signers, c.rejected
 		return d
 	}
