@@ -68,16 +68,21 @@ func (s *Store) lstat(k key) (unix.Stat_t, error) {
 // restore brings a blob back from the trash, with its map. Each step is one
 // rename, so a collector that unlinks at the same time either wins, and the
 // blob is gone, or does not find it any more.
+//
+// It searches under the store lock, and looks at the blob's own place last:
+// between the caller's look and the search someone else may have restored it
+// and the run's directory may be gone, and "not there" would be an answer that
+// was never true.
 func (s *Store) restore(ctx context.Context, k key) (bool, error) {
-	runs, err := readNames(s.trashPath())
-	if err != nil || len(runs) == 0 {
-		return false, err
-	}
 	guard, err := s.shared(ctx)
 	if err != nil {
 		return false, err
 	}
 	defer guard.unlock()
+	runs, err := s.readNames(s.trashPath())
+	if err != nil {
+		return false, err
+	}
 	for _, run := range runs {
 		if !strings.HasPrefix(run, "r-") {
 			continue // a discarded blob, bad on purpose
@@ -99,7 +104,6 @@ func (s *Store) restore(ctx context.Context, k key) (bool, error) {
 		guard.unlock()
 		return true, s.fs.SyncDir(filepath.Dir(s.blobPath(k)))
 	}
-	// It may have been restored between the look and the lock.
 	_, err = s.lstat(k)
 	if errors.Is(err, ErrNotFound) {
 		return false, nil

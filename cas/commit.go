@@ -2,7 +2,9 @@ package cas
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 )
 
@@ -120,7 +122,17 @@ func (s *Store) publish(ctx context.Context, k key, data string, m chunkMap) err
 	if err := s.makeFan(path); err != nil {
 		return err
 	}
-	if err := s.renameShared(ctx, data, path); err != nil {
+	// Only bytes that are not trusted are replaced. Trees link the inode that
+	// has the name now; another with the same bytes would not be theirs.
+	rename := s.fs.RenameNew
+	if flag != nil {
+		rename = s.fs.Rename
+	}
+	err = s.underLock(ctx, func() error { return rename(data, path) })
+	if errors.Is(err, fs.ErrExist) {
+		_, err = s.lstat(k)
+	}
+	if err != nil {
 		return err
 	}
 	if err := s.fs.SyncDir(filepath.Dir(path)); err != nil {
@@ -137,10 +149,15 @@ func (s *Store) publish(ctx context.Context, k key, data string, m chunkMap) err
 }
 
 func (s *Store) renameShared(ctx context.Context, from, to string) error {
+	return s.underLock(ctx, func() error { return s.fs.Rename(from, to) })
+}
+
+// underLock does something while no collector is in an exclusive section.
+func (s *Store) underLock(ctx context.Context, do func() error) error {
 	guard, err := s.shared(ctx)
 	if err != nil {
 		return err
 	}
 	defer guard.unlock()
-	return s.fs.Rename(from, to)
+	return do()
 }

@@ -74,7 +74,7 @@ func (c *collection) evictables() ([]evictable, error) {
 			out = append(out, evictable{ref: file, last: at.ref.LastUsed})
 		}
 	}
-	names, err := readNames(c.s.path("ingest"))
+	names, err := c.s.readNames(c.s.path("ingest"))
 	if err != nil {
 		return nil, err
 	}

@@ -63,7 +63,7 @@ const (
 
 // layout: nothing is missing at the top, and nothing strange is there.
 func (c *fsck) layout(context.Context) error {
-	names, err := readNames(c.s.root)
+	names, err := c.s.readNames(c.s.root)
 	if err != nil {
 		return err
 	}
@@ -94,7 +94,7 @@ func (c *fsck) blobs(ctx context.Context) error {
 		return nil
 	}
 	for _, dir := range dirs {
-		names, err := readNames(dir)
+		names, err := c.s.readNames(dir)
 		if err != nil {
 			return err
 		}
@@ -139,7 +139,7 @@ func (c *fsck) maps(ctx context.Context) error {
 		return nil
 	}
 	for _, dir := range dirs {
-		names, err := readNames(dir)
+		names, err := c.s.readNames(dir)
 		if err != nil {
 			return err
 		}
@@ -186,7 +186,7 @@ func (c *fsck) flags(ctx context.Context) error {
 
 // trees: invariant 9, and that each shows what its index says.
 func (c *fsck) trees(ctx context.Context) error {
-	names, err := readNames(c.s.path("trees"))
+	names, err := c.s.readNames(c.s.path("trees"))
 	if err != nil {
 		return err
 	}
@@ -238,7 +238,7 @@ func (c *fsck) refs(ctx context.Context) error {
 }
 
 func (c *fsck) leases(context.Context) error {
-	names, err := readNames(c.s.path("leases"))
+	names, err := c.s.readNames(c.s.path("leases"))
 	if err != nil {
 		return err
 	}
@@ -267,7 +267,7 @@ func (c *fsck) leases(context.Context) error {
 
 // hidden reports leftovers of interrupted writes.
 func (c *fsck) hidden(dir string, except ...string) error {
-	names, err := readNames(c.s.path(dir))
+	names, err := c.s.readNames(c.s.path(dir))
 	if err != nil {
 		return err
 	}
@@ -281,7 +281,7 @@ func (c *fsck) hidden(dir string, except ...string) error {
 
 // ingests: invariant 3.
 func (c *fsck) ingests(context.Context) error {
-	names, err := readNames(c.s.path("ingest"))
+	names, err := c.s.readNames(c.s.path("ingest"))
 	if err != nil {
 		return err
 	}

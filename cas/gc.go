@@ -148,12 +148,13 @@ func (s *Store) plan(ctx context.Context, o GCOptions) (*collection, error) {
 	}
 	// Leases first: what a ref evicted below held may be leased.
 	steps := []func() error{
-		m.listTrees,
 		func() error { return m.readLeases(true) },
-		m.loadRefs,
 		func() error { return m.markMounts(o.Proc) },
+		m.openTrees,
+		m.loadRefs,
 		c.chooseEvictions,
 		m.markRefs,
+		m.openTrees,
 		c.planRefs,
 		c.planTrees,
 		func() error { return c.planBlobs(ctx) },
@@ -232,7 +233,7 @@ func (c *collection) planBlobs(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		names, err := readNames(dir)
+		names, err := c.s.readNames(dir)
 		if err != nil {
 			return err
 		}
@@ -260,7 +261,7 @@ func (c *collection) planBlobs(ctx context.Context) error {
 }
 
 func (c *collection) planPartials() error {
-	names, err := readNames(c.s.path("ingest"))
+	names, err := c.s.readNames(c.s.path("ingest"))
 	if err != nil {
 		return err
 	}

@@ -195,7 +195,7 @@ func (s *Store) claim(k key) (*flock, error) {
 // lock file goes last: without it the directory belongs to the next claim.
 func (s *Store) removeIngest(k key) error {
 	dir := s.ingestPath(k)
-	names, err := readNames(dir)
+	names, err := s.readNames(dir)
 	if err != nil {
 		return err
 	}
@@ -269,7 +269,7 @@ func (i *Ingest) load() error {
 }
 
 func (s *Store) readProgress(k key) (progress, error) {
-	b, err := readFile(filepath.Join(s.ingestPath(k), "progress"), int64(maxProgressBytes))
+	b, err := s.readFile(filepath.Join(s.ingestPath(k), "progress"), int64(maxProgressBytes))
 	if err != nil {
 		return progress{}, err
 	}

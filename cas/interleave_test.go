@@ -17,11 +17,20 @@ import (
 	"github.com/resultity/rmodels/internal/durable"
 )
 
-// hookFS calls before ahead of each operation on names.
+// hookFS calls before ahead of each operation on names, and ahead of each look
+// at a directory or file.
 type hookFS struct {
 	durable.FS
 	before func()
 }
+
+func (h hookFS) OpenFile(name string, flag int, perm fs.FileMode) (durable.File, error) {
+	h.before()
+	return h.FS.OpenFile(name, flag, perm)
+}
+func (h hookFS) ReadNames(dir string) ([]string, error) { h.before(); return h.FS.ReadNames(dir) }
+func (h hookFS) Link(a, b string) error                 { h.before(); return h.FS.Link(a, b) }
+func (h hookFS) Exchange(a, b string) error             { h.before(); return h.FS.Exchange(a, b) }
 
 func (h hookFS) Mkdir(name string, perm fs.FileMode) error {
 	h.before()

@@ -95,7 +95,7 @@ func (s *Store) makeFan(path string) error {
 // fanned lists the directories that there are of a kind.
 func (s *Store) fanned(kind string) ([]string, error) {
 	top := filepath.Join(s.root, kind, "sha256")
-	names, err := readNames(top)
+	names, err := s.readNames(top)
 	if err != nil {
 		return nil, err
 	}

@@ -193,7 +193,7 @@ type heldLease struct {
 // is read again inside. Anything else that does not parse is an error
 // (invariant 5).
 func (s *Store) readLeases(torn bool) (held []heldLease, dead []string, err error) {
-	names, err := readNames(s.path("leases"))
+	names, err := s.readNames(s.path("leases"))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -232,7 +232,7 @@ func (s *Store) readProcessLease(name string, torn bool) (*heldLease, error) {
 		lock.unlock()
 		return nil, nil // its owner is dead
 	}
-	b, err := readFile(path, maxRecord)
+	b, err := s.readFile(path, maxRecord)
 	if err != nil {
 		return nil, err
 	}
@@ -285,16 +285,6 @@ func randomID() string {
 	var b [16]byte
 	rand.Read(b[:]) // never fails (crypto/rand)
 	return hex.EncodeToString(b[:])
-}
-
-// readNames lists a directory without looking at its files.
-func readNames(dir string) ([]string, error) {
-	d, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	defer d.Close()
-	return d.Readdirnames(-1)
 }
 
 func noSpace(err error) error {

@@ -38,10 +38,12 @@ func (c *collection) remove(kind, name, path, reason string) {
 }
 
 // planUnfinishedTrees looks at ".tmp-<lease>-…" below trees/: while its lease
-// lives, a tree is being built.
+// lives, a tree is being built. The lease is older than the directory, so it is
+// asked after the directory was seen, and once dead it stays dead. The leases
+// that were read for the marks would say nothing: this one may be younger.
 func (c *collection) planUnfinishedTrees() error {
 	dir := c.s.path("trees")
-	names, err := readNames(dir)
+	names, err := c.s.readNames(dir)
 	if err != nil {
 		return err
 	}
@@ -57,9 +59,16 @@ func (c *collection) planUnfinishedTrees() error {
 			}
 			continue
 		}
-		if n := strings.LastIndexByte(rest, '-'); n < 0 || !c.marks.heldIDs[rest[:n]] {
-			c.remove("temporary", "trees/"+name, path, "an unfinished tree whose builder is dead")
+		if n := strings.LastIndexByte(rest, '-'); n > 0 {
+			alive, err := heldByOther(c.s.leasePath(rest[:n]))
+			if err != nil {
+				return err
+			}
+			if alive {
+				continue
+			}
 		}
+		c.remove("temporary", "trees/"+name, path, "an unfinished tree whose builder is dead")
 	}
 	return nil
 }
@@ -76,7 +85,7 @@ func (c *collection) planTemporaries() error {
 		return err
 	}
 	for _, dir := range append(dirs, fans...) {
-		names, err := readNames(dir)
+		names, err := c.s.readNames(dir)
 		if err != nil {
 			return err
 		}
@@ -114,7 +123,7 @@ func (c *collection) planMaps() error {
 		return err
 	}
 	for _, dir := range dirs {
-		names, err := readNames(dir)
+		names, err := c.s.readNames(dir)
 		if err != nil {
 			return err
 		}
@@ -142,7 +151,7 @@ func (c *collection) planMaps() error {
 // planFlags drops suspect flags whose blob is gone.
 func (c *collection) planFlags() error {
 	dir := c.s.path("suspect")
-	names, err := readNames(dir)
+	names, err := c.s.readNames(dir)
 	if err != nil || len(names) == 0 {
 		return err
 	}

@@ -18,15 +18,15 @@ type marks struct {
 	s       *Store
 	blobs   map[key]uint32 // index into reasons
 	trees   map[key]uint32
+	opened  map[key]uint64 // trees whose files are marked, by the inode of their directory
 	reasons []string
 
 	seen      counters         // generation at the last look
 	refs      map[string]refAt // by file, so that an unchanged ref is not read twice
 	evict     map[string]refAt // refs that the plan drops, unless they change
-	listed    map[key]string   // directories of the trees there are, in the trash too
-	heldIDs   map[string]bool  // leases that are alive
-	deadIDs   []string         // files of leases that are not
+	deadIDs   []string         // files of leases that protect nothing
 	keepTrees string           // why no tree at all may be dropped
+	keepAll   uint32           // the same, as an index into reasons
 }
 
 // refAt is a ref file as it was read; another one of the same name has another
@@ -39,7 +39,10 @@ type refAt struct {
 }
 
 func (s *Store) newMarks() *marks {
-	return &marks{s: s, blobs: map[key]uint32{}, trees: map[key]uint32{}, refs: map[string]refAt{}, evict: map[string]refAt{}}
+	return &marks{
+		s: s, blobs: map[key]uint32{}, trees: map[key]uint32{}, opened: map[key]uint64{},
+		refs: map[string]refAt{}, evict: map[string]refAt{},
+	}
 }
 
 func (m *marks) reason(text string) uint32 {
@@ -72,18 +75,69 @@ func (m *marks) blob(k key, why uint32) {
 	}
 }
 
-// tree marks a tree and the blobs of its files.
-func (m *marks) tree(k key, why uint32) error {
-	if _, known := m.trees[k]; known {
+// tree marks a tree, whether it is there already or not: one that is built
+// after the look at its roots is in use from the start. What it holds is
+// marked by openTrees.
+func (m *marks) tree(k key, why uint32) {
+	if _, known := m.trees[k]; !known {
+		m.trees[k] = why
+	}
+}
+
+// openTrees marks the blobs of the marked trees that are there, in the trash
+// too. It comes after the look at the roots: whoever builds or replaces a tree
+// that someone else holds announces its blobs until it is published, so that
+// they were seen in that lease, or are seen in the tree.
+func (m *marks) openTrees() error {
+	there := map[key]string{}
+	trashed, err := m.s.readTrash()
+	if err != nil {
+		return err
+	}
+	for _, t := range trashed {
+		if t.kind == 't' {
+			there[t.k] = t.path
+		}
+	}
+	names, err := m.s.treeNames()
+	if err != nil {
+		return err
+	}
+	for _, k := range names {
+		there[k] = m.s.treePath(k)
+	}
+	for k, dir := range there {
+		if m.keepTrees != "" {
+			m.tree(k, m.keepAll)
+		}
+		if why, marked := m.trees[k]; marked {
+			if err := m.openTree(k, dir, why); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (m *marks) openTree(k key, dir string, why uint32) error {
+	var st unix.Stat_t
+	err := unix.Lstat(dir, &st)
+	if errors.Is(err, unix.ENOENT) && dir != m.s.treePath(k) {
+		dir = m.s.treePath(k) // put back from the trash since it was listed
+		err = unix.Lstat(dir, &st)
+	}
+	if errors.Is(err, unix.ENOENT) {
+		return nil // discarded meanwhile
+	}
+	if err != nil {
+		return &fs.PathError{Op: "lstat", Path: dir, Err: err}
+	}
+	if ino, known := m.opened[k]; known && ino == st.Ino {
 		return nil
 	}
-	dir, ok := m.listed[k]
-	if !ok {
-		return nil // announced, not built yet
-	}
-	index, err := readIndex(dir, k)
+	index, err := m.s.readIndex(dir, k)
 	if errors.Is(err, ErrNotFound) {
-		// Put back from the trash between the listing and now.
+		// Put back from the trash between the look and now.
 		index, err = m.s.readTree(k)
 	}
 	if errors.Is(err, ErrNotFound) {
@@ -92,35 +146,13 @@ func (m *marks) tree(k key, why uint32) error {
 	if err != nil {
 		return fmt.Errorf("a tree in use cannot be read, so nothing is collected: %w", err) // invariant 5
 	}
-	m.trees[k] = why
+	m.opened[k] = st.Ino
 	for _, e := range index.Entries {
 		b, err := keyOf(e.Blob)
 		if err != nil {
 			return err
 		}
 		m.blob(b, why)
-	}
-	return nil
-}
-
-// listTrees notes which trees there are.
-func (m *marks) listTrees() error {
-	names, err := m.s.treeNames()
-	if err != nil {
-		return err
-	}
-	m.listed = make(map[key]string, len(names))
-	trashed, err := m.s.readTrash()
-	if err != nil {
-		return err
-	}
-	for _, t := range trashed {
-		if t.kind == 't' {
-			m.listed[t.k] = t.path
-		}
-	}
-	for _, k := range names {
-		m.listed[k] = m.s.treePath(k)
 	}
 	return nil
 }
@@ -132,9 +164,7 @@ func (m *marks) readLeases(torn bool) error {
 		return fmt.Errorf("a lease cannot be read, so nothing is collected: %w", err)
 	}
 	m.deadIDs = dead
-	m.heldIDs = make(map[string]bool, len(held))
 	for _, l := range held {
-		m.heldIDs[l.id] = true
 		text := "lease " + l.id
 		if l.purpose != "" {
 			text += ": " + l.purpose
@@ -145,9 +175,7 @@ func (m *marks) readLeases(torn bool) error {
 		why := m.reason(text)
 		for _, k := range l.keys {
 			m.blob(k, why)
-			if err := m.tree(k, why); err != nil {
-				return err
-			}
+			m.tree(k, why)
 		}
 	}
 	return nil
@@ -204,9 +232,7 @@ func (m *marks) markRefs() error {
 			if err != nil {
 				return err
 			}
-			if err := m.tree(k, why); err != nil {
-				return err
-			}
+			m.tree(k, why)
 		}
 		at.done = true
 		at.ref.Blobs = nil // in the marks now; hundreds of thousands add up
@@ -224,36 +250,20 @@ func (m *marks) markMounts(proc string) error {
 	why := m.reason("mounted")
 	for k := range found {
 		m.blob(k, why)
-		if err := m.tree(k, why); err != nil {
-			return err
-		}
+		m.tree(k, why)
 	}
-	if blind == "" {
-		return nil
-	}
-	m.keepTrees = blind
-	why = m.reason(blind)
-	for k := range m.listed {
-		if err := m.tree(k, why); err != nil {
-			return err
-		}
+	if blind != "" {
+		m.keepTrees, m.keepAll = blind, m.reason(blind)
 	}
 	return nil
 }
 
-// catchUp looks again at the roots when they changed since the last look. The
-// caller holds the store lock exclusively, so that nothing changes while it
-// looks (invariant 7).
-func (m *marks) catchUp() error {
-	now, err := m.s.gen.read()
-	if err != nil || now == m.seen {
-		return err
-	}
-	if err := m.listTrees(); err != nil {
-		return err
-	}
+// catchUp looks again at what changed up to the generation now. With the store
+// lock held exclusively nothing changes while it looks (invariant 7). Without
+// it (torn), whatever changes meanwhile counts as a later generation.
+func (m *marks) catchUp(now counters, torn bool) error {
 	if now.leases != m.seen.leases {
-		if err := m.readLeases(false); err != nil {
+		if err := m.readLeases(torn); err != nil {
 			return err
 		}
 	}
@@ -265,8 +275,48 @@ func (m *marks) catchUp() error {
 			return err
 		}
 	}
+	if err := m.openTrees(); err != nil {
+		return err
+	}
 	m.seen = now
 	return nil
+}
+
+// looks is how often a collector looks at changed roots outside the store lock
+// before it keeps everyone waiting to see the last of them.
+const looks = 3
+
+// exclude returns with the store lock held exclusively and everything marked
+// that is a root at that moment. The roots are read before the lock is taken;
+// inside, one read of the generation says whether that is still all.
+func (c *collection) exclude(ctx context.Context, r *GCResult) (release func(), began time.Time, err error) {
+	for look := 0; ; look++ {
+		guard, err := c.s.exclusive(ctx)
+		if err != nil {
+			return nil, began, err
+		}
+		began = time.Now()
+		release = func() {
+			guard.unlock()
+			r.LongestLock = max(r.LongestLock, time.Since(began))
+		}
+		now, err := c.s.gen.read()
+		if err == nil && now != c.marks.seen {
+			if look < looks {
+				release()
+				if err := c.marks.catchUp(now, true); err != nil {
+					return nil, began, err
+				}
+				continue
+			}
+			err = c.marks.catchUp(now, false)
+		}
+		if err != nil {
+			release()
+			return nil, began, err
+		}
+		return release, began, nil
+	}
 }
 
 // sample notes the generation while nobody is in the middle of a change.

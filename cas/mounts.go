@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/resultity/rmodels/internal/durable"
 )
 
 // initPIDNamespace is the inode of the first pid namespace (PROC_PID_INIT_INO,
@@ -34,7 +36,7 @@ func mounted(proc string) (found map[key]bool, blind string, err error) {
 		}
 	}
 	found = map[key]bool{}
-	pids, err := readNames(proc)
+	pids, err := durable.OS.ReadNames(proc)
 	if err != nil {
 		return nil, "", err
 	}

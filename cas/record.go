@@ -61,9 +61,12 @@ func sum(b []byte) string { return strconv.FormatUint(xxh3.Hash(b), 16) }
 // files.
 const maxRecord = 64 << 20
 
+// readNames lists a directory of the store without looking at its files.
+func (s *Store) readNames(dir string) ([]string, error) { return s.fs.ReadNames(dir) }
+
 // readFile reads a regular file of the store, never through a link.
-func readFile(path string, limit int64) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+func (s *Store) readFile(path string, limit int64) ([]byte, error) {
+	f, err := s.fs.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +83,7 @@ func readFile(path string, limit int64) ([]byte, error) {
 	}
 	var buf bytes.Buffer
 	buf.Grow(int(st.Size()) + bytes.MinRead)
-	if _, err := buf.ReadFrom(io.LimitReader(f, limit+1)); err != nil {
+	if _, err := buf.ReadFrom(io.NewSectionReader(f, 0, limit+1)); err != nil {
 		return nil, err
 	}
 	if int64(buf.Len()) > limit {
@@ -90,8 +93,8 @@ func readFile(path string, limit int64) ([]byte, error) {
 }
 
 // readRecord reads one sealed record; a missing file is fs.ErrNotExist.
-func readRecord(path string, body any) error {
-	b, err := readFile(path, maxRecord)
+func (s *Store) readRecord(path string, body any) error {
+	b, err := s.readFile(path, maxRecord)
 	if errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -52,6 +52,10 @@ func (s *Store) PutRef(ctx context.Context, r Ref) error {
 		if _, err := s.Tree(r.Tree); err != nil {
 			return fmt.Errorf("ref %s: %w", r.Name, err)
 		}
+		// Whoever built it may not have come to this yet (invariant 9).
+		if err := s.fs.SyncDir(s.path("trees/sha256")); err != nil {
+			return fmt.Errorf("ref %s: %w", r.Name, err)
+		}
 	}
 	for _, k := range keys {
 		if err := s.findDurable(ctx, k); err != nil {
@@ -231,7 +235,7 @@ func (s *Store) lockRefs(ctx context.Context) (unlock func(), err error) {
 }
 
 func (s *Store) refFiles() ([]string, error) {
-	names, err := readNames(s.path("refs"))
+	names, err := s.readNames(s.path("refs"))
 	if err != nil {
 		return nil, err
 	}
@@ -240,7 +244,7 @@ func (s *Store) refFiles() ([]string, error) {
 
 func (s *Store) readRef(file string) (Ref, error) {
 	var r Ref
-	if err := readRecord(filepath.Join(s.path("refs"), file), &r); err != nil {
+	if err := s.readRecord(filepath.Join(s.path("refs"), file), &r); err != nil {
 		return Ref{}, err
 	}
 	return r, r.check(file)

@@ -77,7 +77,7 @@ func (s *Store) Scrub(ctx context.Context, o ScrubOptions) (ScrubResult, error) 
 // to begin.
 func (s *Store) readCursor() (scrubCursor, error) {
 	var c scrubCursor
-	err := readRecord(s.path("scrub"), &c)
+	err := s.readRecord(s.path("scrub"), &c)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrCorrupt) {
 		return scrubCursor{}, nil
 	}
@@ -339,7 +339,7 @@ func (s *Store) rebuildMap(ctx context.Context, k key) error {
 
 // readAnyMap is the map of a blob, whatever size the blob has now.
 func (s *Store) readAnyMap(k key) (chunkMap, bool, error) {
-	b, err := readFile(s.mapPath(k), int64(maxMapBytes))
+	b, err := s.readFile(s.mapPath(k), int64(maxMapBytes))
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrCorrupt) || errors.Is(err, unix.ELOOP) {
 		return chunkMap{}, false, nil
 	}

@@ -134,7 +134,7 @@ func (s *Store) refuseForeignFiles() error {
 }
 
 func (s *Store) checkVersion() error {
-	b, err := readFile(s.path("VERSION"), 64)
+	b, err := s.readFile(s.path("VERSION"), 64)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%w: %s; create one with rmodels init", ErrNoStore, s.root)

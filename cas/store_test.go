@@ -695,6 +695,28 @@ func TestDiscard(t *testing.T) {
 	})
 }
 
+// A blob that is trusted again while its replacement is fetched keeps its file:
+// trees link that one.
+func TestAcquittedWhileIngested(t *testing.T) {
+	s := newStore(t)
+	l := lease(t, s)
+	b, _ := content(1, 100<<10)
+	d := put(t, s, l, b)
+	_, err := s.BuildTree(t.Context(), l, name(1), []cas.TreeEntry{{Path: "model", Blob: d}})
+	must(t, err)
+	damage(t, blobPath(s, d), 5)
+	must(t, s.Discard(t.Context(), d, "rot"))
+	i := ingest(t, s, l, d, len(b))
+	fill(t, i, b, 10<<10)
+	damage(t, blobPath(s, d), 5)
+	findings, err := s.Verify(t.Context(), []digest.Digest{d}, cas.VerifyOptions{})
+	if err != nil || len(findings) > 0 {
+		t.Fatal(findings, err)
+	}
+	must(t, i.Commit(t.Context()))
+	must(t, s.CheckTree(t.Context(), name(1)))
+}
+
 func TestLeaseMisuse(t *testing.T) {
 	s := newStore(t)
 	l := lease(t, s)

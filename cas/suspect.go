@@ -22,7 +22,7 @@ type suspicion struct {
 
 func (s *Store) readSuspect(k key) (*suspicion, error) {
 	var flag suspicion
-	err := readRecord(s.suspectPath(k), &flag)
+	err := s.readRecord(s.suspectPath(k), &flag)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
@@ -61,7 +61,7 @@ func (s *Store) clearSuspect(k key) error {
 
 // Suspects lists the blobs that are not trusted, and why.
 func (s *Store) Suspects() (map[digest.Digest]string, error) {
-	names, err := readNames(s.path("suspect"))
+	names, err := s.readNames(s.path("suspect"))
 	if err != nil {
 		return nil, err
 	}

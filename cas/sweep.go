@@ -42,7 +42,7 @@ func (c *collection) execute(ctx context.Context, r *GCResult) error {
 	if err := c.removePartials(ctx, r); err != nil {
 		return err
 	}
-	if err := c.removeLeases(ctx); err != nil {
+	if err := c.removeLeases(ctx, r); err != nil {
 		return err
 	}
 	for _, f := range c.files {
@@ -143,9 +143,8 @@ func (c *collection) evictRef(ctx context.Context, e evictable) error {
 // take moves dead trees or blobs to the trash in short exclusive sections (G3).
 func (c *collection) take(ctx context.Context, r *GCResult, list []candidate, kind byte) error {
 	for len(list) > 0 {
-		n, held, err := c.takeBatch(ctx, list, kind)
+		n, err := c.takeBatch(ctx, r, list, kind)
 		r.Batches++
-		r.LongestLock = max(r.LongestLock, held)
 		if err != nil {
 			return err
 		}
@@ -154,19 +153,12 @@ func (c *collection) take(ctx context.Context, r *GCResult, list []candidate, ki
 	return nil
 }
 
-func (c *collection) takeBatch(ctx context.Context, list []candidate, kind byte) (n int, held time.Duration, err error) {
-	guard, err := c.s.exclusive(ctx)
+func (c *collection) takeBatch(ctx context.Context, r *GCResult, list []candidate, kind byte) (n int, err error) {
+	release, began, err := c.exclude(ctx, r)
 	if err != nil {
-		return 0, 0, err
+		return 0, err
 	}
-	began := time.Now()
-	defer func() {
-		guard.unlock()
-		held = time.Since(began)
-	}()
-	if err := c.marks.catchUp(); err != nil {
-		return 0, 0, err
-	}
+	defer release()
 	for n < len(list) && n < batchSize && time.Since(began) < batchTime {
 		d := list[n]
 		n++
@@ -181,17 +173,17 @@ func (c *collection) takeBatch(ctx context.Context, list []candidate, kind byte)
 			continue
 		}
 		if err != nil {
-			return n, 0, err
+			return n, err
 		}
 		if kind != 'b' {
 			continue
 		}
 		err = c.s.fs.Rename(c.s.mapPath(d.k), filepath.Join(c.run, "m-"+d.k.hex()))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return n, 0, err
+			return n, err
 		}
 	}
-	return n, 0, nil
+	return n, nil
 }
 
 // taken is what this run moved to the trash.
@@ -258,15 +250,12 @@ func (c *collection) emptyTrash(ctx context.Context, r *GCResult, list []candida
 
 // lookAgain sees the roots that appeared up to now.
 func (c *collection) lookAgain(ctx context.Context, r *GCResult) error {
-	guard, err := c.s.exclusive(ctx)
+	release, _, err := c.exclude(ctx, r)
 	if err != nil {
 		return err
 	}
-	began := time.Now()
-	err = c.marks.catchUp()
-	guard.unlock()
-	r.LongestLock = max(r.LongestLock, time.Since(began))
-	return err
+	release()
+	return nil
 }
 
 // delete probes one entry of the trash and deletes it, or puts it back when
@@ -411,30 +400,39 @@ func (c *collection) removePartial(ctx context.Context, r *GCResult, d candidate
 	return nil
 }
 
-// removeLeases deletes the files of dead leases. A token may have been renewed
-// since the plan, so it is read again while nobody can renew it.
-func (c *collection) removeLeases(ctx context.Context) error {
-	if len(c.leases) == 0 {
-		return nil
-	}
-	guard, err := c.s.exclusive(ctx)
-	if err != nil {
-		return err
-	}
-	defer guard.unlock()
+// removeLeases deletes the files of dead leases.
+func (c *collection) removeLeases(ctx context.Context, r *GCResult) error {
 	for _, d := range c.leases {
-		name := filepath.Base(d.path)
-		if name[0] == 't' {
-			if l, err := c.s.readTokenLease(name); err == nil && l != nil {
-				c.spare(d.item, "renewed")
-				continue
-			}
-		}
-		if err := c.s.fs.Unlink(d.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := c.removeLease(ctx, r, d); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// removeLease deletes one. A process does not come back, but a token may have
+// been renewed since the plan: it is read again while nobody can renew it.
+func (c *collection) removeLease(ctx context.Context, r *GCResult, d candidate) error {
+	if name := filepath.Base(d.path); name[0] == 't' {
+		guard, err := c.s.exclusive(ctx)
+		if err != nil {
+			return err
+		}
+		began := time.Now()
+		defer func() {
+			guard.unlock()
+			r.LongestLock = max(r.LongestLock, time.Since(began))
+		}()
+		if l, err := c.s.readTokenLease(name); err == nil && l != nil {
+			c.spare(d.item, "renewed")
+			return nil
+		}
+	}
+	err := c.s.fs.Unlink(d.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 func (s *Store) removeLeftover(ctx context.Context, path string) error {
@@ -450,7 +448,7 @@ func (s *Store) removeLeftover(ctx context.Context, path string) error {
 
 // removeEmptyRuns drops the directories of runs that are done with.
 func (s *Store) removeEmptyRuns() error {
-	runs, err := readNames(s.trashPath())
+	runs, err := s.readNames(s.trashPath())
 	if err != nil {
 		return err
 	}

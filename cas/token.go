@@ -84,7 +84,7 @@ func (s *Store) readToken(t Token) (tokenRecord, error) {
 	if err := t.check(); err != nil {
 		return rec, err
 	}
-	err := readRecord(s.leasePath(string(t)), &rec)
+	err := s.readRecord(s.leasePath(string(t)), &rec)
 	if errors.Is(err, fs.ErrNotExist) {
 		return rec, fmt.Errorf("%w: token lease %s", ErrNotFound, t)
 	}
@@ -116,7 +116,7 @@ func (s *Store) publishToken(ctx context.Context, tmp, path string, fresh bool) 
 	}
 	defer guard.unlock()
 	if !fresh {
-		if err := readRecord(path, &tokenRecord{}); err != nil {
+		if err := s.readRecord(path, &tokenRecord{}); err != nil {
 			return fmt.Errorf("%w: token lease ended meanwhile: %w", ErrNotFound, err)
 		}
 	}
@@ -128,7 +128,7 @@ func (s *Store) publishToken(ctx context.Context, tmp, path string, fresh bool) 
 
 func (s *Store) readTokenLease(name string) (*heldLease, error) {
 	var rec tokenRecord
-	if err := readRecord(s.leasePath(name), &rec); err != nil {
+	if err := s.readRecord(s.leasePath(name), &rec); err != nil {
 		return nil, err
 	}
 	if !s.now().Before(rec.NotAfter) {

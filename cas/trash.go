@@ -33,7 +33,7 @@ func (s *Store) newRun() (string, error) {
 
 // readTrash lists what collections took and has not been deleted yet.
 func (s *Store) readTrash() ([]trashed, error) {
-	runs, err := readNames(s.trashPath())
+	runs, err := s.readNames(s.trashPath())
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +50,7 @@ func (s *Store) readTrash() ([]trashed, error) {
 		if err != nil {
 			return nil, err
 		}
-		names, err := readNames(path)
+		names, err := s.readNames(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

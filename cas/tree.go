@@ -326,12 +326,12 @@ func (s *Store) findTree(ctx context.Context, k key) (treeIndex, error) {
 
 // readTree reads the index of a tree and holds it to what BuildTree writes.
 func (s *Store) readTree(k key) (treeIndex, error) {
-	return readIndex(s.treePath(k), k)
+	return s.readIndex(s.treePath(k), k)
 }
 
-func readIndex(dir string, k key) (treeIndex, error) {
+func (s *Store) readIndex(dir string, k key) (treeIndex, error) {
 	var index treeIndex
-	err := readRecord(filepath.Join(dir, "index"), &index)
+	err := s.readRecord(filepath.Join(dir, "index"), &index)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Lstat(dir); err == nil {
 			return index, fmt.Errorf("%w: tree %s has no index; build it again", ErrCorrupt, k.digest())
@@ -363,15 +363,15 @@ func (x treeIndex) check(k key) error {
 
 // restoreTree is [Store.restore] for trees.
 func (s *Store) restoreTree(ctx context.Context, k key) (bool, error) {
-	runs, err := readNames(s.trashPath())
-	if err != nil || len(runs) == 0 {
-		return false, err
-	}
 	guard, err := s.shared(ctx)
 	if err != nil {
 		return false, err
 	}
 	defer guard.unlock()
+	runs, err := s.readNames(s.trashPath())
+	if err != nil {
+		return false, err
+	}
 	for _, run := range runs {
 		if !strings.HasPrefix(run, "r-") {
 			continue
@@ -388,5 +388,9 @@ func (s *Store) restoreTree(ctx context.Context, k key) (bool, error) {
 			return false, err
 		}
 	}
-	return false, nil
+	_, err = os.Lstat(s.treePath(k))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }

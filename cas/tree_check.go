@@ -169,7 +169,7 @@ func (s *Store) relink(ctx context.Context, target string, k key, e indexEntry) 
 // treeNames lists the published trees.
 func (s *Store) treeNames() ([]key, error) {
 	dir := s.path("trees/sha256")
-	names, err := readNames(dir)
+	names, err := s.readNames(dir)
 	if err != nil {
 		return nil, err
 	}

@@ -206,7 +206,7 @@ func (s *Store) Blobs(ctx context.Context) ([]digest.Digest, error) {
 		if err := context.Cause(ctx); err != nil {
 			return nil, err
 		}
-		names, err := readNames(dir)
+		names, err := s.readNames(dir)
 		if err != nil {
 			return nil, err
 		}

@@ -94,7 +94,7 @@ func (m mutant) run() (string, error) {
 	if err := os.WriteFile(overlayFile, overlay, 0o600); err != nil {
 		return "", err
 	}
-	cmd := exec.Command("go", "test", "-vet=off", "-count=1", "-failfast", "-timeout=5m", "-overlay="+overlayFile, "-run", m.tests, "./cas")
+	cmd := exec.Command("go", "test", "-vet=off", "-count=1", "-failfast", "-timeout=3m", "-overlay="+overlayFile, "-run", m.tests, "./cas")
 	cmd.Dir = root
 	out, err := cmd.CombinedOutput()
 	if err == nil {

@@ -155,7 +155,34 @@ var mutants = []mutant{
 		file: "cas/generation.go", old: "func (g *generation) rootsChanged() error  { return g.add(0) }", new: "func (g *generation) rootsChanged() error  { return nil }",
 		tests: "TestPullDuringCollection",
 	},
+	{
+		name: "tree-marked-when-built", breaks: "7: a tree that is announced and built after the look at its root is not kept",
+		file: "cas/mark.go", old: "	if _, known := m.trees[k]; !known {", new: "	if _, err := m.s.readTree(k); err == nil {",
+		tests: "TestSchedules",
+	},
+	{
+		name: "unfinished-tree-deleted", breaks: "7: the tree that a younger lease is building is taken for a leftover",
+		file: "cas/leftover.go", old: "			if alive {", new: "			if alive && false {",
+		tests: "TestSchedules",
+	},
 	// Invariant 8.
+	{
+		name: "restored-blob-overlooked", breaks: "8: a blob that someone else restores between two looks is not found",
+		file: "cas/blob.go", old: "	guard, err := s.shared(ctx)\n	if err != nil {\n		return false, err\n	}\n	defer guard.unlock()\n	runs, err := s.readNames(s.trashPath())\n	if err != nil {",
+		new:   "	runs, err := s.readNames(s.trashPath())\n	if err != nil || len(runs) == 0 {\n		return false, err\n	}\n	guard, err := s.shared(ctx)\n	defer guard.unlock()\n	if err != nil {",
+		tests: "TestSchedules",
+	},
+	{
+		name: "restored-tree-overlooked", breaks: "8: a tree that someone else restores between two looks is not found",
+		file: "cas/tree.go", old: "	guard, err := s.shared(ctx)\n	if err != nil {\n		return false, err\n	}\n	defer guard.unlock()\n	runs, err := s.readNames(s.trashPath())\n	if err != nil {",
+		new:   "	runs, err := s.readNames(s.trashPath())\n	if err != nil || len(runs) == 0 {\n		return false, err\n	}\n	guard, err := s.shared(ctx)\n	defer guard.unlock()\n	if err != nil {",
+		tests: "TestSchedules",
+	},
+	{
+		name: "published-over-published", breaks: "8: a second ingest replaces the file that trees link",
+		file: "cas/commit.go", old: "	if flag != nil {\n		rename", new: "	if true {\n		rename",
+		tests: "TestAcquittedWhileIngested",
+	},
 	{
 		name: "trash-not-looked-at", breaks: "8: what a collector took cannot be found",
 		file: "cas/blob.go", old: "		back, err2 := s.restore(ctx, k)", new: "		back, err2 := false, error(nil)",

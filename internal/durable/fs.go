@@ -23,6 +23,8 @@ type FS interface {
 	Unlink(name string) error // a file
 	Rmdir(name string) error  // an empty directory
 	Chmod(name string, perm fs.FileMode) error
+	// ReadNames lists a directory, in no order.
+	ReadNames(dir string) ([]string, error)
 	// SyncDir makes the names in a directory durable.
 	SyncDir(name string) error
 }

@@ -247,6 +247,9 @@ func (r *Recorder) Chmod(name string, perm fs.FileMode) error {
 	return r.do("chmod "+r.short(name), func() error { return r.fs.Chmod(name, perm) }, func(m *model) { m.inodes[n].now.mode = perm })
 }
 
+// ReadNames implements [durable.FS].
+func (r *Recorder) ReadNames(dir string) ([]string, error) { return r.fs.ReadNames(dir) }
+
 // SyncDir implements [durable.FS].
 func (r *Recorder) SyncDir(name string) error {
 	r.mu.Lock()
