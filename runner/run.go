@@ -76,8 +76,8 @@ func (e *Engine) Ask(ctx context.Context, j Job, prompt string, w io.Writer) (*V
 // Keep validates, and leaves the engine of a passed run in its box until
 // limit is over or ctx ends. ready is called with how to look at it.
 func (e *Engine) Keep(ctx context.Context, j Job, limit time.Duration, ready func(Kept)) (*Verdict, error) {
-	if limit <= 0 || limit > maxKeep {
-		return nil, fmt.Errorf("%w: a box is kept for more than nothing and at most %s, not %s", ErrRuntime, maxKeep, limit)
+	if limit <= 0 || limit > MaxKeep {
+		return nil, fmt.Errorf("%w: a container is kept for more than nothing and at most %s, not %s", ErrRuntime, MaxKeep, limit)
 	}
 	x, err := newExpectation(j.Validation, j.Runtime.Protocol)
 	if err != nil {
@@ -95,7 +95,8 @@ func (e *Engine) Keep(ctx context.Context, j Job, limit time.Duration, ready fun
 	})
 }
 
-const maxKeep = 24 * time.Hour
+// MaxKeep is how long a box may be kept.
+const MaxKeep = 24 * time.Hour
 
 // Kept says how to look at a sealed engine that was left running.
 type Kept struct {
@@ -166,7 +167,7 @@ func (r *run) do(ctx context.Context, keep func(context.Context)) (_ *Verdict, e
 			return nil, err
 		}
 	}
-	r.note("starting %s in its box", j.Runtime.Name)
+	r.note("starting %s in its sealed container", j.Runtime.Name)
 	r.box, err = r.engine.start(ctx, *j, r.launch, r.image, j.Name+"@"+j.Version, true)
 	if r.box != nil {
 		defer func() {
@@ -232,7 +233,11 @@ func (r *run) talk(ctx context.Context, req jsontext.Value) error {
 	if done, err := r.waitHealthy(ctx, client); done || err != nil {
 		return err
 	}
-	r.note("asking the test question")
+	if r.prompt == "" {
+		r.note("asking the test question")
+	} else {
+		r.note("asking")
+	}
 	limit := r.job.Validation.Timeout.Std()
 	if limit <= 0 {
 		limit = defaultAskTimeout

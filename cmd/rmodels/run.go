@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -20,7 +21,7 @@ func (a *app) runCommand() *cobra.Command {
 network, asks one question, streams the answer and removes the container: the
 quickest way to see that a model works. It changes no state.`,
 		Example:           `  rmodels run mistral-7b-instruct -- "Write one line about rain."`,
-		Args:              args(cobra.MinimumNArgs(2)),
+		Args:              args(question),
 		ValidArgsFunction: a.modelNames,
 		RunE: func(cmd *cobra.Command, as []string) error {
 			n, _, err := a.node("run")
@@ -48,6 +49,17 @@ quickest way to see that a model works. It changes no state.`,
 			return a.judged(v)
 		},
 	}
+}
+
+// question wants a model and what it is asked.
+func question(_ *cobra.Command, as []string) error {
+	switch {
+	case len(as) == 0:
+		return errors.New(`which model, and what is the question? rmodels run NAME -- "QUESTION"`)
+	case strings.TrimSpace(strings.Join(as[1:], " ")) == "":
+		return fmt.Errorf(`what is the question? rmodels run %s -- "QUESTION"`, as[0])
+	}
+	return nil
 }
 
 func held(v *runner.Verdict) int {

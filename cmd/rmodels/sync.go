@@ -13,6 +13,7 @@ import (
 
 	"github.com/resultity/rmodels/internal/version"
 	"github.com/resultity/rmodels/lifecycle"
+	"github.com/resultity/rmodels/runner"
 	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/snapshot"
 )
@@ -117,6 +118,9 @@ quarantined.`,
 		RunE: func(cmd *cobra.Command, as []string) error {
 			if keep < 0 {
 				return usageError{errors.New("--keep: write a positive time, like 10m")}
+			}
+			if keep > runner.MaxKeep {
+				return usageError{fmt.Errorf("--keep: at most %s", runner.MaxKeep)}
 			}
 			if keep > 0 {
 				if len(as) != 1 {
