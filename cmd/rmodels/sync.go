@@ -13,8 +13,8 @@ import (
 
 	"github.com/resultity/rmodels/internal/version"
 	"github.com/resultity/rmodels/lifecycle"
-	"github.com/resultity/rmodels/runner"
 	"github.com/resultity/rmodels/oci"
+	"github.com/resultity/rmodels/runner"
 	"github.com/resultity/rmodels/snapshot"
 )
 
