@@ -182,6 +182,8 @@ var causes = []class{
 	{oci.ErrNotFound, CauseUnavailable, "the registry does not have it; check the reference and its mirrors"},
 	{oci.ErrUnavailable, CauseUnavailable, "check the network and the registry; the next sync goes on where this one stopped"},
 	{snapshot.ErrSource, CauseUnavailable, "check the snapshot source; the node goes on with the last snapshot it accepted"},
+	{snapshot.ErrTrustState, CauseState, "nothing is accepted, and nothing new starts, before a person has mended it; see docs/operator.md"},
+	{snapshot.ErrCache, CauseState, "fetch it again with: rmodels sync, or hand it over with: rmodels snapshot apply FILE"},
 	{snapshot.ErrRejected, CauseSnapshot, "the node goes on with the last snapshot it accepted; tell the network"},
 	{snapshot.ErrNone, CauseSnapshot, "fetch one with: rmodels sync, or hand one over with: rmodels snapshot apply FILE"},
 	{snapshot.ErrNotPinned, CauseState, "pin the network's root with: rmodels init"},

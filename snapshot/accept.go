@@ -40,7 +40,7 @@ func (t *Trust) Pull(ctx context.Context, src Source, now time.Time) (*Accepted,
 		return nil, err
 	}
 	rec, had, err := t.readRecord()
-	if err != nil && !errors.Is(err, ErrInvalid) { // a damaged cache is healed by an acceptance
+	if err != nil && !errors.Is(err, ErrCache) { // a damaged cache is healed by an acceptance
 		return nil, err
 	}
 	fl, err := t.readFloor()
@@ -182,16 +182,16 @@ func (t *Trust) Current(now time.Time) (*Accepted, error) {
 		return nil, err
 	}
 	if tm.Root.Signed.Version != rec.RootVersion {
-		return nil, fmt.Errorf("%w: last accepted snapshot needs root %d, stored are those up to %d", ErrInvalid, rec.RootVersion, tm.Root.Signed.Version)
+		return nil, fmt.Errorf("%w: it needs root %d, stored in %s are those up to %d", ErrCache, rec.RootVersion, t.dir, tm.Root.Signed.Version)
 	}
 	tm.RefTime = rec.AcceptedAt
 	s := &set{tm: tm, src: bundleSource(rec.Files), files: map[string][]byte{}}
 	acc, err := s.verify(context.Background(), t.pin.Network)
 	if err != nil {
-		return nil, fmt.Errorf("last accepted snapshot in %s: %w", t.dir, err)
+		return nil, fmt.Errorf("%w: %s: %v", ErrCache, filepath.Join(t.dir, acceptedFile), err)
 	}
 	if err := fl.under(tm.Root).check(acc.Document, acc.Digest); err != nil {
-		return nil, fmt.Errorf("last accepted snapshot in %s: %w", t.dir, err)
+		return nil, fmt.Errorf("%w: %s: %v", ErrCache, filepath.Join(t.dir, acceptedFile), err)
 	}
 	acc.AcceptedAt = rec.AcceptedAt
 	acc.follows(rec.Previous)

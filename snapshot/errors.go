@@ -21,6 +21,13 @@ var (
 	ErrNotPinned = errors.New("no network pinned")
 	// ErrPinned: another network or another root is pinned already.
 	ErrPinned = errors.New("another root is pinned")
+	// ErrCache: what was accepted last is damaged on this node's disk. The next
+	// acceptance replaces it.
+	ErrCache = errors.New("stored snapshot is damaged")
+	// ErrTrustState: the pinned root, a root that followed it, or the floor is
+	// damaged on this node's disk. Nothing is accepted until a person has mended
+	// it: who would heal it from the network believes whoever answers there.
+	ErrTrustState = errors.New("stored trust state is damaged")
 	// ErrSource: the source could not be reached or answered with an error;
 	// nothing is known about the snapshot.
 	ErrSource = errors.New("snapshot source failed")

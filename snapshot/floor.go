@@ -34,12 +34,13 @@ func readFloor(path string) (floor, bool, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return floor{}, false, nil
 	}
-	if err != nil {
-		return floor{}, false, err
-	}
 	var f floor
-	if err := json.Unmarshal(b, &f, json.RejectUnknownMembers(true)); err != nil {
-		return floor{}, false, fmt.Errorf("floor %s is damaged: %w; without it a replay could not be told, restore it or pin the network anew", path, err)
+	if err == nil {
+		err = json.Unmarshal(b, &f, json.RejectUnknownMembers(true))
+	}
+	if err != nil {
+		return floor{}, false, fmt.Errorf("%w: floor %s: %v; without it a replay could not be told: restore it from a backup, or move it and the network's trust directory aside, "+
+			"get the newest root from the publisher and run: rmodels init --network NETWORK --root ROOT.json", ErrTrustState, path, err)
 	}
 	return f, true, nil
 }

@@ -116,16 +116,26 @@ func readPin(dir string) (pin, error) {
 		return pin{}, fmt.Errorf("%w in %s: run rmodels init with the network's root", ErrNotPinned, dir)
 	}
 	if err != nil {
-		return pin{}, fmt.Errorf("pinned root: %w", err)
+		return pin{}, stopped(filepath.Join(dir, pinFile), dir, "", err)
 	}
 	var p pin
 	if err := json.Unmarshal(b, &p, json.RejectUnknownMembers(true)); err != nil {
-		return pin{}, fmt.Errorf("pinned root in %s is damaged: %w", dir, err)
+		return pin{}, stopped(filepath.Join(dir, pinFile), dir, "", err)
 	}
-	if digest.FromBytes(p.Root) != p.Digest {
-		return pin{}, fmt.Errorf("pinned root in %s is damaged: digest %s expected, %s found", dir, p.Digest, digest.FromBytes(p.Root))
+	if d := digest.FromBytes(p.Root); d != p.Digest {
+		return pin{}, stopped(filepath.Join(dir, pinFile), dir, p.Network, fmt.Errorf("digest %s expected, %s found", p.Digest, d))
 	}
 	return p, nil
+}
+
+// stopped says what a person does about damaged trust state. The floor is kept
+// on purpose: it goes on refusing what is older.
+func stopped(file, dir, network string, err error) error {
+	if network == "" {
+		network = "NETWORK"
+	}
+	return fmt.Errorf("%w: %s: %v; restore it from a backup, or pin the network anew: move %s aside, get the newest root from the publisher and run: rmodels init --network %s --root ROOT.json",
+		ErrTrustState, file, err, dir, network)
 }
 
 // OpenTrust opens what [Pin] wrote; [ErrNotPinned] when it did not.
@@ -175,7 +185,7 @@ func nextRoot(tm *trustedmetadata.TrustedMetadata, b []byte) error {
 func (t *Trust) walk(limit int64) (*trustedmetadata.TrustedMetadata, error) {
 	tm, err := startFrom(t.pin.Root)
 	if err != nil {
-		return nil, err
+		return nil, stopped(filepath.Join(t.dir, pinFile), t.dir, t.pin.Network, err)
 	}
 	for limit == 0 || tm.Root.Signed.Version < limit {
 		b, err := readOwn(t.rootPath(tm.Root.Signed.Version+1), maxRoot)
@@ -183,10 +193,10 @@ func (t *Trust) walk(limit int64) (*trustedmetadata.TrustedMetadata, error) {
 			break
 		}
 		if err != nil {
-			return nil, fmt.Errorf("stored root: %w", err)
+			return nil, stopped(t.rootPath(tm.Root.Signed.Version+1), t.dir, t.pin.Network, err)
 		}
 		if err := nextRoot(tm, b); err != nil {
-			return nil, fmt.Errorf("stored root in %s: %w", t.dir, err)
+			return nil, stopped(t.rootPath(tm.Root.Signed.Version+1), t.dir, t.pin.Network, err)
 		}
 	}
 	return tm, nil
@@ -202,11 +212,11 @@ func (t *Trust) readRecord() (record, bool, error) {
 		return record{}, false, nil
 	}
 	if err != nil {
-		return record{}, false, fmt.Errorf("last accepted snapshot: %w", err)
+		return record{}, false, fmt.Errorf("%w: %v", ErrCache, err)
 	}
 	var r record
 	if err := json.Unmarshal(b, &r, json.RejectUnknownMembers(true)); err != nil {
-		return record{}, false, fmt.Errorf("%w: last accepted snapshot in %s is damaged: %w", ErrInvalid, t.dir, err)
+		return record{}, false, fmt.Errorf("%w: %s: %v", ErrCache, filepath.Join(t.dir, acceptedFile), err)
 	}
 	return r, true, nil
 }

@@ -1,6 +1,7 @@
 package snapshot_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -224,7 +225,7 @@ func TestStoredBytes(t *testing.T) {
 	}
 	check(t, os.WriteFile(file, []byte("{"), 0o600))
 	_, err := n.Current(net.now())
-	wantErr(t, err, snapshot.ErrInvalid)
+	wantErr(t, err, snapshot.ErrCache)
 	must1(n.Apply(b, net.now()))(t) // a damaged cache is healed by the next acceptance
 	must1(n.Current(net.now()))(t)
 }
@@ -242,6 +243,46 @@ func mustRead(t testing.TB, path string) []byte {
 	return b
 }
 
+// TestDamagedRoot: a stored root that changed on disk stops the node. Nothing
+// takes its place but what a person pins, and the floor outlives that.
+func TestDamagedRoot(t *testing.T) {
+	net := newNetwork(t)
+	n := newNode(t, "mainnet", net.root())
+	must1(n.Apply(net.release(), net.now()))(t)
+	stolen := net.forge().bundle()
+	net.rotate("targets-1")
+	newest := net.release()
+	must1(n.Apply(newest, net.now()))(t)
+	file := filepath.Join(n.dir, "roots", "2.root.json")
+	bad := bytes.Replace(mustRead(t, file), []byte("targets"), []byte("tarGets"), 1)
+	for name, damage := range map[string][]byte{"changed": bad, "empty": nil, "cut off": bad[:len(bad)/2], "too long": make([]byte, 1<<20)} {
+		t.Run(name, func(t *testing.T) {
+			check(t, os.WriteFile(file, damage, 0o600))
+			n.reopen()
+			_, err := n.Apply(newest, net.now())
+			wantErr(t, err, snapshot.ErrTrustState)
+			_, err = n.Current(net.now())
+			wantErr(t, err, snapshot.ErrTrustState)
+			for _, word := range []string{file, n.dir, "rmodels init --network mainnet --root"} {
+				if !strings.Contains(err.Error(), word) {
+					t.Errorf("%q does not say %q", err, word)
+				}
+			}
+			if !bytes.Equal(mustRead(t, file), damage) {
+				t.Error("the stored root was replaced")
+			}
+		})
+	}
+	check(t, os.Rename(n.dir, n.dir+".aside"))
+	check(t, snapshot.Pin(n.dir, n.floor, "mainnet", net.root()))
+	n.reopen()
+	_, err := n.Apply(stolen, net.now())
+	if !errors.Is(err, snapshot.ErrRejected) {
+		t.Errorf("the snapshot before the rotation, after pinning anew: %v", err)
+	}
+	must1(n.Apply(newest, net.now()))(t)
+}
+
 // TestDamagedPin: a pin that changed on disk is no pin.
 func TestDamagedPin(t *testing.T) {
 	net, other := newNetwork(t), newNetwork(t)
@@ -249,7 +290,7 @@ func TestDamagedPin(t *testing.T) {
 	file := filepath.Join(n.dir, "pin.json")
 	swapped := strings.Replace(string(mustRead(t, file)), base64.StdEncoding.EncodeToString(net.root()), base64.StdEncoding.EncodeToString(other.root()), 1)
 	check(t, os.WriteFile(file, []byte(swapped), 0o600))
-	if _, err := snapshot.OpenTrust(n.dir, n.floor); err == nil || !strings.Contains(err.Error(), "digest") {
+	if _, err := snapshot.OpenTrust(n.dir, n.floor); !errors.Is(err, snapshot.ErrTrustState) || !strings.Contains(err.Error(), "digest") {
 		t.Errorf("opened with another root: %v", err)
 	}
 }
