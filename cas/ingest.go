@@ -23,8 +23,8 @@ type IngestOptions struct {
 	// goroutine) has the ingest, with that one's checkpointed progress in
 	// bytes.
 	OnWait func(done, total int64)
-	// CheckpointBytes is how many new bytes cause a checkpoint. Zero: 16 MiB,
-	// at most four a second, and every second while less arrives.
+	// CheckpointBytes is how many new bytes cause a checkpoint. Zero: one to
+	// ten checkpoints a second, depending on what they cost.
 	CheckpointBytes int64
 }
 
@@ -51,10 +51,12 @@ type Ingest struct {
 	h         *hasher  // used by whoever set hashing
 	hashed    hashed   // what the hasher has finished, for others to read
 	hashing   bool
-	recorded  int64     // offset of the checkpoint on disk
-	unsynced  int64     // bytes since the last checkpoint began
-	since     time.Time // of the last checkpoint
-	unwritten Range     // the run of bytes whose writeback was not started
+	recorded  int64         // offset of the checkpoint on disk
+	unsynced  int64         // bytes since the last checkpoint began
+	since     time.Time     // of the last checkpoint
+	pause     time.Duration // from the beginning of one checkpoint to the next
+	following bool          // a goroutine makes checkpoints
+	unwritten Range         // the run of bytes whose writeback was not started
 	work      sync.WaitGroup
 	lost      error // a failed write or fsync: the ingest cannot go on
 	closed    bool
@@ -227,7 +229,7 @@ func (s *Store) resume(ctx context.Context, k key, size int64, lock *flock, o In
 		}
 		return nil, errors.Join(fmt.Errorf("%w: %s", ErrExists, k.digest()), s.removeIngest(k))
 	}
-	i := &Ingest{s: s, k: k, size: size, dir: s.ingestPath(k), lock: lock, every: o.CheckpointBytes, h: newHasher(), since: time.Now()}
+	i := &Ingest{s: s, k: k, size: size, dir: s.ingestPath(k), lock: lock, every: o.CheckpointBytes, h: newHasher(), since: time.Now(), pause: checkpointSoon}
 	i.changed = sync.NewCond(&i.mu)
 	if err := i.load(); err != nil {
 		return nil, err

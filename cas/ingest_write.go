@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"time"
 )
 
 const (
@@ -16,10 +15,6 @@ const (
 	handOver = 32 << 10
 	// readBack is how much the hasher reads at once behind the writers.
 	readBack = 1 << 20
-
-	checkpointBytes = 16 << 20
-	checkpointSoon  = 250 * time.Millisecond
-	checkpointLate  = time.Second
 )
 
 // WriteAt stores p at off. Any number of goroutines may write, in any order,
@@ -162,10 +157,9 @@ func (i *Ingest) end(r Range, inOrder bool, failed error) Range {
 	i.present = i.present.add(r)
 	i.hashBehind()
 	i.unsynced += r.Len
-	if i.checkpointDue() {
-		i.unsynced = 0
-		i.since = time.Now()
-		i.work.Go(func() { i.report(i.checkpoint()) })
+	if !i.following && i.checkpointDue() {
+		i.following = true
+		i.work.Go(i.follow)
 	}
 	if i.unwritten.end() != r.Off {
 		due := i.unwritten

@@ -92,9 +92,10 @@ func (p *process) kill() {
 }
 
 // workIngest writes the content of a seed in pieces and reports the bytes that
-// it had to write; args: seed, size, piece, checkpoint bytes.
+// it had to write; args: seed, size, piece, checkpoint bytes, and how many
+// bytes to write before it waits to be killed.
 func workIngest(ctx context.Context, s *cas.Store, args []string) error {
-	var n [4]int
+	var n [5]int
 	for i, a := range args {
 		n[i], _ = strconv.Atoi(a)
 	}
@@ -123,8 +124,10 @@ func workIngest(ctx context.Context, s *cas.Store, args []string) error {
 				return err
 			}
 			off += piece
-			written += int(piece)
-			fmt.Println("wrote", written)
+			if written += int(piece); written == n[4] {
+				fmt.Println("wrote", written)
+				time.Sleep(time.Hour)
+			}
 		}
 	}
 	if err := i.Commit(ctx); err != nil {
@@ -151,11 +154,14 @@ func workHold(ctx context.Context, s *cas.Store, args []string) error {
 func TestKilledIngestResumes(t *testing.T) {
 	s := newStore(t)
 	const size, piece, every = 32 << 20, 256 << 10, 1 << 20
-	args := []string{"11", strconv.Itoa(size), strconv.Itoa(piece), strconv.Itoa(every)}
 	b, d := content(11, size)
 	done, fetched := 0, 0
 	for crashes := 0; ; crashes++ {
-		p := start(t, s, "ingest", args...)
+		before := 6 << 20
+		if crashes == 4 {
+			before = 0
+		}
+		p := start(t, s, "ingest", "11", strconv.Itoa(size), strconv.Itoa(piece), strconv.Itoa(every), strconv.Itoa(before))
 		resumed, _ := strconv.Atoi(p.until("resumed"))
 		if resumed < done {
 			t.Fatalf("resumed at %d bytes, %d were checkpointed", resumed, done)
@@ -165,16 +171,13 @@ func TestKilledIngestResumes(t *testing.T) {
 			fetched += last
 			break
 		}
-		for n := 0; n < 6<<20; {
-			n, _ = strconv.Atoi(p.until("wrote"))
-			if n == 6<<20 {
-				fetched += n
-			}
-		}
+		p.until("wrote")
+		fetched += before
+		untilCheckpointed(t, s, d, size, resumed+before-every)
 		p.kill()
 		done = checkpointed(t, s, d, size)
 	}
-	if fetched > size+4*(every+2*piece)+4<<20 {
+	if fetched > size+4*every {
 		t.Errorf("wrote %d bytes of a blob of %d through 4 crashes", fetched, size)
 	}
 	if !bytes.Equal(read(t, s, d), b) {
@@ -183,6 +186,20 @@ func TestKilledIngestResumes(t *testing.T) {
 	if left := list(t, s, "ingest"); len(left) > 0 {
 		t.Errorf("left %v", left)
 	}
+}
+
+// untilCheckpointed waits, as another process that wants the blob, until its
+// writer has checkpointed want bytes.
+func untilCheckpointed(t *testing.T, s *cas.Store, d digest.Digest, size int64, want int) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	_, err := s.Ingest(ctx, lease(t, s), d, size, cas.IngestOptions{OnWait: func(done, _ int64) {
+		if done >= int64(want) {
+			cancel()
+		}
+	}})
+	wantError(t, err, context.Canceled)
 }
 
 // checkpointed is what the next ingest will not ask for.
@@ -197,7 +214,7 @@ func checkpointed(t *testing.T, s *cas.Store, d digest.Digest, size int64) int {
 func TestProcessesShareAnIngest(t *testing.T) {
 	s := newStore(t)
 	args := []string{"12", strconv.Itoa(64 << 20), strconv.Itoa(64 << 10), strconv.Itoa(1 << 20)}
-	first := start(t, s, "ingest", args...)
+	first := start(t, s, "ingest", append(args, strconv.Itoa(16<<20))...)
 	first.until("wrote")
 	second := start(t, s, "ingest", args...)
 	second.until("waiting")

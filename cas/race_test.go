@@ -20,8 +20,7 @@ import (
 	"github.com/resultity/rmodels/cas"
 )
 
-// soakEnv makes the race run until it saw this many pulls, instead of some
-// seconds.
+// soakEnv makes the race run until it saw this many pulls (1: 5000).
 const soakEnv = "RMODELS_SOAK"
 
 // raceModels is how many models the pullers fight over, raceBlobs how many
@@ -47,6 +46,7 @@ func raceContent(seed uint64) ([]byte, digest.Digest) {
 // "broken" when a blob, tree or ref that it holds is not as it has to be.
 // args: seed.
 func workPull(ctx context.Context, s *cas.Store, args []string) error {
+	fmt.Println("ready")
 	seed, _ := strconv.ParseUint(args[0], 10, 64)
 	rng := rand.New(rand.NewPCG(seed, 1))
 	for {
@@ -150,6 +150,7 @@ func checkBlob(s *cas.Store, d digest.Digest) error {
 // workGC collects with zero grace, over and over, and drops the refs that
 // killed pullers left.
 func workGC(ctx context.Context, s *cas.Store, args []string) error {
+	fmt.Println("ready")
 	for {
 		r, err := s.GC(ctx, cas.GCOptions{Proc: "/proc"})
 		if err != nil && !errors.Is(err, cas.ErrBusy) {
@@ -164,6 +165,7 @@ func workGC(ctx context.Context, s *cas.Store, args []string) error {
 
 // workScrub scrubs and hashes whatever is there, over and over.
 func workScrub(ctx context.Context, s *cas.Store, args []string) error {
+	fmt.Println("ready")
 	for {
 		r, err := s.Scrub(ctx, cas.ScrubOptions{})
 		if err != nil {
@@ -195,10 +197,10 @@ func workScrub(ctx context.Context, s *cas.Store, args []string) error {
 func TestRace(t *testing.T) {
 	root := filepath.Join(fastDir(t), "store")
 	s := open(t, root, cas.Options{})
-	target, limit := 0, 8*time.Second
+	target, limit := int64(100), 5*time.Minute
 	if soak := os.Getenv(soakEnv); soak != "" {
-		target, limit = 5000, 30*time.Minute
-		if n, _ := strconv.Atoi(soak); n > 1 {
+		target, limit = 5000, 50*time.Minute
+		if n, _ := strconv.ParseInt(soak, 10, 64); n > 1 {
 			target = n
 		}
 	}
@@ -212,15 +214,16 @@ func TestRace(t *testing.T) {
 		rng := rand.New(rand.NewPCG(uint64(n), binary.LittleEndian.Uint64([]byte("rmodels!"))))
 		for life := 0; ctx.Err() == nil; life++ {
 			p := start(t, s, worker, strconv.Itoa(n*1000+life))
-			until := time.AfterFunc(time.Duration(200+rng.IntN(1500))*time.Millisecond, func() { p.cmd.Process.Kill() })
 			stop := context.AfterFunc(ctx, func() { p.cmd.Process.Kill() })
+			stopTimer := func() bool { return false }
 			for p.lines.Scan() {
 				word, rest, _ := strings.Cut(p.lines.Text(), " ")
 				switch word {
+				case "ready":
+					life := time.Duration(20+rng.IntN(1500)) * time.Millisecond
+					stopTimer = time.AfterFunc(life, func() { p.cmd.Process.Kill() }).Stop
 				case "pulled":
-					if pulls.Add(1) >= int64(target) && target > 0 {
-						cancel()
-					}
+					pulls.Add(1)
 				case "collected":
 					collections.Add(1)
 					_, us, _ := strings.Cut(rest, " ")
@@ -233,8 +236,11 @@ func TestRace(t *testing.T) {
 					broken = append(broken, worker+": "+p.lines.Text())
 					mu.Unlock()
 				}
+				if pulls.Load() >= target && collections.Load() >= 10 && checks.Load() >= 3 && kills.Load() >= 20 {
+					cancel()
+				}
 			}
-			until.Stop()
+			stopTimer()
 			stop()
 			p.cmd.Wait()
 			p.ended = true
@@ -255,8 +261,8 @@ func TestRace(t *testing.T) {
 	if len(broken) > 0 {
 		t.Errorf("broken: %s", strings.Join(broken[:min(len(broken), 20)], "\n"))
 	}
-	if pulls.Load() == 0 || collections.Load() == 0 || checks.Load() == 0 {
-		t.Error("a worker did nothing")
+	if pulls.Load() < target || collections.Load() == 0 || checks.Load() == 0 {
+		t.Errorf("only %d pulls of %d in %v", pulls.Load(), target, limit)
 	}
 	s2 := open(t, root, cas.Options{Now: func() time.Time { return time.Now().Add(30 * 24 * time.Hour) }})
 	gc(t, s2, cas.GCOptions{})
