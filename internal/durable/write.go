@@ -69,14 +69,19 @@ func AppendLine(path string, line []byte, perm fs.FileMode) error {
 }
 
 // AppendLineFS is [AppendLine] on fsys.
-func AppendLineFS(fsys FS, path string, line []byte, perm fs.FileMode) (err error) {
-	// One byte is kept for the newline that may have to come first.
-	if len(line) > MaxLine-2 {
-		return fmt.Errorf("append to %s: line of %d bytes is longer than %d", path, len(line), MaxLine-2)
-	}
-	if bytes.IndexByte(line, '\n') >= 0 {
-		return fmt.Errorf("append to %s: line contains a newline", path)
-	}
+func AppendLineFS(fsys FS, path string, line []byte, perm fs.FileMode) error {
+	return AppendAfterFS(fsys, path, perm, func([]byte) ([]byte, error) { return line, nil })
+}
+
+// AppendAfter is [AppendLine] for a line that depends on the one before it:
+// next is given the last line, without its newline and perhaps torn by a
+// crash, or nil where there is none. No other appender comes between.
+func AppendAfter(path string, perm fs.FileMode, next func(last []byte) ([]byte, error)) error {
+	return AppendAfterFS(OS, path, perm, next)
+}
+
+// AppendAfterFS is [AppendAfter] on fsys.
+func AppendAfterFS(fsys FS, path string, perm fs.FileMode, next func(last []byte) ([]byte, error)) (err error) {
 	created := false
 	f, err := fsys.OpenFile(path, os.O_RDWR|os.O_APPEND, perm)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -91,9 +96,20 @@ func AppendLineFS(fsys FS, path string, line []byte, perm fs.FileMode) (err erro
 	if err := retry(func() error { return syscall.Flock(int(f.Fd()), syscall.LOCK_EX) }); err != nil {
 		return &fs.PathError{Op: "flock", Path: path, Err: err}
 	}
-	torn, err := endsTorn(f)
+	last, torn, err := lastLine(f)
 	if err != nil {
 		return err
+	}
+	line, err := next(last)
+	if err != nil {
+		return err
+	}
+	// One byte is kept for the newline that may have to come first.
+	if len(line) > MaxLine-2 {
+		return fmt.Errorf("append to %s: line of %d bytes is longer than %d", path, len(line), MaxLine-2)
+	}
+	if bytes.IndexByte(line, '\n') >= 0 {
+		return fmt.Errorf("append to %s: line contains a newline", path)
 	}
 	record := make([]byte, 0, len(line)+2)
 	if torn {
@@ -112,16 +128,18 @@ func AppendLineFS(fsys FS, path string, line []byte, perm fs.FileMode) (err erro
 	return nil
 }
 
-func endsTorn(f File) (bool, error) {
+// lastLine reads the end of f; torn tells that the newline is missing.
+func lastLine(f File) (last []byte, torn bool, err error) {
 	st, err := f.Stat()
 	if err != nil || st.Size() == 0 {
-		return false, err
+		return nil, false, err
 	}
-	var last [1]byte
-	if _, err := f.ReadAt(last[:], st.Size()-1); err != nil {
-		return false, err
+	tail := make([]byte, min(st.Size(), MaxLine+1))
+	if _, err := f.ReadAt(tail, st.Size()-int64(len(tail))); err != nil {
+		return nil, false, err
 	}
-	return last[0] != '\n', nil
+	last, whole := bytes.CutSuffix(tail, []byte{'\n'})
+	return last[bytes.LastIndexByte(last, '\n')+1:], !whole, nil
 }
 
 // MkdirAll makes path and its missing parents, each durable in its parent.

@@ -2,9 +2,11 @@ package durable_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -80,6 +82,48 @@ func TestAppendLine(t *testing.T) {
 				t.Errorf("file holds %q, want %q", got, tt.after)
 			}
 		})
+	}
+}
+
+// TestAppendAfter: what is appended has seen the line before it, also when many
+// append at once and when a crash tore that line.
+func TestAppendAfter(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 20 {
+				err := durable.AppendAfter(path, 0o600, func(last []byte) ([]byte, error) {
+					n, _ := strconv.Atoi(string(last))
+					return strconv.AppendInt(nil, int64(n)+1, 10), nil
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if b, _ := os.ReadFile(path); !strings.HasSuffix(string(b), "\n159\n160\n") {
+		t.Errorf("the counting ends with %q", b[max(0, len(b)-20):])
+	}
+	long := strings.Repeat("x", durable.MaxLine-2)
+	for _, before := range []string{"a\ntorn", "a\n" + long + "\n", long} {
+		if err := os.WriteFile(path, []byte(before), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		want := strings.TrimSuffix(before[strings.Index(before, "\n")+1:], "\n")
+		if err := durable.AppendAfter(path, 0o600, func(last []byte) ([]byte, error) {
+			if string(last) != want {
+				t.Errorf("%d bytes seen, %d written", len(last), len(want))
+			}
+			return nil, errors.New("changed its mind")
+		}); err == nil {
+			t.Error("the error of next is lost")
+		}
+		if b, _ := os.ReadFile(path); string(b) != before {
+			t.Error("a line that was not made was written")
+		}
 	}
 }
 
