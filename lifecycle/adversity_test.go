@@ -41,11 +41,7 @@ func (w *network) forge(n *Node, id string, change func(*Record)) {
 }
 
 func TestApplyRepinned(t *testing.T) {
-	w := newNetwork(t)
-	w.list("tiny", "v1", w.push("tiny", w.key, "first"))
-	w.publish()
-	n := w.node()
-	w.sync(n)
+	w, n := installed(t)
 	w.forge(n, "tiny@v1", nil)
 	w.must(w.repo.RemoveModel("tiny", "v1"))
 	w.list("tiny", "v1", w.push("tiny", w.key, "second"))
@@ -59,11 +55,7 @@ func TestApplyRepinned(t *testing.T) {
 }
 
 func TestApplyBusy(t *testing.T) {
-	w := newNetwork(t)
-	w.list("tiny", "v1", w.push("tiny", w.key, "first"))
-	w.publish()
-	n := w.node()
-	w.sync(n)
+	w, n := installed(t)
 	w.forge(n, "tiny@v1", nil)
 	old, err := n.Current()
 	w.must(err)
@@ -86,11 +78,7 @@ func TestApplyBusy(t *testing.T) {
 }
 
 func TestRefsOfOtherNetwork(t *testing.T) {
-	w := newNetwork(t)
-	w.list("tiny", "v1", w.push("tiny", w.key, "first"))
-	w.publish()
-	n := w.node()
-	w.sync(n)
+	w, n := installed(t)
 	st, err := n.Store()
 	w.must(err)
 	ref, err := st.Ref(n.modelRef("tiny@v1"))
@@ -104,11 +92,7 @@ func TestRefsOfOtherNetwork(t *testing.T) {
 }
 
 func TestCrashBetweenSaveAndDropRef(t *testing.T) {
-	w := newNetwork(t)
-	w.list("tiny", "v1", w.push("tiny", w.key, "first"))
-	w.publish()
-	n := w.node()
-	w.sync(n)
+	w, n := installed(t)
 	st, err := n.Store()
 	w.must(err)
 	ref, err := st.Ref(n.modelRef("tiny@v1"))
@@ -128,11 +112,7 @@ func TestCrashBetweenSaveAndDropRef(t *testing.T) {
 }
 
 func TestEvictedInactive(t *testing.T) {
-	w := newNetwork(t)
-	w.list("tiny", "v1", w.push("tiny", w.key, "first"))
-	w.publish()
-	n := w.node()
-	w.sync(n)
+	w, n := installed(t)
 	w.must(w.repo.SetEnabled("tiny", "v1", false))
 	w.publish()
 	w.sync(n)
@@ -155,11 +135,7 @@ func TestEvictedInactive(t *testing.T) {
 }
 
 func TestEvictedInactiveVerify(t *testing.T) {
-	w := newNetwork(t)
-	w.list("tiny", "v1", w.push("tiny", w.key, "first"))
-	w.publish()
-	n := w.node()
-	w.sync(n)
+	w, n := installed(t)
 	w.must(w.repo.SetEnabled("tiny", "v1", false))
 	w.publish()
 	w.sync(n)
@@ -179,11 +155,7 @@ func TestEvictedInactiveVerify(t *testing.T) {
 }
 
 func TestNamedButNothingDone(t *testing.T) {
-	w := newNetwork(t)
-	w.list("tiny", "v1", w.push("tiny", w.key, "first"))
-	w.publish()
-	n := w.node()
-	w.sync(n)
+	w, n := installed(t)
 	w.must(w.repo.RemoveModel("tiny", "v1"))
 	w.publish()
 	w.sync(n)
@@ -309,11 +281,7 @@ func TestArchiveSharedDigest(t *testing.T) {
 }
 
 func TestVerifyRepairDisabled(t *testing.T) {
-	w := newNetwork(t)
-	w.list("tiny", "v1", w.push("tiny", w.key, "first"))
-	w.publish()
-	n := w.node()
-	w.sync(n)
+	w, n := installed(t)
 	w.must(w.repo.SetEnabled("tiny", "v1", false))
 	w.publish()
 	w.sync(n)
@@ -371,11 +339,7 @@ func TestRestoreForgetsArchive(t *testing.T) {
 }
 
 func TestRuntimeLeak(t *testing.T) {
-	w := newNetwork(t)
-	w.list("tiny", "v1", w.push("tiny", w.key, "first"))
-	w.publish()
-	n := w.node()
-	w.sync(n)
+	w, n := installed(t)
 	st, err := n.Store()
 	w.must(err)
 	ref, err := st.Ref(n.modelRef("tiny@v1"))

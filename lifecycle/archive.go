@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/snapshot"
 )
@@ -83,7 +84,7 @@ func (n *Node) archive(ctx context.Context, acc *snapshot.Accepted, why string, 
 	}
 	step := n.step(r.ID(), "archive")
 	res, err := n.copyOut(ctx, r, n.o.Archive)
-	step(err, humanBytes(res.Bytes)+" written and compared")
+	step(err, amount.Bytes(res.Bytes)+" written and compared")
 	if err != nil {
 		// Whatever is wrong with the cold copy, the hot one is good: it stays.
 		f := &Failure{

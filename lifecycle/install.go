@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/internal/progress"
 	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/policy"
@@ -109,7 +110,7 @@ func (n *Node) install(ctx context.Context, acc *snapshot.Accepted, m *snapshot.
 
 	step = n.step(m.ID(), "build tree")
 	tree, err := st.BuildTree(ctx, l, ad.ref.Digest, entries)
-	step(err, "read-only, "+humanBytes(tree.Size))
+	step(err, "read-only, "+amount.Bytes(tree.Size))
 	if err != nil {
 		return fmt.Errorf("build tree: %w", err)
 	}
@@ -246,15 +247,15 @@ func signedBy(ad *admission) string {
 }
 
 func fetchedLine(r oci.FetchResult) string {
-	s := humanBytes(r.Bytes) + " fetched"
+	s := amount.Bytes(r.Bytes) + " fetched"
 	if r.Resumed > 0 {
-		s += ", " + humanBytes(r.Resumed) + " resumed"
+		s += ", " + amount.Bytes(r.Resumed) + " resumed"
 	}
 	if r.Copied > 0 {
-		s += ", " + humanBytes(r.Copied) + " copied from another version"
+		s += ", " + amount.Bytes(r.Copied) + " copied from another version"
 	}
 	if r.Present > 0 {
-		s += ", " + humanBytes(r.Present) + " here already"
+		s += ", " + amount.Bytes(r.Present) + " here already"
 	}
 	return s
 }

@@ -171,6 +171,17 @@ func (w *network) node(change ...func(*Options)) *Node {
 	return n
 }
 
+// installed is a network that lists tiny@v1, and a node that has it.
+func installed(t *testing.T) (*network, *Node) {
+	t.Helper()
+	w := newNetwork(t)
+	w.list("tiny", "v1", w.push("tiny", w.key, "first"))
+	w.publish()
+	n := w.node()
+	w.sync(n)
+	return w, n
+}
+
 // sync runs one pass and returns the outcomes by name@version.
 func (w *network) sync(n *Node, change ...func(*SyncOptions)) map[string]Outcome {
 	w.t.Helper()

@@ -11,6 +11,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/policy"
 	"github.com/resultity/rmodels/snapshot"
 )
@@ -242,7 +243,7 @@ func (in *Inputs) listedAction(m *snapshot.Model, r *Record, free int64) Action 
 		if a.Bytes > free {
 			a.Cause = CauseSpace
 			return do(Refuse, r.State, fmt.Sprintf("needs %s of disk, this node has %s free above its reserve",
-				humanBytes(a.Bytes), humanBytes(max(0, free))))
+				amount.Bytes(a.Bytes), amount.Bytes(max(0, free))))
 		}
 		return do(Install, Active, why)
 	}
@@ -360,16 +361,4 @@ func verdictKey(doc *snapshot.Snapshot, m *snapshot.Model, f policy.Facts) strin
 	}
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:])
-}
-
-func humanBytes(n int64) string {
-	const units = "KMGT"
-	if n < 1<<10 {
-		return fmt.Sprintf("%d B", n)
-	}
-	v, u := float64(n)/(1<<10), 0
-	for v >= 1024 && u < len(units)-1 {
-		v, u = v/1024, u+1
-	}
-	return fmt.Sprintf("%.1f %ciB", v, units[u])
 }

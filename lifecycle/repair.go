@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/oci"
 )
 
@@ -29,7 +30,7 @@ func (n *Node) heal(ctx context.Context, st *cas.Store, c *oci.Client, a *oci.Ar
 			wire += got
 			return err
 		})
-		step(err, "blob "+shortDigest(b.Digest)+" is good again, "+humanBytes(wire)+" fetched")
+		step(err, "blob "+shortDigest(b.Digest)+" is good again, "+amount.Bytes(wire)+" fetched")
 		if ctx.Err() != nil {
 			return wire, context.Cause(ctx)
 		}

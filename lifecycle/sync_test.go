@@ -304,11 +304,7 @@ func listing(t *testing.T, dir string) []string {
 }
 
 func TestSourceDownKeepsTheLastGoodSnapshot(t *testing.T) {
-	w := newNetwork(t)
-	w.list("tiny", "v1", w.push("tiny", w.key, "first"))
-	w.publish()
-	n := w.node()
-	w.sync(n)
+	w, n := installed(t)
 	w.must(os.Rename(w.site, w.site+".gone"))
 	res, err := n.Sync(context.Background(), SyncOptions{Source: snapshot.DirSource(w.site)})
 	if err != nil || res.SnapshotFailure == nil || res.SnapshotFailure.Cause != CauseUnavailable {
@@ -341,11 +337,7 @@ func TestRevokedDigestIsQuarantined(t *testing.T) {
 }
 
 func TestPolicyChangeIsCheckedOnWhatIsInstalled(t *testing.T) {
-	w := newNetwork(t)
-	w.list("tiny", "v1", w.push("tiny", w.key, "first"))
-	w.publish()
-	n := w.node()
-	w.sync(n)
+	w, n := installed(t)
 	w.state(n, "tiny@v1", Pending)
 	other, err := policy.GenerateKey()
 	w.must(err)
@@ -373,11 +365,7 @@ func TestPolicyChangeIsCheckedOnWhatIsInstalled(t *testing.T) {
 }
 
 func TestDamagedTreeIsFoundAndMended(t *testing.T) {
-	w := newNetwork(t)
-	w.list("tiny", "v1", w.push("tiny", w.key, "first"))
-	w.publish()
-	n := w.node()
-	w.sync(n)
+	w, n := installed(t)
 	r := w.state(n, "tiny@v1", Pending)
 	gguf := filepath.Join(r.Tree, "model.gguf")
 	w.must(os.Chmod(gguf, 0o600))
@@ -412,11 +400,7 @@ func TestDamagedTreeIsFoundAndMended(t *testing.T) {
 }
 
 func TestDamagedRecordIsRebuilt(t *testing.T) {
-	w := newNetwork(t)
-	w.list("tiny", "v1", w.push("tiny", w.key, "first"))
-	w.publish()
-	n := w.node()
-	w.sync(n)
+	w, n := installed(t)
 	w.must(os.WriteFile(n.models.path("tiny@v1"), []byte(`{"version":1,"sum":"00","record":{"state":"Active"}}`), 0o600))
 	if recs, err := n.Records(); len(recs) != 0 || !errors.Is(err, errCorrupt) {
 		t.Fatalf("a forged record was read: %+v, %v", recs, err)
@@ -447,11 +431,7 @@ func TestTwoPassesAtOnce(t *testing.T) {
 }
 
 func TestUnlistedNameIsRefused(t *testing.T) {
-	w := newNetwork(t)
-	w.list("tiny", "v1", w.push("tiny", w.key, "first"))
-	w.publish()
-	n := w.node()
-	w.sync(n)
+	_, n := installed(t)
 	_, err := n.Sync(context.Background(), SyncOptions{Only: []string{"other"}, Install: true})
 	if f := AsFailure(err); f == nil || f.Cause != CauseListing || f.Hint == "" {
 		t.Errorf("got %v", err)
@@ -516,11 +496,7 @@ func TestAppliedSnapshotTakesModelsOutOfUseAtOnce(t *testing.T) {
 }
 
 func TestNothingIsActivatedUnderAnOlderSnapshot(t *testing.T) {
-	w := newNetwork(t)
-	w.list("tiny", "v1", w.push("tiny", w.key, "first"))
-	w.publish()
-	n := w.node()
-	w.sync(n)
+	w, n := installed(t)
 	r := w.state(n, "tiny@v1", Pending)
 	old, err := n.Current()
 	w.must(err)

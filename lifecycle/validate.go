@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/internal/progress"
 	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/runner"
@@ -198,7 +199,7 @@ func (n *Node) runtimeImage(ctx context.Context, l *cas.Lease, acc *snapshot.Acc
 		}
 		return nil, fmt.Errorf("runtime image %s: %w", id, err)
 	}
-	step(nil, humanBytes(im.Size))
+	step(nil, amount.Bytes(im.Size))
 	rec = RuntimeRecord{Name: rt.Name, Version: rt.Version, Reference: rt.Reference, Receipt: receipt, Image: im.ManifestDigest, Size: im.Size, Updated: n.now()}
 	rec.Blobs = append(append(rec.Blobs, im.Blobs...), evidence...)
 	if err := st.PutRef(ctx, cas.Ref{Name: n.runtimeRef(id), Blobs: rec.Blobs, Pinned: true, LastUsed: n.now()}); err != nil {

@@ -8,6 +8,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/internal/progress"
 	"github.com/resultity/rmodels/policy"
 	"github.com/resultity/rmodels/snapshot"
@@ -148,7 +149,7 @@ func (n *Node) verifyRecord(ctx context.Context, acc *snapshot.Accepted, r *Reco
 	v.Findings, err = st.Verify(ctx, ref.Blobs, cas.VerifyOptions{OnProgress: func(d digest.Digest, done, total int64) {
 		n.o.Progress.Emit(progress.Event{Kind: progress.Bytes, Model: r.ID(), Step: "hash", Digest: d.String(), Source: "disk", Done: done, Total: total})
 	}})
-	step(err, humanBytes(r.Size))
+	step(err, amount.Bytes(r.Size))
 	if err != nil {
 		return err
 	}

@@ -1,10 +1,10 @@
 package policy
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
+	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/snapshot"
 )
 
@@ -58,10 +58,10 @@ func Compatible(doc *snapshot.Snapshot, m snapshot.Model, facts Facts) Decision 
 		}
 	}
 	if need := int64(m.Compat.Memory); need > facts.Memory {
-		lack("needs "+amount(need)+" memory", "this node has "+amount(facts.Memory))
+		lack("needs "+amount.Bytes(need)+" memory", "this node has "+amount.Bytes(facts.Memory))
 	}
 	if facts.DiskFree > 0 && m.Size > facts.DiskFree {
-		lack("needs "+amount(m.Size)+" of disk", "this node has "+amount(facts.DiskFree)+" free")
+		lack("needs "+amount.Bytes(m.Size)+" of disk", "this node has "+amount.Bytes(facts.DiskFree)+" free")
 	}
 	if len(facts.Tasks) > 0 && len(m.Compat.Tasks) > 0 &&
 		!slices.ContainsFunc(m.Compat.Tasks, func(t string) bool { return slices.Contains(facts.Tasks, t) }) {
@@ -81,7 +81,7 @@ func gpuShortfalls(m snapshot.Model, rt snapshot.Runtime, facts Facts, lack func
 	memory, capability := int64(m.Compat.GPUMemory), m.Compat.ComputeCapability
 	if len(facts.GPUs) == 0 {
 		if memory > 0 {
-			lack("needs "+amount(memory)+" GPU memory", "this node has no GPU")
+			lack("needs "+amount.Bytes(memory)+" GPU memory", "this node has no GPU")
 		}
 		if capability != "" {
 			lack("needs a GPU with compute capability "+capability, "this node has no GPU")
@@ -105,13 +105,13 @@ func gpuShortfalls(m snapshot.Model, rt snapshot.Runtime, facts Facts, lack func
 		capabilities = append(capabilities, g.ComputeCapability)
 	}
 	if !roomy {
-		lack("needs "+amount(memory)+" GPU memory", "this node's largest GPU has "+amount(largest))
+		lack("needs "+amount.Bytes(memory)+" GPU memory", "this node's largest GPU has "+amount.Bytes(largest))
 	}
 	if !able {
 		lack("needs compute capability "+capability, "this node has "+strings.Join(capabilities, ", "))
 	}
 	if roomy && able && !both {
-		lack("needs one GPU with "+amount(memory)+" memory and compute capability "+capability, "this node's GPUs have only one of the two")
+		lack("needs one GPU with "+amount.Bytes(memory)+" memory and compute capability "+capability, "this node's GPUs have only one of the two")
 	}
 }
 
@@ -142,20 +142,4 @@ func threeParts(v string) string {
 		return strings.Join(parts[:3], ".")
 	}
 	return v
-}
-
-// amount writes bytes for people: the largest unit with at most one decimal.
-func amount(n int64) string {
-	for _, u := range []struct {
-		name string
-		size int64
-	}{{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}} {
-		if n >= u.size {
-			if n%u.size == 0 {
-				return fmt.Sprintf("%d %s", n/u.size, u.name)
-			}
-			return fmt.Sprintf("%.1f %s", float64(n)/float64(u.size), u.name)
-		}
-	}
-	return fmt.Sprintf("%d B", n)
 }

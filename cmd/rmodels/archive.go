@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/lifecycle"
 	"github.com/resultity/rmodels/oci"
 )
@@ -118,7 +119,7 @@ missing.`,
 						fmt.Fprintf(w, "%s: not on this node, so not exported; it comes with the first: rmodels validate\n", what)
 						continue
 					}
-					fmt.Fprintf(w, "%s: %s written and compared, %s there already\n", what, bytesText(x.Bytes), bytesText(x.Present))
+					fmt.Fprintf(w, "%s: %s written and compared, %s there already\n", what, amount.Bytes(x.Bytes), amount.Bytes(x.Present))
 				}
 				fmt.Fprintf(w, "take it to the other node and run: rmodels import %s\n", dir)
 			})

@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 
+	"github.com/resultity/rmodels/internal/amount"
 	"github.com/spf13/cobra"
 )
 
@@ -29,13 +30,13 @@ costs nothing; what trees show of blobs is listed as shared.`,
 				return err
 			}
 			return a.result(u, func(w io.Writer) {
-				field(w, "blobs", "%10s  in %d", bytesText(u.BlobBytes), u.Blobs)
-				field(w, "trees", "%10s  in %d, which share %s with blobs", bytesText(u.TreeBytes), u.Trees, bytesText(u.SharedBytes))
-				field(w, "partial", "%10s  in %d transfers to be resumed", bytesText(u.PartialBytes), u.Partials)
-				field(w, "trash", "%10s  until the next gc", bytesText(u.TrashBytes))
-				field(w, "other", "%10s  maps, refs, leases, directories", bytesText(u.OtherBytes))
-				field(w, "total", "%10s", bytesText(u.Total))
-				field(w, "disk", "%10s  free of %s", bytesText(u.DiskFree), bytesText(u.DiskTotal))
+				field(w, "blobs", "%10s  in %d", amount.Bytes(u.BlobBytes), u.Blobs)
+				field(w, "trees", "%10s  in %d, which share %s with blobs", amount.Bytes(u.TreeBytes), u.Trees, amount.Bytes(u.SharedBytes))
+				field(w, "partial", "%10s  in %d transfers to be resumed", amount.Bytes(u.PartialBytes), u.Partials)
+				field(w, "trash", "%10s  until the next gc", amount.Bytes(u.TrashBytes))
+				field(w, "other", "%10s  maps, refs, leases, directories", amount.Bytes(u.OtherBytes))
+				field(w, "total", "%10s", amount.Bytes(u.Total))
+				field(w, "disk", "%10s  free of %s", amount.Bytes(u.DiskFree), amount.Bytes(u.DiskTotal))
 			})
 		},
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/amount"
 )
 
 func (a *app) gcCommand() *cobra.Command {
@@ -38,7 +39,7 @@ reason. It is safe beside running commands and meant for cron.`,
 				}
 				return a.result(p, func(w io.Writer) {
 					printItems(w, p.Items, all)
-					fmt.Fprintf(w, "would free %s\n", bytesText(p.FreeBytes))
+					fmt.Fprintf(w, "would free %s\n", amount.Bytes(p.FreeBytes))
 				})
 			}
 			r, err := st.GC(cmd.Context(), o)
@@ -49,7 +50,7 @@ reason. It is safe beside running commands and meant for cron.`,
 				if !a.quiet {
 					printItems(w, r.Items, all)
 				}
-				fmt.Fprintf(w, "freed %s\n", bytesText(r.Freed))
+				fmt.Fprintf(w, "freed %s\n", amount.Bytes(r.Freed))
 			})
 		},
 	}
@@ -64,7 +65,7 @@ func printItems(w io.Writer, items []cas.GCItem, all bool) {
 	rows := [][]string{{"ACTION", "KIND", "NAME", "SIZE", "WHY"}}
 	for _, i := range items {
 		if all || i.Action != "keep" {
-			rows = append(rows, []string{i.Action, i.Kind, i.Name, bytesText(i.Bytes), i.Reason})
+			rows = append(rows, []string{i.Action, i.Kind, i.Name, amount.Bytes(i.Bytes), i.Reason})
 		}
 	}
 	if len(rows) > 1 {

@@ -11,6 +11,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 	"github.com/spf13/cobra"
 
+	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/internal/durable"
 	"github.com/resultity/rmodels/lifecycle"
 	"github.com/resultity/rmodels/snapshot"
@@ -101,7 +102,7 @@ func readCapped(path string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	if int64(len(b)) > limit {
-		return nil, usageError{fmt.Errorf("%s is larger than %s", path, bytesText(limit))}
+		return nil, usageError{fmt.Errorf("%s is larger than %s", path, amount.Bytes(limit))}
 	}
 	return b, nil
 }

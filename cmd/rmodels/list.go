@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/lifecycle"
 )
 
@@ -40,7 +41,7 @@ func (a *app) listCommand() *cobra.Command {
 				for _, r := range shown {
 					size := "-"
 					if r.Size > 0 && r.Tree != "" {
-						size = bytesText(r.Size)
+						size = amount.Bytes(r.Size)
 					}
 					dg := "-"
 					if r.Manifest != "" {

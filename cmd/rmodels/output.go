@@ -72,18 +72,6 @@ func (a *app) log() *slog.Logger {
 	return slog.New(slog.NewTextHandler(plain{a.stderr}, nil))
 }
 
-func bytesText(n int64) string {
-	const units = "KMGTP"
-	if n < 1<<10 {
-		return fmt.Sprintf("%d B", n)
-	}
-	v, u := float64(n)/(1<<10), 0
-	for v >= 1000 && u < len(units)-1 {
-		v, u = v/1024, u+1
-	}
-	return fmt.Sprintf("%.1f %ciB", v, units[u])
-}
-
 // secondsText rounds a duration for a person.
 func secondsText(s float64) string {
 	return time.Duration(s * float64(time.Second)).Round(10 * time.Millisecond).String()

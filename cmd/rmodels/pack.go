@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/internal/durable"
 	"github.com/resultity/rmodels/lifecycle"
 	"github.com/resultity/rmodels/oci"
@@ -99,7 +100,7 @@ which nodes that hold another version fetch only what changed.
 					case res.Pushed:
 						word = "pushed, not signed"
 					}
-					fmt.Fprintf(w, "%s: %d layers, %s\n", word, res.Layers, bytesText(res.Size))
+					fmt.Fprintf(w, "%s: %d layers, %s\n", word, res.Layers, amount.Bytes(res.Size))
 				}
 			})
 		},

@@ -11,6 +11,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"golang.org/x/term"
 
+	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/internal/progress"
 )
 
@@ -189,7 +190,7 @@ func (d *display) bytes(e progress.Event) {
 	if e.Time.Sub(f.line) >= lineEvery {
 		f.line = e.Time
 		done, total := f.sum()
-		d.line(fmt.Sprintf("%s  %-18s %s of %s, %s/s, from %s", f.model, f.step, bytesText(done), bytesText(total), bytesText(int64(rate)), f.source))
+		d.line(fmt.Sprintf("%s  %-18s %s of %s, %s/s, from %s", f.model, f.step, amount.Bytes(done), amount.Bytes(total), amount.Bytes(int64(rate)), f.source))
 	}
 }
 
@@ -247,6 +248,6 @@ func (f *fetching) status(rate float64, width int) string {
 	const cells = 24
 	full := int(part * cells)
 	s := []rune(fmt.Sprintf("%s  %-8s [%s%s] %3.0f%%  %s of %s  %s/s%s  %s", f.model, f.step,
-		strings.Repeat("#", full), strings.Repeat(".", cells-full), part*100, bytesText(done), bytesText(total), bytesText(int64(rate)), left, f.source))
+		strings.Repeat("#", full), strings.Repeat(".", cells-full), part*100, amount.Bytes(done), amount.Bytes(total), amount.Bytes(int64(rate)), left, f.source))
 	return string(s[:min(len(s), width)])
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/internal/progress"
 	"github.com/resultity/rmodels/snapshot"
 )
@@ -58,7 +59,7 @@ again; verify --repair mends it, or the sync after the one that meets it.`,
 				if res.Whole {
 					word = "the whole store"
 				}
-				fmt.Fprintf(w, "%d blobs, %s read, %d findings: %s\n", res.Blobs, bytesText(res.Bytes), len(res.Findings), word)
+				fmt.Fprintf(w, "%d blobs, %s read, %d findings: %s\n", res.Blobs, amount.Bytes(res.Bytes), len(res.Findings), word)
 			})
 			if err == nil && len(res.Findings) > 0 {
 				err = foundBad(len(res.Findings))

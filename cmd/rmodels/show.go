@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/lifecycle"
 	"github.com/resultity/rmodels/policy"
 	"github.com/resultity/rmodels/runner"
@@ -52,12 +53,12 @@ func printRecord(w io.Writer, r *lifecycle.Record, now time.Time) {
 	}
 	if r.Tree != "" {
 		field(w, "tree", "%s", r.Tree)
-		field(w, "content", "%s, %s", r.Format, bytesText(r.Size))
+		field(w, "content", "%s, %s", r.Format, amount.Bytes(r.Size))
 	}
 	if rc := r.Receipt; rc != nil {
 		field(w, "admitted", "%s by policy %s under snapshot %s", ago(rc.At, now), rc.Policy, short(rc.Snapshot.String()))
 		printSigners(w, rc.Decision)
-		field(w, "source", "%s, %s fetched", rc.Source, bytesText(rc.Fetched))
+		field(w, "source", "%s, %s fetched", rc.Source, amount.Bytes(rc.Fetched))
 	}
 	if v := r.Verdict; v != nil {
 		printVerdict(w, v, now)
@@ -113,7 +114,7 @@ func printVerdict(w io.Writer, v *runner.Verdict, now time.Time) {
 		figures = append(figures, fmt.Sprintf("%.0f tokens/s", v.TokensPerSecond))
 	}
 	if v.PeakMemory > 0 {
-		figures = append(figures, bytesText(v.PeakMemory)+" of memory")
+		figures = append(figures, amount.Bytes(v.PeakMemory)+" of memory")
 	}
 	if figures != nil {
 		field(w, "figures", "%s", strings.Join(figures, ", "))

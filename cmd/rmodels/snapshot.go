@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/lifecycle"
 	"github.com/resultity/rmodels/snapshot"
 )
@@ -97,7 +98,7 @@ func printAccepted(w io.Writer, acc *snapshot.Accepted, changes []snapshot.Chang
 	models := [][]string{{"MODEL", "VERSION", "ENABLED", "SIZE", "RUNTIME", "POLICY", "DIGEST"}}
 	for _, m := range d.Models {
 		models = append(models, []string{
-			m.Name, m.Version, fmt.Sprint(m.Enabled), bytesText(m.Size), m.Compat.Runtime, m.Policy, short(m.Digest().String()),
+			m.Name, m.Version, fmt.Sprint(m.Enabled), amount.Bytes(m.Size), m.Compat.Runtime, m.Policy, short(m.Digest().String()),
 		})
 	}
 	table(w, models)

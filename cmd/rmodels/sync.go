@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/internal/version"
 	"github.com/resultity/rmodels/lifecycle"
 	"github.com/resultity/rmodels/oci"
@@ -192,7 +193,7 @@ func printPlan(w io.Writer, p lifecycle.Plan) {
 	for _, x := range p.Actions {
 		fetch := "-"
 		if x.Bytes > 0 {
-			fetch = bytesText(x.Bytes)
+			fetch = amount.Bytes(x.Bytes)
 		}
 		state := string(x.State)
 		if x.Next != x.State {
@@ -202,7 +203,7 @@ func printPlan(w io.Writer, p lifecycle.Plan) {
 	}
 	table(w, rows)
 	fmt.Fprintf(w, "network %s, snapshot %d (%s, %s): %s to fetch at most, %s free\n",
-		p.Network, p.Sequence, short(p.Snapshot.String()), p.Freshness, bytesText(p.FetchBytes), bytesText(max(0, p.FreeBytes)))
+		p.Network, p.Sequence, short(p.Snapshot.String()), p.Freshness, amount.Bytes(p.FetchBytes), amount.Bytes(max(0, p.FreeBytes)))
 }
 
 func printOutcomes(w io.Writer, res *lifecycle.SyncResult, quiet bool) {
@@ -239,7 +240,7 @@ func printOutcomes(w io.Writer, res *lifecycle.SyncResult, quiet bool) {
 		counts = []string{"no models"}
 	}
 	fmt.Fprintf(w, "network %s, snapshot %d (%s): %s; %s fetched in %s\n", res.Plan.Network, res.Plan.Sequence,
-		res.Plan.Freshness, strings.Join(counts, ", "), bytesText(res.Fetched), secondsText(res.Seconds))
+		res.Plan.Freshness, strings.Join(counts, ", "), amount.Bytes(res.Fetched), secondsText(res.Seconds))
 	for _, x := range res.Outcomes {
 		if x.Failure != nil && x.Failure.Hint != "" && x.Verb != lifecycle.Refuse {
 			fmt.Fprintf(w, "next for %s: %s\n", x.ID(), x.Failure.Hint)

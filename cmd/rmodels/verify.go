@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/lifecycle"
 )
 
@@ -47,7 +48,7 @@ fetched again and the model validated again.`,
 					case !v.OK:
 						word = "FAILED"
 					}
-					field(w, "model", "%s@%s  %s, %s, %s hashed", v.Name, v.Version, word, v.State, bytesText(v.Bytes))
+					field(w, "model", "%s@%s  %s, %s, %s hashed", v.Name, v.Version, word, v.State, amount.Bytes(v.Bytes))
 					printSigners(w, v.Decision)
 					for _, f := range v.Findings {
 						field(w, "finding", "%s %s: %s", f.Kind, f.Name, f.Problem)

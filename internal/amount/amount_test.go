@@ -1,0 +1,17 @@
+package amount
+
+import (
+	"math"
+	"testing"
+)
+
+func TestBytes(t *testing.T) {
+	for n, want := range map[int64]string{
+		0: "0 B", 1023: "1023 B", 1024: "1 KiB", 1536: "1.5 KiB", 80 << 30: "80 GiB", 80<<30 + 1: "80.0 GiB",
+		3 << 49: "1.5 PiB", math.MaxInt64: "8192.0 PiB", -1: "-1 B",
+	} {
+		if got := Bytes(n); got != want {
+			t.Errorf("Bytes(%d) = %q, want %q", n, got, want)
+		}
+	}
+}
