@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -92,7 +93,7 @@ func transportError(ctx context.Context, err error) error {
 		invalid   x509.CertificateInvalidError
 		verify    *tls.CertificateVerificationError
 		record    tls.RecordHeaderError
-		alert     tls.AlertError
+		peer      *net.OpError
 		answer    *errcode.ErrorResponse
 	)
 	// A redirect's URL may be signed: its query is a secret that must not
@@ -109,8 +110,10 @@ func transportError(ctx context.Context, err error) error {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	case errors.As(err, &authority):
 		return fmt.Errorf("%w: %v; if the registry has its own CA, name its file in the host's options", ErrTLS, err)
-	case errors.As(err, &name), errors.As(err, &invalid), errors.As(err, &verify), errors.As(err, &alert):
+	case errors.As(err, &name), errors.As(err, &invalid), errors.As(err, &verify):
 		return fmt.Errorf("%w: %v", ErrTLS, err)
+	case errors.As(err, &peer) && refusesUs(peer):
+		return fmt.Errorf("%w: %v; if the registry asks for a client certificate, name it in the host's options", ErrTLS, err)
 	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		return fmt.Errorf("%w: %v; if plain http is meant, say so in the host's options", ErrTLS, err)
 	case errors.Is(err, ErrUnauthorized):
@@ -121,6 +124,20 @@ func transportError(ctx context.Context, err error) error {
 		return &statusError{status: answer.StatusCode, class: statusClass(answer.StatusCode), detail: fmt.Sprintf("%q", truncate(answer.Errors.Error(), 200))}
 	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+// refusesUs says whether the peer ended a TLS handshake for a reason that
+// stays. crypto/tls keeps the type of its alerts (RFC 8446, 6.2) to itself.
+func refusesUs(e *net.OpError) bool {
+	if e.Op != "remote error" {
+		return false
+	}
+	for _, alert := range []string{"certificate", "handshake failure", "protocol version", "access denied", "insufficient security", "unrecognized name"} {
+		if strings.Contains(e.Err.Error(), alert) {
+			return true
+		}
+	}
+	return false
 }
 
 // retryable says whether asking the same source again may help, and how long

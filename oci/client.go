@@ -3,10 +3,10 @@ package oci
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 
-	"golang.org/x/time/rate"
 	"oras.land/oras-go/v2/registry/remote/credentials"
 )
 
@@ -16,8 +16,7 @@ import (
 type Client struct {
 	o         Options
 	transport http.RoundTripper
-	limit     *rate.Limiter // nil: no limit
-	chunk     int64         // bytes read at a time
+	limit     *ceiling
 
 	dockerOnce sync.Once
 	docker     credentials.Store
@@ -35,21 +34,17 @@ type Client struct {
 
 // New checks the options; it opens no connection.
 func New(o Options) (*Client, error) {
+	if err := o.Check(); err != nil {
+		return nil, err
+	}
 	transport, err := newTransports(o)
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{o: o, transport: transport, hosts: map[string]*host{}, known: map[string]source{}, files: map[string][]mirrorHost{}, plain: map[string]bool{}, wrong: map[string]bool{}, chunk: bufferSize}
-	if o.LimitRate < 0 {
-		return nil, fmt.Errorf("limit rate %d: want bytes per second", o.LimitRate)
-	}
-	if o.LimitRate > 0 {
-		// Small reads let all connections share a low rate evenly, and keep the
-		// wait for the limit far below a stall.
-		c.chunk = max(1<<10, min(o.LimitRate/64, bufferSize))
-		c.limit = rate.NewLimiter(rate.Limit(o.LimitRate), int(max(c.chunk, min(o.LimitRate/8, 1<<20))))
-	}
-	return c, nil
+	return &Client{
+		o: o, transport: transport, limit: newCeiling(o), hosts: map[string]*host{}, known: map[string]source{},
+		files: map[string][]mirrorHost{}, plain: map[string]bool{}, wrong: map[string]bool{},
+	}, nil
 }
 
 // host returns the one host of that name.
@@ -70,37 +65,43 @@ func (c *Client) host(name string) *host {
 	return h
 }
 
-// sources lists where ref may be found: its own registry first, then the
-// mirrors in order. A mirror is registry/repository, oci://registry[/prefix]
-// (the repository keeps its path below the prefix), or oci-layout:///path.
+// sources lists where ref may be found: what [Client.HostMirrors] named, its
+// own registry, then the mirrors in order. A mirror is registry/repository,
+// oci://registry[/prefix] (the repository keeps its path below the prefix), or
+// oci-layout:///path.
 func (c *Client) sources(ref Reference, mirrors []string) ([]source, error) {
-	names, err := c.hostsOf(ref)
-	if err != nil {
-		return nil, err
-	}
+	var before, after []string
 	for _, m := range mirrors {
+		if strings.HasSuffix(m, mirrorOf(ref.Registry)) {
+			before = append(before, m)
+			continue
+		}
 		n, err := mirrorName(m, ref)
 		if err != nil {
 			return nil, err
 		}
-		names = append(names, n)
+		after = append(after, n)
 	}
-	return c.open(names)
+	return c.open(slices.Concat(before, []string{ref.Name()}, after))
 }
 
-// hostsOf lists where a reference's own registry is found: there alone, or
-// where its hosts.toml says.
-func (c *Client) hostsOf(ref Reference) ([]string, error) {
+// mirrorOf ends the names of sources that a registry's hosts.toml brings in.
+func mirrorOf(registry string) string { return "?ns=" + registry }
+
+// HostMirrors names the sources that the hosts.toml of ref's registry puts
+// before it, as mirrors for [Client.Resolve] and the others. Whether a node's
+// own mirrors may be asked is for the caller to decide.
+func (c *Client) HostMirrors(ref Reference) ([]string, error) {
 	hosts, err := c.hostsFile(ref.Registry)
 	if err != nil {
-		return nil, fmt.Errorf("hosts of %s: %w", ref.Registry, err)
+		return nil, err
 	}
 	var names []string
 	for _, m := range hosts {
-		r := &remote{host: c.host(m.addr), repository: ref.Repository, root: m.root, ns: ref.Registry}
 		if m.addr == registryAddress(ref.Registry) {
-			r.host, r.ns = c.host(ref.Registry), "" // its credentials are known by that name
+			continue
 		}
+		r := &remote{host: c.host(m.addr), repository: ref.Repository, root: m.root, ns: ref.Registry}
 		name := r.String()
 		c.mu.Lock()
 		if _, ok := c.known[name]; !ok {
@@ -108,9 +109,6 @@ func (c *Client) hostsOf(ref Reference) ([]string, error) {
 		}
 		c.mu.Unlock()
 		names = append(names, name)
-	}
-	if len(names) == 0 {
-		names = []string{ref.Name()}
 	}
 	return names, nil
 }
@@ -127,7 +125,7 @@ func (c *Client) hostsFile(registry string) ([]mirrorHost, error) {
 	}
 	hosts, err := readHosts(c.o.HostsDir, registry)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("hosts of %s: %w", registry, err)
 	}
 	for _, m := range hosts {
 		if t, ok := c.transport.(*transports); ok {
@@ -192,6 +190,10 @@ func (c *Client) source(name string) (source, error) {
 	registry, repository, err := splitName(name)
 	if err != nil {
 		return nil, fmt.Errorf("source %q: %w", name, err)
+	}
+	// The registry's own authorities, certificate and scheme.
+	if _, err := c.hostsFile(registry); err != nil {
+		return nil, err
 	}
 	h := c.host(registry)
 	c.mu.Lock()

@@ -88,3 +88,9 @@ func HasClass(err error) bool {
 	}
 	return false
 }
+
+// RateOf is the limit that a client keeps to now.
+func RateOf(c *Client) int64 { return c.limit.rate() }
+
+// DialRefusal is what a dial to an address meets.
+func DialRefusal(address string) error { return refuseMetadataAddress("tcp", address, nil) }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/resultity/rmodels/internal/version"
+	"golang.org/x/net/http/httpproxy"
 	"oras.land/oras-go/v2/registry"
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/credentials"
@@ -184,8 +185,11 @@ func newTransport(o Options, config *tls.Config, linkLocal bool) *http.Transport
 	if !linkLocal {
 		dialer.Control = refuseMetadataAddress
 	}
+	// As http.ProxyFromEnvironment, which would read the variables once in the
+	// life of the process.
+	proxy := httpproxy.FromEnvironment().ProxyFunc()
 	return &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
+		Proxy:                 func(r *http.Request) (*url.URL, error) { return proxy(r.URL) },
 		DialContext:           dialer.DialContext,
 		TLSClientConfig:       config,
 		TLSHandshakeTimeout:   15 * time.Second,

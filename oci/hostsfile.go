@@ -115,10 +115,10 @@ func (t hostTOML) mirror(name, dir string) (mirrorHost, error) {
 		return mirrorHost{}, errors.New("want http(s)://host[:port][/path]")
 	}
 	if t.SkipVerify != nil && *t.SkipVerify {
-		return mirrorHost{}, errors.New("skip_verify is not supported: name the CA instead")
+		return mirrorHost{}, errors.New("skip_verify is not supported: name the authority with ca, or read no hosts.toml")
 	}
 	if len(t.Header) > 0 {
-		return mirrorHost{}, errors.New("extra headers are not supported")
+		return mirrorHost{}, errors.New("extra headers are not sent: remove them, or read no hosts.toml")
 	}
 	m := mirrorHost{addr: u.Host, root: strings.TrimSuffix(u.Path, "/")}
 	if !t.OverridePath && !strings.HasSuffix(m.root, "/v2") {

@@ -37,7 +37,17 @@ func TestHostsFile(t *testing.T) {
 	content := fmt.Sprintf("server = \"http://%s\"\n[host.\"http://%s/proxy/v2\"]\n  capabilities = [\"pull\", \"resolve\"]\n  override_path = true\n[host.'http://%s']\n  capabilities = [\"push\"]\n", own.name, mirror.name, second.name)
 	host, port, _ := strings.Cut(own.name, ":")
 	c := newClient(t, oci.Options{HostsDir: hostsDir(t, host+"_"+port+"_", content)})
-	a := resolve(t, c, ref)
+	if a := resolve(t, c, ref); a.From != own.repository("org/m") || len(a.Sources) != 1 {
+		t.Fatalf("without leave: from %s, sources %v", a.From, a.Sources)
+	}
+	mirrors, err := c.HostMirrors(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := c.Resolve(background(t), ref, mirrors)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if len(a.Sources) != 2 || a.From != mirror.repository("org/m")+"?ns="+own.name {
 		t.Fatalf("from %s, sources %v", a.From, a.Sources)
 	}
@@ -53,12 +63,12 @@ func TestHostsFile(t *testing.T) {
 	if res.Sources[a.From] != a.Size() {
 		t.Errorf("bytes came from %v", res.Sources)
 	}
-	if _, err := c.Evidence(background(t), ref, nil); err != nil {
+	if _, err := c.Evidence(background(t), ref, mirrors); err != nil {
 		t.Errorf("evidence: %v", err)
 	}
 	mirror.server.Close()
-	if a := resolve(t, newClient(t, oci.Options{HostsDir: hostsDir(t, host+"_"+port+"_", content)}), ref); a.From != own.repository("org/m") {
-		t.Errorf("without the mirror: from %s", a.From)
+	if a, err := c.Resolve(background(t), ref, mirrors); err != nil || a.From != own.repository("org/m") {
+		t.Errorf("without the mirror: %v", err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"time"
@@ -17,6 +18,8 @@ type Options struct {
 	Connections  int               // per host at most; 0 is 16
 	Progress     progress.Sink     // of pushes
 	LimitRate    int64             // bytes per second over all hosts; 0 is no limit
+	Schedule     []Hours           // parts of the day with a limit of their own; the first that holds counts, LimitRate where none does
+	Now          func() time.Time  // the schedule's clock; nil is time.Now, in local time
 	Stall        time.Duration     // a connection that brings nothing for so long is replaced; 0 is 20 s
 	Attempts     int               // failures in a row, without progress, until a source is given up for a blob; 0 is 6
 	Segment      int64             // bytes of a first range; 0 is 8 MiB. Later ones are what a connection brings in a second
@@ -33,6 +36,22 @@ type Host struct {
 	KeyFile   string
 	Username  string // wins over docker's configuration
 	Password  string
+}
+
+// Check says what is wrong with the numbers of the options.
+func (o Options) Check() error {
+	if o.Connections < 0 {
+		return fmt.Errorf("%d connections: want a positive number", o.Connections)
+	}
+	if err := checkRate(o.LimitRate); err != nil {
+		return err
+	}
+	for _, h := range o.Schedule {
+		if err := h.check(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (o Options) connections() int {

@@ -134,7 +134,7 @@ func (p *pull) watchSegment(s *segment, now time.Time) {
 		return
 	}
 	slow := s.received-s.atCheck < int64(stall.Seconds()*dripRate)
-	if s.received == s.atCheck || slow && p.c.limit == nil {
+	if s.received == s.atCheck || slow && p.c.limit.rate() == 0 {
 		s.cancel(errStalled)
 	}
 	s.checked, s.atCheck = now, s.received

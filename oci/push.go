@@ -82,7 +82,7 @@ func (c *Client) upload(ctx context.Context, r *remote, repo *orasremote.Reposit
 			if err != nil {
 				return fmt.Errorf("%s: %w", what, err)
 			}
-			sent := &counted{ReadCloser: content, step: func(n int64) { c.sent(r, desc, n) }}
+			sent := &counted{ctx: ctx, limit: c.limit, ReadCloser: content, step: func(n int64) { c.sent(r, desc, n) }}
 			// oras asks for a body that is read once; a failure starts anew.
 			err = repo.Blobs().Push(ctx, desc, sent)
 			content.Close()
@@ -99,14 +99,20 @@ func (c *Client) sent(r *remote, desc ocispec.Descriptor, n int64) {
 	c.o.Progress.Emit(progress.Event{Kind: progress.Bytes, Step: "push", Digest: desc.Digest.String(), Source: r.String(), Done: n, Total: desc.Size})
 }
 
-// counted reports what was read of an upload, every 4 MiB.
+// counted paces an upload and reports what was read of it, every 4 MiB.
 type counted struct {
 	io.ReadCloser
+	ctx     context.Context
+	limit   *ceiling
 	n, told int64
 	step    func(int64)
 }
 
 func (c *counted) Read(b []byte) (int, error) {
+	b = b[:min(int64(len(b)), c.limit.block())]
+	if err := c.limit.wait(c.ctx, int64(len(b))); err != nil {
+		return 0, err
+	}
 	n, err := c.ReadCloser.Read(b)
 	if c.n += int64(n); c.n-c.told >= 4<<20 {
 		c.told = c.n

@@ -53,18 +53,20 @@ func newRegistry(t testing.TB, options ...ggcr.Option) *registry {
 	return r
 }
 
+var quiet = log.New(io.Discard, "", 0)
+
 func newTLSRegistry(t testing.TB, options ...ggcr.Option) *registry {
 	t.Helper()
 	r := startRegistry(t, options)
 	r.server = httptest.NewUnstartedServer(r)
-	r.server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	r.server.Config.ErrorLog = quiet
 	r.server.StartTLS()
 	r.finish()
 	return r
 }
 
 func startRegistry(t testing.TB, options []ggcr.Option) *registry {
-	options = append(options, ggcr.Logger(log.New(io.Discard, "", 0)))
+	options = append(options, ggcr.Logger(quiet))
 	return &registry{t: t, inner: ggcr.New(options...)}
 }
 

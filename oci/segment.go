@@ -147,11 +147,9 @@ func (p *pull) stream(s *segment) error {
 	for at < end {
 		// Reads end on multiples of the buffer, so that two sources' copies of
 		// a block can be compared.
-		b := buffer[:min(p.c.chunk, end-at, bufferSize-at%bufferSize)]
-		if p.c.limit != nil {
-			if err := p.c.limit.WaitN(s.ctx, len(b)); err != nil {
-				return transportError(s.ctx, err)
-			}
+		b := buffer[:min(p.c.limit.block(), end-at, bufferSize-at%bufferSize)]
+		if err := p.c.limit.wait(s.ctx, int64(len(b))); err != nil {
+			return transportError(s.ctx, err)
 		}
 		n, err := io.ReadFull(body, b)
 		if n > 0 {

@@ -40,7 +40,7 @@ func (p *pull) replaceSlow(now time.Time) {
 			}
 		}
 	}
-	if p.c.limit != nil {
+	if p.c.limit.rate() > 0 {
 		return // the limit is what slows them
 	}
 	for _, segments := range bySource {

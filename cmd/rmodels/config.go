@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -32,6 +33,7 @@ type config struct {
 	Snapshot snapshotConfig  `toml:"snapshot,omitempty"`
 	Engine   engineConfig    `toml:"engine,omitempty"`
 	Registry registryConfig  `toml:"registry,omitempty"`
+	Limits   limitsConfig    `toml:"limits,omitempty"`
 	Hosts    map[string]host `toml:"hosts,omitempty"`
 	Facts    *factsConfig    `toml:"facts,omitempty"`
 }
@@ -48,9 +50,14 @@ type engineConfig struct {
 }
 
 type registryConfig struct {
-	Connections  int            `toml:"connections,omitempty"`
-	LimitRate    snapshot.Bytes `toml:"limit-rate,omitempty"` // a second
-	DockerConfig string         `toml:"docker-config,omitempty"`
+	Connections  int    `toml:"connections,omitempty"`
+	DockerConfig string `toml:"docker-config,omitempty"`
+	HostsDir     string `toml:"hosts-dir,omitempty"` // containerd's hosts.toml files
+}
+
+type limitsConfig struct {
+	Rate     snapshot.Bytes `toml:"rate,omitempty"` // a second
+	Schedule []hours        `toml:"schedule,omitempty"`
 }
 
 type host struct {
@@ -81,6 +88,7 @@ type gpuConfig struct {
 // setting is one key that flags and variables may set.
 type setting struct {
 	key   string // as in the file; dots become dashes in the flag
+	name  string // of the flag, where it is not the key's
 	usage string
 	list  bool // may be repeated; comma-separated in a variable
 	set   func(*config, string) error
@@ -124,7 +132,19 @@ var settings = []setting{
 		c.Registry.Connections, err = strconv.Atoi(s)
 		return err
 	}),
-	one("registry.limit-rate", "bytes per second over all registries, like 100MiB; default: no limit", size(func(c *config) *snapshot.Bytes { return &c.Registry.LimitRate })),
+	{key: "limits.rate", name: "limit-rate", usage: "bytes per second over all registries, like 100MiB; default: no limit", set: size(func(c *config) *snapshot.Bytes { return &c.Limits.Rate })},
+	{
+		key: "limits.schedule", name: "limit-schedule", list: true,
+		usage: "a limit for a part of the day, like \"08:00-18:00 20MiB\" or \"22:00-06:00 none\", in local time; the first that holds counts",
+		set: func(c *config, s string) error {
+			var h hours
+			err := h.UnmarshalText([]byte(s))
+			c.Limits.Schedule = append(c.Limits.Schedule, h)
+			return err
+		},
+		reset: func(c *config) { c.Limits.Schedule = nil },
+	},
+	one("registry.hosts-dir", "containerd's <registry>/hosts.toml files, or none; default: /etc/containerd/certs.d", text(func(c *config) *string { return &c.Registry.HostsDir })),
 	one("registry.docker-config", "docker's config.json with registry credentials", text(func(c *config) *string { return &c.Registry.DockerConfig })),
 	{key: "host", usage: "a registry's access: ADDRESS[;ca=FILE][;cert=FILE][;key=FILE][;username=NAME][;password-file=FILE][;plain-http=true]", list: true, set: setHost},
 }
@@ -166,10 +186,10 @@ func setHost(c *config, s string) error {
 	return nil
 }
 
-func (s setting) flag() string { return strings.ReplaceAll(s.key, ".", "-") }
+func (s setting) flag() string { return cmp.Or(s.name, strings.ReplaceAll(s.key, ".", "-")) }
 
 func (s setting) variable() string {
-	return "RMODELS_" + strings.ToUpper(strings.NewReplacer(".", "_", "-", "_").Replace(s.key))
+	return "RMODELS_" + strings.ToUpper(strings.ReplaceAll(s.flag(), "-", "_"))
 }
 
 // addSettings declares the flags. Their values are read in [loadConfig].
@@ -298,11 +318,27 @@ func (c *config) onlyNetwork() (string, error) {
 	return "", usageError{fmt.Errorf("several networks are set up (%s): choose one with --network", strings.Join(names, ", "))}
 }
 
+// hostsDir is where containerd and nerdctl look for hosts.toml files; noHosts
+// reads none.
+const (
+	hostsDir = "/etc/containerd/certs.d"
+	noHosts  = "none"
+)
+
 // registry is the part of the configuration that reaches registries.
 func (c *config) registry() (oci.Options, error) {
 	o := oci.Options{
-		Hosts: make(map[string]oci.Host), DockerConfig: c.Registry.DockerConfig,
-		Connections: c.Registry.Connections, LimitRate: int64(c.Registry.LimitRate),
+		Hosts: make(map[string]oci.Host), DockerConfig: c.Registry.DockerConfig, HostsDir: cmp.Or(c.Registry.HostsDir, hostsDir),
+		Connections: c.Registry.Connections, LimitRate: int64(c.Limits.Rate),
+	}
+	if o.HostsDir == noHosts {
+		o.HostsDir = ""
+	}
+	for _, h := range c.Limits.Schedule {
+		o.Schedule = append(o.Schedule, oci.Hours(h))
+	}
+	if err := o.Check(); err != nil {
+		return o, usageError{fmt.Errorf("configuration: %w", err)}
 	}
 	for name, h := range c.Hosts {
 		pw := h.Password
