@@ -48,7 +48,7 @@ func fakeGPU(t *testing.T) *runner.Engine {
 
 func TestDevices(t *testing.T) {
 	e := fakeGPU(t)
-	for _, name := range []string{"all", "0:1"} {
+	for _, name := range []string{"all", "0", "GPU-4f1b2c3d-0000", "0:1"} {
 		j := fixtureJob(t, "device")
 		j.Runtime.GPU, j.Devices = "required", []string{"example.com/gpu=" + name}
 		if v := validate(t, e, j); !v.Passed || !strings.Contains(strings.Join(v.Flags, " "), "--device example.com/gpu="+name) {

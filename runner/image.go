@@ -34,7 +34,7 @@ const (
 
 // image finds the job's image in the engine, loads it when it is absent, and
 // reads its facts.
-func (e *Engine) image(ctx context.Context, j Job) (imageFacts, error) {
+func (e *Engine) image(ctx context.Context, j Job, note func(string, ...any)) (imageFacts, error) {
 	ids := slices.DeleteFunc(e.imageIDs(j.Image), func(d digest.Digest) bool { return d == "" })
 	if len(ids) == 0 {
 		return imageFacts{}, fmt.Errorf("%w: %s: %s needs a digest that the run was not given", ErrImage, j.Image.Reference, e.name)
@@ -62,6 +62,7 @@ func (e *Engine) image(ctx context.Context, j Job) (imageFacts, error) {
 	if err := e.noteImage(j.StateDir, j.Image); err != nil {
 		return imageFacts{}, err
 	}
+	note("loading the runtime image into %s", e.name)
 	if err := e.load(ctx, j.Image); err != nil {
 		return imageFacts{}, err
 	}

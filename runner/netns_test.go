@@ -153,15 +153,3 @@ func TestDialInsideEnds(t *testing.T) {
 		t.Error("connected after the context ended")
 	}
 }
-
-// BenchmarkDialInside is one connection through the namespace, without HTTP.
-func BenchmarkDialInside(b *testing.B) {
-	ns := otherNamespace(b)
-	for b.Loop() {
-		conn, err := dialInside(b.Context(), ns, "tcp4", "127.0.0.1:8080")
-		if err != nil {
-			b.Fatal(err)
-		}
-		conn.Close()
-	}
-}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/resultity/rmodels/internal/progress"
 	"github.com/resultity/rmodels/runner"
@@ -28,25 +29,43 @@ func TestVictim(t *testing.T) {
 		return
 	}
 	e := testEngine(t)
-	j := fixtureJob(t, "deaf")
+	j := fixtureJob(t, strings.Fields(os.Getenv(victim+"_PART"))...)
 	j.StateDir = dir
-	j.Runtime.StartTimeout = snapshot.Duration(time.Minute)
-	j.Progress = func(ev progress.Event) { os.Stdout.WriteString("at: " + ev.Message + "\n") }
-	_, err := e.Validate(t.Context(), j)
+	j.Image = packImage(t, "victim", ocispec.ImageConfig{Entrypoint: []string{"/fixture"}, Labels: map[string]string{"for": os.Getenv(victim + "_IMAGE")}}, fixtureFile(t))
+	j.Runtime.StartTimeout, j.Validation.Timeout = snapshot.Duration(time.Minute), snapshot.Duration(time.Minute)
+	tell := func(what string) { os.Stdout.WriteString("at: " + what + "\n") }
+	j.Progress = func(ev progress.Event) { tell(ev.Message) }
+	_, err := e.Keep(t.Context(), j, time.Minute, func(runner.Kept) { tell("keeping") })
 	t.Error("outlived its killing:", err)
 }
 
-// TestKilledRun kills a validating process with SIGKILL at each of its steps
+// TestKilledRun kills a validating process with SIGKILL in each of its phases
 // and expects the next one to clean up and go on.
 func TestKilledRun(t *testing.T) {
 	e := testEngine(t)
-	for name, step := range map[string]string{
-		"checking the image": "at: checking", "making the box": "at: starting", "waiting for health": "at: waiting",
+	fixtureFile(t)
+	shared := filepath.Join(t.TempDir(), "runs") // has the proofs, once they are made
+	for _, c := range []struct {
+		name, step, part, image string
+		made                    bool // killed once a container is there
+	}{
+		{"looking for the image", "at: checking", "deaf", "", false},
+		{"loading the image", "at: loading", "deaf", t.Name() + time.Now().String(), false},
+		{"making the probe's box", "at: proving", "deaf", "", false},
+		{"in the probe's box", "at: proving", "deaf", "", true},
+		{"making the engine's box", "at: starting", "deaf", "", false},
+		{"waiting for health", "at: waiting", "deaf", "", true},
+		{"while it answers", "at: asking", "endless", "", true},
+		{"after the answer", "at: asking", "serve the right words", "", false},
+		{"while it is kept", "at: keeping", "serve the right words", "", true},
 	} {
-		t.Run(name, func(t *testing.T) {
-			dir := filepath.Join(t.TempDir(), "runs")
+		t.Run(c.name, func(t *testing.T) {
+			dir := shared
+			if c.step == "at: proving" {
+				dir = filepath.Join(t.TempDir(), "runs")
+			}
 			cmd := exec.Command(os.Args[0], "-test.run=^TestVictim$")
-			cmd.Env = append(os.Environ(), victim+"="+dir)
+			cmd.Env = append(os.Environ(), victim+"="+dir, victim+"_PART="+c.part, victim+"_IMAGE="+c.image, victim+"_FIXTURES="+fixtures())
 			out, err := cmd.StdoutPipe()
 			if err != nil {
 				t.Fatal(err)
@@ -56,10 +75,15 @@ func TestKilledRun(t *testing.T) {
 			}
 			seen := false
 			for sc := bufio.NewScanner(out); !seen && sc.Scan(); {
-				seen = strings.HasPrefix(sc.Text(), step)
+				seen = strings.HasPrefix(sc.Text(), c.step)
 			}
 			if !seen {
-				t.Errorf("never reached %q", step)
+				t.Errorf("never reached %q", c.step)
+			}
+			for deadline := time.Now().Add(20 * time.Second); c.made && time.Now().Before(deadline); {
+				if strings.TrimSpace(engineCLI(t, "ps", "-q")) != "" {
+					break
+				}
 			}
 			cmd.Process.Kill()
 			cmd.Wait()
@@ -69,7 +93,7 @@ func TestKilledRun(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if step == "at: waiting" && len(removed) != 1 {
+			if c.made && len(removed) != 1 {
 				t.Errorf("removed %v, want the one orphan", removed)
 			}
 			t.Logf("removed %v in %s", removed, time.Since(began))

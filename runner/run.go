@@ -136,7 +136,7 @@ func (r *run) do(ctx context.Context, keep func(context.Context)) (_ *Verdict, e
 		return nil, err
 	}
 	r.note("checking the runtime image")
-	if r.image, err = r.engine.image(ctx, *j); err != nil {
+	if r.image, err = r.engine.image(ctx, *j, r.note); err != nil {
 		return nil, err
 	}
 	if r.launch, err = newLaunch(*j, r.image); err != nil {
