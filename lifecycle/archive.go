@@ -77,7 +77,7 @@ func (n *Node) locked(ctx context.Context, id string, change func(*Record) error
 // and frees its hot copy only when every byte of the cold one was compared.
 func (n *Node) archive(ctx context.Context, acc *snapshot.Accepted, why string, r *Record) error {
 	if n.o.Archive == "" {
-		return &Failure{Cause: CauseState, Reason: "no archive is configured", Hint: "set archive to a directory on a slow disk, or to oci://registry/prefix"}
+		return &Failure{Cause: CauseConfig, Reason: "no archive is configured", Hint: "set archive to a directory on a slow disk, or to oci://registry/prefix"}
 	}
 	if !r.State.Installed() {
 		return &Failure{Cause: CauseListing, Reason: fmt.Sprintf("%s is %s: only what is installed can be archived", r.ID(), r.State), Hint: "see why with: rmodels explain " + r.ID()}

@@ -27,16 +27,17 @@ const (
 	CauseContent       = Cause(policy.ClassContent)
 	CauseCompatibility = Cause(policy.ClassCompatibility)
 
-	CauseHash        Cause = "hash"        // bytes do not have the digest that pins them
-	CauseValidation  Cause = "validation"  // the test inference failed
-	CauseIsolation   Cause = "isolation"   // the sandbox was not closed
-	CauseEngine      Cause = "engine"      // no container engine, or it cannot do what is needed
-	CauseRuntime     Cause = "runtime"     // the runtime's image, definition or test is not one that can be run sealed
-	CauseUnavailable Cause = "unavailable" // a source or the network did not answer
-	CauseSpace       Cause = "space"       // the disk is full, or would be
-	CauseBusy        Cause = "busy"        // another process works on it
-	CauseSnapshot    Cause = "snapshot"    // the snapshot was rejected
-	CauseState       Cause = "state"       // a file of the node's own state is damaged
+	CauseHash        Cause = "hash"          // bytes do not have the digest that pins them
+	CauseValidation  Cause = "validation"    // the test inference failed
+	CauseIsolation   Cause = "isolation"     // the sandbox was not closed
+	CauseEngine      Cause = "engine"        // no container engine, or it cannot do what is needed
+	CauseRuntime     Cause = "runtime"       // the runtime's image, definition or test is not one that can be run sealed
+	CauseUnavailable Cause = "unavailable"   // a source or the network did not answer
+	CauseSpace       Cause = "space"         // the disk is full, or would be
+	CauseBusy        Cause = "busy"          // another process works on it
+	CauseSnapshot    Cause = "snapshot"      // the snapshot was rejected
+	CauseState       Cause = "state"         // a file of the node's own state is damaged
+	CauseConfig      Cause = "configuration" // a setting is missing or wrong
 	CauseUnexpected  Cause = "unexpected"
 )
 
@@ -180,7 +181,7 @@ var causes = []class{
 	{oci.ErrUnauthorized, CauseUnavailable, "check the registry's user and password: rmodels reads [hosts] of its configuration and docker's config.json"},
 	{oci.ErrTLS, CauseUnavailable, "give the registry's certificate authority: [hosts.\"…\"] ca = \"/path/ca.pem\""},
 	{oci.ErrNotFound, CauseUnavailable, "the registry does not have it; check the reference and its mirrors"},
-	{oci.ErrUnavailable, CauseUnavailable, "check the network and the registry; the next sync goes on where this one stopped"},
+	{oci.ErrUnavailable, CauseUnavailable, "check the network and the registry; the next attempt goes on where this one stopped"},
 	{snapshot.ErrSource, CauseUnavailable, "check the snapshot source; the node goes on with the last snapshot it accepted"},
 	{snapshot.ErrTrustState, CauseState, "nothing is accepted, and nothing new starts, before a person has mended it; see docs/operator.md"},
 	{snapshot.ErrCache, CauseState, "fetch it again with: rmodels sync, or hand it over with: rmodels snapshot apply FILE"},

@@ -177,6 +177,10 @@ func TestUsageErrors(t *testing.T) {
 		{"sign", "registry.example/x:tag", "--key", "k"},
 		{"snapshot", "publish", "."},
 		{"pack", ".", "registry.example/x", "--entrypoint", "/bin/x"},
+		{"pack", "/does/not/exist", "registry.example/x"},
+		{"snapshot", "sign", "/does/not/exist"},
+		{"import", "/does/not/exist"},
+		{"gc"},
 	} {
 		t.Run(strings.Join(args, " "), func(t *testing.T) {
 			t.Setenv("RMODELS_STATE_DIR", t.TempDir())

@@ -62,6 +62,7 @@ var causeCode = map[lifecycle.Cause]int{
 	lifecycle.CauseContent:       exitCheckFailed,
 	lifecycle.CauseHash:          exitCheckFailed,
 	lifecycle.CauseState:         exitUnexpected,
+	lifecycle.CauseConfig:        exitUsage,
 	lifecycle.CauseCompatibility: exitIncompatible,
 	lifecycle.CauseEngine:        exitIncompatible,
 	lifecycle.CauseRuntime:       exitIncompatible,

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -47,9 +49,34 @@ func run(args []string, stdout, stderr io.Writer) int {
 			Hint: "what was fetched is kept; the same command goes on from there",
 		}
 	}
+	if namesMissing(args, err) {
+		err = usageError{err}
+	}
 	code := exitCode(err)
 	a.printError(args, err, code)
 	return code
+}
+
+// namesMissing reports whether err is about a file that is not there and that
+// the command line names, or that belongs into a directory that it names.
+func namesMissing(args []string, err error) bool {
+	p, ok := errors.AsType[*fs.PathError](err)
+	if !ok || !errors.Is(p, fs.ErrNotExist) {
+		return false
+	}
+	missing, aerr := filepath.Abs(p.Path)
+	return aerr == nil && slices.ContainsFunc(args, func(arg string) bool {
+		if _, value, ok := strings.Cut(arg, "="); ok && strings.HasPrefix(arg, "--") {
+			arg = value
+		}
+		named, aerr := filepath.Abs(arg)
+		return aerr == nil && arg != "" && (missing == named || strings.HasPrefix(missing, named+"/")) && !exists(named)
+	})
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // app is what the commands share: where they print, and their configuration.
