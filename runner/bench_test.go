@@ -3,11 +3,15 @@ package runner_test
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/resultity/rmodels/internal/tinygguf"
+	"github.com/resultity/rmodels/snapshot"
 )
 
 // benchRuns is what the design's medians are of.
@@ -57,5 +61,33 @@ func BenchmarkRun(b *testing.B) {
 					c.name, benchRuns, c.bound, median.Seconds()/c.bound.Seconds(), median.Seconds(), took[0].Seconds(), took[benchRuns-1].Seconds(), load())
 			}
 		})
+	}
+}
+
+// BenchmarkRealEngine prints what the first validation of a model on a new
+// runtime takes, and what one takes when image and proof are there.
+func BenchmarkRealEngine(b *testing.B) {
+	e := testEngine(b)
+	chain := tinygguf.Options{Mode: tinygguf.Chain, Words: strings.Fields("the model files answer from a sealed box")}
+	want, err := tinygguf.Answer(chain)
+	if err != nil {
+		b.Fatal(err)
+	}
+	j := realJob(b, chain)
+	j.Validation.Expect = snapshot.Expect{Exact: want}
+	for b.Loop() {
+		j.StateDir = filepath.Join(b.TempDir(), "runs")
+		if err := exec.Command(engineOptions(b).Path, append(engineOptions(b).Args, "rmi", j.Image.Name)...).Run(); err != nil {
+			b.Logf("no image to remove: %v", err)
+		}
+		for _, state := range []string{"cold", "warm"} {
+			began := time.Now()
+			v, err := e.Validate(b.Context(), j)
+			if err != nil || !v.Passed {
+				b.Fatalf("%v, %+v", err, v)
+			}
+			fmt.Printf("{\"bench\":\"llama-server, %s\",\"value\":%.3f,\"unit\":\"s\",\"engineLoad\":%.3f,\"firstToken\":%.3f,\"overhead\":%.3f,\"load\":%s}\n",
+				state, time.Since(began).Seconds(), v.LoadTime.Std().Seconds(), v.TimeToFirstToken.Std().Seconds(), v.Overhead.Std().Seconds(), load())
+		}
 	}
 }
