@@ -320,3 +320,33 @@ func TestGPUIsHeld(t *testing.T) {
 		t.Errorf("%+v", o)
 	}
 }
+
+// TestDevicesOfARuntime: what the configuration names is passed on as it is,
+// index, UUID or MIG slice; without it, all of them where the host has any.
+func TestDevicesOfARuntime(t *testing.T) {
+	ctx := context.Background()
+	h, err := runner.HostFacts(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	has := slices.Contains(h.CDIDevices, "nvidia.com/gpu=all")
+	plain := newNode(Options{StateDir: t.TempDir(), Network: "lab"})
+	for _, gpu := range []string{"required", "optional"} {
+		got, err := plain.devices(ctx, gpu)
+		switch {
+		case has && (err != nil || !slices.Equal(got, []string{"nvidia.com/gpu=all"})):
+			t.Errorf("%s on a host with GPUs: %q, %v", gpu, got, err)
+		case !has && gpu == "required" && (!errors.Is(err, runner.ErrDevice) || AsFailure(err).Hint == ""):
+			t.Errorf("required on a host without: %q, %v", got, err)
+		case !has && gpu == "optional" && (err != nil || got != nil):
+			t.Errorf("optional on a host without: %q, %v", got, err)
+		}
+	}
+	named := []string{"nvidia.com/gpu=0", "nvidia.com/gpu=GPU-4f1b2c3d", "nvidia.com/gpu=0:1"}
+	n := newNode(Options{StateDir: t.TempDir(), Network: "lab", Devices: named})
+	for gpu, want := range map[string][]string{"required": named, "optional": named, "none": nil, "": nil} {
+		if got, err := n.devices(ctx, gpu); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%q: %q, %v; want %q", gpu, got, err, want)
+		}
+	}
+}
