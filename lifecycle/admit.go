@@ -73,6 +73,9 @@ func (n *Node) admit(ctx context.Context, l *cas.Lease, acc *snapshot.Accepted, 
 		}
 		return nil, refusal(d, ref.Digest, source)
 	}
+	if err := n.admitted(acc, policyName, reference, d); err != nil {
+		return nil, err
+	}
 	ad.receipt = Receipt{At: n.now(), Snapshot: acc.Digest, Policy: policyName, Decision: d}
 	// Only what counted is kept: the store must not grow by what strangers attach.
 	for _, e := range ev {

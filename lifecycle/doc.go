@@ -34,7 +34,7 @@
 //	networks/<network>/trust/           accepted snapshots (package snapshot)
 //	networks/<network>/models/          one record a model version: <name>@<version>.json
 //	networks/<network>/runtimes/        one record a runtime image
-//	networks/<network>/incidents.jsonl  failed checks, append-only
+//	networks/<network>/audit.jsonl      admissions, failed checks, snapshots: append-only, chained
 //	networks/<network>/runs/            traces of validation runs (package runner)
 //	networks/<network>/sync.lock        one reconcile pass at a time
 //

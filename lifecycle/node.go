@@ -122,7 +122,7 @@ func Init(o Options, root []byte) error {
 
 func (n *Node) trustDir() string     { return filepath.Join(n.dir, "trust") }
 func (n *Node) floorPath() string    { return filepath.Join(n.o.StateDir, "floor", n.o.Network+".json") }
-func (n *Node) incidentPath() string { return filepath.Join(n.dir, "incidents.jsonl") }
+func (n *Node) auditPath() string    { return filepath.Join(n.dir, "audit.jsonl") }
 func (n *Node) snapshotLock() string { return filepath.Join(n.dir, "snapshot.lock") }
 func (n *Node) runsDir() string      { return filepath.Join(n.dir, "runs") }
 func (n *Node) runLock() string      { return filepath.Join(n.o.StateDir, "run.lock") } // of all networks
@@ -205,7 +205,7 @@ func (n *Node) Record(nameOrID string) (*Record, error) {
 // Incidents returns the newest limit incidents, oldest first, of one model
 // (name or name@version) or of all; limit 0 means no limit.
 func (n *Node) Incidents(model string, limit int) ([]Incident, error) {
-	return readIncidents(n.incidentPath(), func(in Incident) bool {
+	return readIncidents(n.auditPath(), func(in Incident) bool {
 		return model == "" || in.Model == model || modelID(in.Model, in.Version) == model
 	}, limit)
 }
@@ -216,7 +216,7 @@ func (n *Node) incident(in Incident) error {
 	in.Time = n.now()
 	n.o.Log.Warn("incident", "kind", in.Kind, "model", in.Model, "version", in.Version, "digest", in.Digest,
 		"expected", in.Expected, "found", in.Found, "source", in.Source, "reason", in.Reason)
-	return appendIncident(n.incidentPath(), in)
+	return n.record(Entry{Incident: &in})
 }
 
 // facts is what this node offers, with the configuration's statements on top.

@@ -110,21 +110,24 @@ func TestLockNamesItsHolder(t *testing.T) {
 }
 
 func TestIncidents(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "incidents.jsonl")
-	if ins, err := readIncidents(path, nil, 0); err != nil || ins != nil {
+	n := newNode(Options{StateDir: t.TempDir(), Network: "lab"})
+	if ins, err := n.Incidents("", 0); err != nil || ins != nil {
 		t.Fatalf("no file: %v, %v", ins, err)
 	}
-	for i := range 5 {
-		in := Incident{Time: testNow, Kind: CauseHash, Model: "tiny", Version: "v1", Reason: strings.Repeat("x", i)}
-		if err := appendIncident(path, in); err != nil {
+	if err := os.MkdirAll(n.dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write := func(in Incident) {
+		t.Helper()
+		if err := n.incident(in); err != nil {
 			t.Fatal(err)
 		}
 	}
-	long := Incident{Kind: CauseValidation, Model: "other", Version: "v1", Found: strings.Repeat("\u00e9", 100_000), Reason: "\xff\x1b[2J", Expected: strings.Repeat("\"", 5000)}
-	if err := appendIncident(path, long); err != nil {
-		t.Fatal(err)
+	for i := range 5 {
+		write(Incident{Kind: CauseHash, Model: "tiny", Version: "v1", Reason: strings.Repeat("x", i)})
 	}
-	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	write(Incident{Kind: CauseValidation, Model: "other", Version: "v1", Found: strings.Repeat("\u00e9", 100_000), Reason: "\xff\x1b[2J", Expected: strings.Repeat("\"", 5000)})
+	f, err := os.OpenFile(n.auditPath(), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,10 +135,8 @@ func TestIncidents(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Close()
-	if err := appendIncident(path, Incident{Kind: CauseHash, Model: "after", Version: "v1"}); err != nil {
-		t.Fatal(err)
-	}
-	all, err := readIncidents(path, nil, 0)
+	write(Incident{Kind: CauseHash, Model: "after", Version: "v1"})
+	all, err := n.Incidents("", 0)
 	if err != nil || len(all) != 7 {
 		t.Fatalf("got %d incidents, %v; want 7", len(all), err)
 	}
@@ -145,8 +146,12 @@ func TestIncidents(t *testing.T) {
 	if n := len(all[5].Found); n == 0 || n > 2000 {
 		t.Errorf("found kept in %d bytes", n)
 	}
-	newest, err := readIncidents(path, func(in Incident) bool { return in.Model == "tiny" }, 2)
+	newest, err := n.Incidents("tiny", 2)
 	if err != nil || len(newest) != 2 || newest[1].Reason != "xxxx" || newest[0].Reason != "xxx" {
 		t.Errorf("newest two: %+v, %v", newest, err)
+	}
+	res, err := n.Audit(func([]byte) error { return nil })
+	if err != nil || res.Entries != 7 || res.Torn != 1 || res.Broken != 0 {
+		t.Errorf("%+v, %v", res, err)
 	}
 }

@@ -157,14 +157,19 @@ func (n *Node) Apply(ctx context.Context, bundle []byte, source string) (*snapsh
 
 // accept takes a snapshot while nobody activates a model under an older one.
 func (n *Node) accept(ctx context.Context, exclusive bool, take func() (*snapshot.Accepted, error)) (*snapshot.Accepted, error) {
-	if exclusive {
-		lk, err := takeLock(ctx, n.snapshotLock(), "the snapshot", activateWait)
-		if err != nil {
-			return nil, err
-		}
-		defer lk.release()
+	if !exclusive {
+		return take()
 	}
-	return take()
+	lk, err := takeLock(ctx, n.snapshotLock(), "the snapshot", activateWait)
+	if err != nil {
+		return nil, err
+	}
+	defer lk.release()
+	acc, err := take()
+	if err == nil && acc.Changed {
+		err = n.accepted(acc)
+	}
+	return acc, err
 }
 
 // rejected writes the incident of a snapshot that did not verify. A source

@@ -1,0 +1,183 @@
+package lifecycle
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/resultity/rmodels/internal/durable"
+	"github.com/resultity/rmodels/policy"
+	"github.com/resultity/rmodels/snapshot"
+)
+
+// Entry is one line of the audit log, which is appended to and never changed.
+// One of its members besides Previous is set. Previous chains it to the line
+// before: the SHA-256 of that line's bytes, whatever they are, so that none
+// can be changed, dropped or put in without breaking the chain. Who can write
+// the file can write all of it anew: keep the head somewhere else.
+type Entry struct {
+	Previous digest.Digest `json:"previous,omitzero"` // empty in the first line
+	Incident *Incident     `json:"incident,omitzero"`
+	Admitted *Admitted     `json:"admitted,omitzero"`
+	Accepted *Acceptance   `json:"accepted,omitzero"`
+}
+
+// Admitted is an artifact that the policy let in: the receipt without the
+// evidence, which the store keeps as long as the artifact.
+type Admitted struct {
+	Time      time.Time       `json:"time"`
+	Reference string          `json:"reference"`
+	Policy    string          `json:"policy"`
+	Rule      string          `json:"rule"`
+	Signers   []policy.Signer `json:"signers"`
+	More      int             `json:"more,omitzero"` // signers that did not fit
+	Snapshot  digest.Digest   `json:"snapshot"`
+}
+
+// Acceptance is a snapshot that came into force.
+type Acceptance struct {
+	Time        time.Time     `json:"time"`
+	Sequence    int64         `json:"sequence"`
+	Snapshot    digest.Digest `json:"snapshot"`
+	Before      digest.Digest `json:"before,omitzero"` // the one that it replaced
+	Signers     []string      `json:"signers"`
+	RootVersion int64         `json:"rootVersion"`
+}
+
+// lineMax bounds one line: a single O_APPEND write of this size is not torn by
+// another writer on a local file system.
+const lineMax = durable.MaxLine - 2
+
+// encode shortens an entry until it fits on one line.
+func (e Entry) encode() ([]byte, error) {
+	for limit := 1024; ; limit /= 2 {
+		e = e.shortened(limit)
+		b, err := json.Marshal(e)
+		if err != nil || len(b) <= lineMax || limit < 16 {
+			return b, err
+		}
+	}
+}
+
+func (e Entry) shortened(limit int) Entry {
+	if e.Incident != nil {
+		in := *e.Incident
+		for _, s := range []*string{&in.Expected, &in.Found, &in.Source, &in.Reason, &in.Action} {
+			*s = shorten(*s, limit)
+		}
+		e.Incident = &in
+	}
+	if e.Admitted != nil {
+		a := *e.Admitted
+		kept := min(len(a.Signers), limit/100)
+		a.More += len(a.Signers) - kept
+		a.Signers = slices.Clone(a.Signers[:kept])
+		for i := range a.Signers {
+			a.Signers[i].Source = shorten(a.Signers[i].Source, limit)
+		}
+		e.Admitted = &a
+	}
+	if e.Accepted != nil {
+		a := *e.Accepted
+		a.Signers = a.Signers[:min(len(a.Signers), limit/50)]
+		e.Accepted = &a
+	}
+	return e
+}
+
+// record appends e, chained to the line before, and makes it durable.
+func (n *Node) record(e Entry) error {
+	err := durable.AppendAfter(n.auditPath(), 0o644, func(last []byte) ([]byte, error) {
+		if last != nil {
+			e.Previous = digest.FromBytes(last)
+		}
+		return e.encode()
+	})
+	if err != nil {
+		return fmt.Errorf("record in %s: %w", n.auditPath(), err)
+	}
+	return nil
+}
+
+// admitted records a decision that lets an artifact in.
+func (n *Node) admitted(acc *snapshot.Accepted, policyName, reference string, d policy.Decision) error {
+	return n.record(Entry{Admitted: &Admitted{
+		Time: d.Time, Reference: reference, Policy: policyName, Rule: d.Rule, Signers: d.Signers, Snapshot: acc.Digest,
+	}})
+}
+
+// accepted records a snapshot that came into force.
+func (n *Node) accepted(acc *snapshot.Accepted) error {
+	return n.record(Entry{Accepted: &Acceptance{
+		Time: n.now(), Sequence: acc.Document.Sequence, Snapshot: acc.Digest, Before: acc.Previous, Signers: acc.Signers, RootVersion: acc.RootVersion,
+	}})
+}
+
+// AuditResult is what reading the whole log showed.
+type AuditResult struct {
+	Entries int           `json:"entries"`
+	Torn    int           `json:"torn"`            // lines that a crash cut off
+	Head    digest.Digest `json:"head,omitzero"`   // of the last line: keep it elsewhere, and nothing before it can be changed unseen
+	Broken  int           `json:"broken,omitzero"` // number of the first line that does not follow from the one before it
+}
+
+// Audit hands every line of the log to each, oldest first, and checks the chain.
+func (n *Node) Audit(each func(line []byte) error) (AuditResult, error) {
+	var res AuditResult
+	number := 0
+	err := auditLines(n.auditPath(), func(line []byte) error {
+		number++
+		var e Entry
+		switch {
+		case json.Unmarshal(line, &e) != nil:
+			res.Torn++
+		case e.Previous != res.Head && res.Broken == 0:
+			res.Broken = number
+			fallthrough
+		default:
+			res.Entries++
+			if err := each(line); err != nil {
+				return err
+			}
+		}
+		res.Head = digest.FromBytes(line)
+		return nil
+	})
+	return res, err
+}
+
+// auditLines reads a log line by line. A line longer than any that is written
+// is handed on cut off: it was not written by this program.
+func auditLines(path string, each func(line []byte) error) error {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for r := bufio.NewReaderSize(f, 2*durable.MaxLine); ; {
+		line, err := r.ReadSlice('\n')
+		if len(line) > 0 {
+			if err := each(bytes.TrimSuffix(line, []byte{'\n'})); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
+			return err
+		}
+	}
+}
