@@ -169,6 +169,9 @@ func TestOMS(t *testing.T) {
 	wantRefused(t, ask(oms, append([]policy.FileDigest{{Path: "extra.json", Digest: digest.FromString("x")}}, files...)...), policy.ClassAttestation, rule, "extra.json")
 	wantRefused(t, ask(oms, append([]policy.FileDigest{{Path: "evil.sig", Digest: digest.FromString("x")}}, files...)...), policy.ClassAttestation, rule, "evil.sig")
 	wantRefused(t, ask(bundleEvidence(must(policy.SignOMS(newKey(t), files))(t)), files...), policy.ClassAttestation, rule)
+	// A statement about the manifest lists the files all the same.
+	wrong := must(policy.SignAttestation(k, manifest, policy.OMSPredicate, []byte(`{"serialization":{"method":"files"},"resources":[]}`)))(t)
+	wantRefused(t, ask(bundleEvidence(wrong), files...), policy.ClassAttestation, rule, "config.json")
 	// An OMS statement is no signature of the artifact.
 	alone := policy.AdmitSignatures(accepted(p), "acme", repository+"@"+manifest.String(), manifest, []policy.Evidence{oms}, now, files...)
 	wantRefused(t, alone, policy.ClassSignature, "policies[acme].threshold")
