@@ -13,6 +13,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"github.com/resultity/rmodels/internal/durable"
 )
 
 // BlobStat describes a published blob.
@@ -114,7 +116,7 @@ func (s *Store) restore(ctx context.Context, k key) (bool, error) {
 // Blob is an open published blob.
 type Blob struct {
 	*io.SectionReader
-	f *os.File
+	f durable.File
 }
 
 // Close closes the blob.
@@ -143,7 +145,7 @@ func (s *Store) Open(d digest.Digest) (*Blob, error) {
 // openBlob opens a blob whatever is thought of it.
 func (s *Store) openBlob(k key) (*Blob, error) {
 	path := s.blobPath(k)
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	f, err := s.fs.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("%w: %s", ErrNotFound, k.digest())

@@ -9,10 +9,13 @@ import (
 
 // isOpen asks the kernel whether any process has the inode at path open or
 // mapped, through whatever name or mount: it grants a write lease only to the
-// sole opener (fcntl(2), F_SETLEASE). The lease is given back at once, before
-// an opener could come to wait for it.
+// sole opener (fcntl(2), F_SETLEASE). The lease is given back at once; whoever
+// opens the file in between is held up that long.
 func isOpen(path string) (bool, error) {
 	fd, err := openRetry(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.EAGAIN) {
+		return true, nil // another probe, or an opener of it, has it
+	}
 	if err != nil {
 		return false, &fs.PathError{Op: "open", Path: path, Err: err}
 	}

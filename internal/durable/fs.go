@@ -10,7 +10,8 @@ import (
 // method that follows a final symbolic link says so.
 type FS interface {
 	// OpenFile opens a regular file; flag is of package os. The final
-	// component is never followed.
+	// component is never followed, and a lease of another process is waited
+	// for also with O_NONBLOCK.
 	OpenFile(name string, flag int, perm fs.FileMode) (File, error)
 	Mkdir(name string, perm fs.FileMode) error
 	// Rename replaces an existing file at newName atomically.

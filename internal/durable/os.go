@@ -15,12 +15,22 @@ var OS FS = osFS{}
 type osFS struct{}
 
 func (osFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
-	f, err := os.OpenFile(name, flag|unix.O_NOFOLLOW|unix.O_CLOEXEC, perm)
-	if err != nil {
-		return nil, err
+	for began := time.Now(); ; time.Sleep(100 * time.Microsecond) {
+		f, err := os.OpenFile(name, flag|unix.O_NOFOLLOW|unix.O_CLOEXEC, perm)
+		if err == nil {
+			return osFile{f}, nil
+		}
+		if !errors.Is(err, unix.EAGAIN) || time.Since(began) > leasePatience {
+			return nil, err
+		}
 	}
-	return osFile{f}, nil
 }
+
+// leasePatience is how long a file is waited for whose opening is held up by
+// a lease (fcntl(2), F_SETLEASE). A collector has one for microseconds. The
+// kernel itself waits only without O_NONBLOCK, which keeps a FIFO in a file's
+// place from being waited for.
+const leasePatience = 10 * time.Second
 
 func (osFS) Mkdir(name string, perm fs.FileMode) error { return os.Mkdir(name, perm) }
 func (osFS) Link(oldName, newName string) error        { return os.Link(oldName, newName) }
