@@ -15,7 +15,7 @@ import (
 //	exits CODE PROGRAM ARGS…   run a program that ends with that code
 //
 // and the variables $BED (testbed), $KEYS (acme.key, unknown.key) and
-// $RMODELS_CONFIG, a file that does not exist yet.
+// $RMODELS_CONFIG, an empty file.
 func TestSessions(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
@@ -23,6 +23,9 @@ func TestSessions(t *testing.T) {
 			e.Setenv("KEYS", bed.keys)
 			e.Setenv("RMODELS_CONFIG", e.Cd+"/config.toml")
 			e.Setenv("RMODELS_STATE_DIR", e.Cd+"/state")
+			if err := os.WriteFile(e.Cd+"/config.toml", nil, 0o600); err != nil {
+				return err
+			}
 			bin := e.Cd + "/.bin"
 			if err := os.Mkdir(bin, 0o755); err != nil {
 				return err

@@ -220,19 +220,15 @@ func defaultPaths() (configFile, stateDir string) {
 		filepath.Join(xdg("XDG_STATE_HOME", ".local/state"), "rmodels")
 }
 
-// loadConfig merges file, variables and flags. file "" is the default file,
-// or the variable's, which may be missing; one that the command line names may
-// not, unless it is going to be written: a command must not act on another node because of a typing error.
+// loadConfig merges file, variables and flags. file "" is the variable's, then
+// the default one, which alone may be missing, unless it is going to be
+// written: a command must not act on another node because of a typing error.
 func loadConfig(fset *pflag.FlagSet, file string, mayMiss bool) (*config, string, error) {
 	c := new(config)
+	file = cmp.Or(file, os.Getenv("RMODELS_CONFIG"))
 	named := file != ""
-	if !named {
-		file = os.Getenv("RMODELS_CONFIG")
-	}
 	defaultFile, stateDir := defaultPaths()
-	if file == "" {
-		file = defaultFile
-	}
+	file = cmp.Or(file, defaultFile)
 	b, err := os.ReadFile(file)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && named && !mayMiss:
