@@ -128,7 +128,7 @@ container without a network, and only then calls it Active.
 	)
 	for _, sub := range []*cobra.Command{
 		a.initCommand(), a.syncCommand(), a.pullCommand(), a.validateCommand(), a.verifyCommand(),
-		a.listCommand(), a.showCommand(), a.explainCommand(), a.incidentsCommand(), a.runCommand(), a.gcCommand(), a.scrubCommand(), a.fsckCommand(), a.duCommand(),
+		a.listCommand(), a.showCommand(), a.explainCommand(), a.incidentsCommand(), a.auditCommand(), a.runCommand(), a.gcCommand(), a.scrubCommand(), a.fsckCommand(), a.duCommand(),
 		a.archiveCommand(), a.restoreCommand(), a.exportCommand(), a.importCommand(), a.snapshotCommand(),
 	} {
 		sub.GroupID = "node"

@@ -422,6 +422,8 @@ func (a *app) publish(ctx context.Context, r *snapshot.Repository, to string) er
 	if err != nil {
 		return err
 	}
-	_, err = c.PushTUF(ctx, files, name)
+	if _, err = c.PushTUF(ctx, files, name); errors.Is(err, oci.ErrReference) {
+		return usageError{err}
+	}
 	return err
 }
