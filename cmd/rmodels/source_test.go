@@ -6,6 +6,7 @@ import (
 	"io"
 	"log"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,7 +17,11 @@ import (
 // TestSources: from an empty directory to a node that accepts, by each of the
 // ways in which a snapshot travels.
 func TestSources(t *testing.T) {
-	t.Setenv("RMODELS_CONFIG", filepath.Join(t.TempDir(), "none.toml"))
+	none := filepath.Join(t.TempDir(), "none.toml")
+	if err := os.WriteFile(none, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("RMODELS_CONFIG", none)
 	srv := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	t.Cleanup(srv.Close)
 	host := strings.TrimPrefix(srv.URL, "http://")
