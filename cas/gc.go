@@ -93,9 +93,10 @@ type collection struct {
 
 // candidate is something to drop: an index into the plan's items.
 type candidate struct {
-	k    key
-	path string
-	item int
+	k      key
+	path   string
+	item   int
+	mapped bool // a blob that has a chunk map
 }
 
 // PlanGC says what [Store.GC] would do now, and changes nothing.
@@ -151,7 +152,7 @@ func (s *Store) plan(ctx context.Context, o GCOptions) (*collection, error) {
 		func() error { return m.readLeases(true) },
 		func() error { return m.markMounts(o.Proc) },
 		m.openTrees,
-		m.loadRefs,
+		func() error { return m.loadRefs(c.shortfall() <= 0) },
 		c.chooseEvictions,
 		m.markRefs,
 		m.openTrees,
@@ -219,43 +220,7 @@ func (c *collection) planTrees() error {
 		}
 		path := c.s.treePath(k)
 		item := c.drop("tree", string(k.digest()), 0, "nothing references it")
-		c.trees = append(c.trees, candidate{k, path, item})
-	}
-	return nil
-}
-
-func (c *collection) planBlobs(ctx context.Context) error {
-	dirs, err := c.s.fanned("blobs")
-	if err != nil {
-		return err
-	}
-	for _, dir := range dirs {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		names, err := c.s.readNames(dir)
-		if err != nil {
-			return err
-		}
-		c.plan.Items = slices.Grow(c.plan.Items, len(names))
-		for _, name := range names {
-			k, ok := keyOfHex(name)
-			if !ok || name[:2] != filepath.Base(dir) {
-				c.keep("blob", name, 0, "not the name of a blob; fsck says what to do")
-				continue
-			}
-			path := filepath.Join(dir, name)
-			var st unix.Stat_t
-			if unix.Lstat(path, &st) != nil {
-				continue // gone meanwhile
-			}
-			if why, kept := c.marks.whyBlob(k); kept {
-				c.keep("blob", string(k.digest()), st.Blocks*512, why)
-				continue
-			}
-			item := c.drop("blob", string(k.digest()), st.Blocks*512, "nothing references it")
-			c.blobs = append(c.blobs, candidate{k, path, item})
-		}
+		c.trees = append(c.trees, candidate{k: k, path: path, item: item})
 	}
 	return nil
 }
@@ -308,7 +273,7 @@ func (c *collection) planPartial(k key) error {
 		c.keep("partial", name, bytes, "resumable, kept until "+last.Add(c.o.PartialAge).UTC().Format(time.RFC3339))
 		return nil
 	}
-	c.partials = append(c.partials, candidate{k, dir, c.drop("partial", name, bytes, why)})
+	c.partials = append(c.partials, candidate{k: k, path: dir, item: c.drop("partial", name, bytes, why)})
 	return nil
 }
 

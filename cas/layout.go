@@ -28,25 +28,47 @@ const version = "rmodels store 1\n"
 type key [32]byte
 
 func keyOf(d digest.Digest) (key, error) {
-	var k key
-	h, ok := strings.CutPrefix(string(d), "sha256:")
-	if !ok || len(h) != 64 || strings.ToLower(h) != h {
-		return k, fmt.Errorf("%w: %q is not a sha256 digest", ErrInvalid, d)
+	if h, ok := strings.CutPrefix(string(d), "sha256:"); ok {
+		if k, ok := keyOfHex(h); ok {
+			return k, nil
+		}
 	}
-	if _, err := hex.Decode(k[:], []byte(h)); err != nil {
-		return k, fmt.Errorf("%w: %q is not a sha256 digest", ErrInvalid, d)
-	}
-	return k, nil
+	return key{}, fmt.Errorf("%w: %q is not a sha256 digest", ErrInvalid, d)
 }
 
-// keyOfHex is the key of a file's name; false for a name that is none.
-func keyOfHex(h string) (key, bool) {
-	k, err := keyOf(digest.Digest("sha256:" + h))
-	return k, err == nil
+// keyOfHex is the key of a file's name; false for a name that is none. Upper
+// case is none: a blob has one name.
+func keyOfHex(h string) (k key, ok bool) {
+	if len(h) != 2*len(k) {
+		return key{}, false
+	}
+	for n := range k {
+		high, low := nibble(h[2*n]), nibble(h[2*n+1])
+		if high|low > 0xf {
+			return key{}, false
+		}
+		k[n] = high<<4 | low
+	}
+	return k, true
 }
 
-func (k key) hex() string           { return hex.EncodeToString(k[:]) }
-func (k key) digest() digest.Digest { return digest.Digest("sha256:" + k.hex()) }
+func nibble(c byte) byte {
+	switch {
+	case c >= '0' && c <= '9':
+		return c - '0'
+	case c >= 'a' && c <= 'f':
+		return c - 'a' + 10
+	}
+	return 0xff
+}
+
+func (k key) hex() string { return hex.EncodeToString(k[:]) }
+
+func (k key) digest() digest.Digest {
+	const prefix = "sha256:"
+	b := make([]byte, 0, len(prefix)+2*len(k))
+	return digest.Digest(hex.AppendEncode(append(b, prefix...), k[:]))
+}
 
 func fan(root, kind string, k key) string {
 	h := k.hex()

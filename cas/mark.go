@@ -181,8 +181,9 @@ func (m *marks) readLeases(torn bool) error {
 	return nil
 }
 
-// loadRefs reads the refs that are new or changed.
-func (m *marks) loadRefs() error {
+// loadRefs reads the refs that are new or changed, and with mark marks what
+// each keeps at once: hundreds of thousands of digests add up.
+func (m *marks) loadRefs(mark bool) error {
 	files, err := m.s.refFiles()
 	if err != nil {
 		return err
@@ -206,38 +207,48 @@ func (m *marks) loadRefs() error {
 			return fmt.Errorf("a ref cannot be read, so nothing is collected: %w", err)
 		}
 		m.refs[file] = refAt{ino: st.Ino, ctim: st.Ctim, ref: r}
+		if mark {
+			if err := m.markRef(file); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
 
 // markRefs marks what refs keep, but for those that the plan evicts.
 func (m *marks) markRefs() error {
-	for file, at := range m.refs {
-		if at.done {
-			continue
+	for file := range m.refs {
+		if err := m.markRef(file); err != nil {
+			return err
 		}
-		if gone, ok := m.evict[file]; ok && gone.ino == at.ino && gone.ctim == at.ctim {
-			continue
-		}
-		why := m.reason("ref " + at.ref.Name)
-		for _, d := range at.ref.Blobs {
-			k, err := keyOf(d)
-			if err != nil {
-				return err
-			}
-			m.blob(k, why)
-		}
-		if at.ref.Tree != "" {
-			k, err := keyOf(at.ref.Tree)
-			if err != nil {
-				return err
-			}
-			m.tree(k, why)
-		}
-		at.done = true
-		at.ref.Blobs = nil // in the marks now; hundreds of thousands add up
-		m.refs[file] = at
 	}
+	return nil
+}
+
+func (m *marks) markRef(file string) error {
+	at := m.refs[file]
+	if gone, ok := m.evict[file]; at.done || ok && gone.ino == at.ino && gone.ctim == at.ctim {
+		return nil
+	}
+	why := m.reason("ref " + at.ref.Name)
+	for _, d := range at.ref.Blobs {
+		k, err := keyOf(d)
+		if err != nil {
+			return err
+		}
+		m.blob(k, why)
+	}
+	if at.ref.Tree != "" {
+		k, err := keyOf(at.ref.Tree)
+		if err != nil {
+			return err
+		}
+		m.tree(k, why)
+	}
+	at.done = true
+	at.ref.Blobs = nil // in the marks now
+	m.refs[file] = at
 	return nil
 }
 
@@ -268,10 +279,7 @@ func (m *marks) catchUp(now counters, torn bool) error {
 		}
 	}
 	if now.roots != m.seen.roots {
-		if err := m.loadRefs(); err != nil {
-			return err
-		}
-		if err := m.markRefs(); err != nil {
+		if err := m.loadRefs(true); err != nil {
 			return err
 		}
 	}

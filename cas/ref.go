@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/resultity/rmodels/internal/durable"
@@ -180,17 +182,25 @@ func (s *Store) Refs() ([]Ref, error) {
 	if err != nil {
 		return nil, err
 	}
-	refs := make([]Ref, 0, len(files))
-	for _, file := range files {
-		r, err := s.readRef(file)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // deleted meanwhile
-		}
-		if err != nil {
-			return nil, err
-		}
-		refs = append(refs, r)
+	refs := make([]Ref, len(files))
+	var g errgroup.Group
+	workers := min(runtime.GOMAXPROCS(0), len(files))
+	for w := range workers {
+		g.Go(func() error {
+			for n := w; n < len(files); n += workers {
+				r, err := s.readRef(files[n])
+				if err != nil && !errors.Is(err, fs.ErrNotExist) {
+					return err
+				}
+				refs[n] = r
+			}
+			return nil
+		})
 	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	refs = slices.DeleteFunc(refs, func(r Ref) bool { return r.Name == "" }) // deleted meanwhile
 	slices.SortFunc(refs, func(a, b Ref) int { return strings.Compare(a.Name, b.Name) })
 	return refs, nil
 }

@@ -118,7 +118,7 @@ func (c *collection) planTrash() error {
 		case t.kind != 'x' && age < c.o.Grace && !c.short:
 			c.keep("trash", name, bytes, "restorable until "+t.at.Add(c.o.Grace).UTC().Format(time.RFC3339))
 		default:
-			c.trash = append(c.trash, candidate{t.k, t.path, c.drop("trash", name, bytes, "collected earlier and still unused")})
+			c.trash = append(c.trash, candidate{k: t.k, path: t.path, item: c.drop("trash", name, bytes, "collected earlier and still unused")})
 		}
 	}
 	return nil
