@@ -15,7 +15,7 @@ import (
 // leftovers counts what runs could leave on this machine, in containerd's
 // namespace of these tests alone.
 type leftovers struct {
-	containers, processes, mounts, cgroups, threads, descriptors, files int
+	containers, processes, mounts, cgroups, namespaces, threads, descriptors, files int
 }
 
 func countLeftovers(t *testing.T, j runner.Job) leftovers {
@@ -54,6 +54,19 @@ func countLeftovers(t *testing.T, j runner.Job) leftovers {
 			}
 		}
 	}
+	// A network namespace lives by its processes, mounts and descriptors, which
+	// are counted, or by a thread of ours that stayed in it.
+	tasks, err := filepath.Glob("/proc/self/task/*/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for _, task := range tasks {
+		if ns, err := os.Readlink(task); err == nil {
+			seen[ns] = true
+		}
+	}
+	l.namespaces = len(seen)
 	count := func(dir string) int {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
