@@ -81,6 +81,7 @@ demo-down: ## end and remove everything that the demo started or wrote
 .PHONY: test
 test: deps tools runtime lint build bin/rmodels-race ## everything: linters, unit, integration and end-to-end tests
 	$(again) test-demo
+	$(again) test-offline
 	hack/testbed/with.sh $(TESTBED) $(again) test-go
 
 # The demo as a user runs it; it checks every state and exit code itself.
@@ -90,6 +91,11 @@ test-demo: build bin/tinygguf bin/nerdctl bin/registry runtime
 	@rc=0; hack/demo/demo.sh .cache/demo > .cache/demo.log 2>&1 || rc=$$?; \
 	  hack/demo/down.sh .cache/demo >> .cache/demo.log 2>&1 || rc=1; \
 	  [ $$rc = 0 ] && tail -n 20 .cache/demo.log || { cat .cache/demo.log; exit $$rc; }
+
+# Verification never asks a network: in a namespace of its own only loopback answers.
+.PHONY: test-offline
+test-offline: ## the suites of snapshot and policy with no network but loopback
+	unshare --net sh -c 'ip link set lo up && GOPROXY=off go test -count=1 ./snapshot ./policy'
 
 # The environment comes from with.sh.
 .PHONY: test-go

@@ -14,6 +14,8 @@ need make make
 need git git
 need pgrep procps
 need mount mount
+need unshare util-linux
+need ip iproute2
 need awk mawk
 need realpath coreutils
 [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
