@@ -49,7 +49,7 @@ deps: ## install the Debian packages that are missing (containerd, runc, gcc, â€
 	@hack/testbed/deps.sh
 
 .PHONY: tools
-tools: bin/nerdctl bin/registry bin/staticcheck bin/gofumpt ## build nerdctl, the development registry and the linters
+tools: bin/nerdctl bin/registry bin/crane bin/oras bin/staticcheck bin/gofumpt ## build nerdctl, the development registry, other OCI clients and the linters
 
 bin/nerdctl: hack/nerdctl/go.mod hack/nerdctl/go.sum
 	cd hack/nerdctl && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o ../../bin/ github.com/containerd/nerdctl/v2/cmd/nerdctl
@@ -58,6 +58,10 @@ bin/nerdctl: hack/nerdctl/go.mod hack/nerdctl/go.sum
 bin/registry: $(wildcard hack/registry/*.go) hack/registry/go.mod hack/registry/go.sum
 	cd hack/registry && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o ../../bin/registry .
 	@touch $@
+
+bin/crane bin/oras &: hack/peers/go.mod hack/peers/go.sum
+	cd hack/peers && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o ../../bin/ github.com/google/go-containerregistry/cmd/crane oras.land/oras/cmd/oras
+	@touch bin/crane bin/oras
 
 bin/staticcheck bin/gofumpt &: hack/lint/go.mod hack/lint/go.sum
 	cd hack/lint && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o ../../bin/ honnef.co/go/tools/cmd/staticcheck mvdan.cc/gofumpt
@@ -104,6 +108,7 @@ test-go:
 	go test -race -timeout 20m $$(go list ./... | grep -v /e2e)
 	RMODELS_TEST_RMODELS=$(CURDIR)/bin/rmodels-race \
 	RMODELS_TEST_RUNTIME=$(CURDIR)/.cache/runtime/rootfs \
+	RMODELS_TEST_PEERS=$(CURDIR)/bin \
 	go test -race -timeout 20m -count=1 ./e2e/...
 
 .PHONY: lint

@@ -74,12 +74,13 @@ func (c *Client) chunkMaps(ctx context.Context, sources []source, subject digest
 			continue
 		}
 		for _, d := range list {
-			if d.ArtifactType != mediaTypeChunkMap || checkDescriptor(d) != nil || d.Size > maxManifest {
+			// Some registries say the config's type instead of the artifact's.
+			if !slices.Contains([]string{mediaTypeChunkMap, "", ocispec.MediaTypeEmptyJSON}, d.ArtifactType) || checkDescriptor(d) != nil || d.Size > maxManifest {
 				continue
 			}
 			raw, _, err := s.manifest(ctx, d.Digest.String(), maxManifest)
 			var m ocispec.Manifest
-			if err != nil || digest.FromBytes(raw) != d.Digest || json.Unmarshal(raw, &m) != nil || checkManifest(m) != nil || m.Subject == nil || m.Subject.Digest != subject {
+			if err != nil || digest.FromBytes(raw) != d.Digest || json.Unmarshal(raw, &m) != nil || checkManifest(m) != nil || m.ArtifactType != mediaTypeChunkMap || m.Subject == nil || m.Subject.Digest != subject {
 				continue
 			}
 			for _, l := range m.Layers {

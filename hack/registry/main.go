@@ -11,7 +11,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 || os.Args[1] != "serve" {
-		fmt.Fprintln(os.Stderr, "usage: registry serve -dir DIR [-listen ADDRESS] [-memory] [-referrers] [-plain-http] [-no-auth]")
+		fmt.Fprintln(os.Stderr, "usage: registry serve -dir DIR [-listen ADDRESS] [-memory] [-referrers] [-plain-http] [-no-auth] [-http1] [-upstream URL]")
 		os.Exit(2)
 	}
 	var o Options
@@ -23,6 +23,7 @@ func main() {
 	f.BoolVar(&o.PlainHTTP, "plain-http", false, "no TLS")
 	f.BoolVar(&o.NoAuth, "no-auth", false, "no password")
 	f.BoolVar(&o.HTTP1, "http1", false, "no HTTP/2")
+	f.StringVar(&o.Upstream, "upstream", "", "be a pull-through cache of the registry at this `URL`")
 	_ = f.Parse(os.Args[2:]) // exits on error
 	if o.Dir == "" || f.NArg() > 0 {
 		f.Usage()

@@ -28,7 +28,7 @@ import (
 
 // Options of one registry.
 type Options struct {
-	Dir, Listen                                 string
+	Dir, Listen, Upstream                       string
 	Memory, Referrers, PlainHTTP, NoAuth, HTTP1 bool
 }
 
@@ -190,6 +190,9 @@ func distributionConfig(o Options, dir string) *configuration.Configuration {
 		c.Auth = configuration.Auth{"htpasswd": configuration.Parameters{
 			"realm": "development registry", "path": filepath.Join(dir, "htpasswd"),
 		}}
+	}
+	if o.Upstream != "" {
+		c.Proxy.RemoteURL = o.Upstream
 	}
 	c.Log.Level = "fatal"
 	c.Log.AccessLog.Disabled = true

@@ -18,6 +18,7 @@ need unshare util-linux
 need ip iproute2
 need awk mawk
 need realpath coreutils
+need skopeo skopeo # reads what we export, as one of the other clients
 [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
 
