@@ -128,6 +128,39 @@ func TestOrphanWithoutRecord(t *testing.T) {
 	nothingLeft(t, j)
 }
 
+// TestOrphanOfAnotherEngine: a node that changed its engine is told of what it
+// left in the old one, and goes on.
+func TestOrphanOfAnotherEngine(t *testing.T) {
+	e := testEngine(t)
+	j := fixtureJob(t, "serve", "the right words")
+	j.StateDir = filepath.Join(t.TempDir(), "runs")
+	if err := os.Mkdir(j.StateDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(j.StateDir, "box-rmodels-0123456789abcdef.json")
+	if err := os.WriteFile(path, []byte(`{"container":"rmodels-0123456789abcdef","engine":"docker","model":"m@1","pid":0}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	removed, err := e.RemoveOrphans(t.Context(), j.StateDir)
+	if len(removed) > 0 || !errors.Is(err, runner.ErrEngine) || !strings.Contains(err.Error(), "docker rm -f -v rmodels-0123456789abcdef") {
+		t.Errorf("removed %v, %v", removed, err)
+	}
+	if v, err := e.Validate(t.Context(), j); err != nil || !v.Passed {
+		t.Errorf("%+v, %v", v, err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Errorf("the record went: %v", err)
+	}
+	// A record that the crash tore is any engine's.
+	if err := os.WriteFile(path, []byte(`{"container":"rm`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if removed, err := e.RemoveOrphans(t.Context(), j.StateDir); err != nil || len(removed) != 1 {
+		t.Errorf("removed %v, %v", removed, err)
+	}
+	nothingLeft(t, j)
+}
+
 func TestKeep(t *testing.T) {
 	e := testEngine(t)
 	j := fixtureJob(t, "serve", "the right words")

@@ -114,7 +114,9 @@ func staleRecords(stateDir string) ([]*record, error) {
 			continue // its owner lives
 		}
 		// What counts is the name; the text may be torn by the crash.
-		stale = append(stale, &record{path: path, f: f, note: note{Container: name}})
+		r := &record{path: path, f: f, note: readNote(f)}
+		r.Container = name
+		stale = append(stale, r)
 	}
 	return stale, nil
 }
@@ -127,24 +129,37 @@ func lockDead(f *os.File) bool {
 		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
 			return true
 		}
-		text := make([]byte, 4<<10)
-		n, _ := f.ReadAt(text, 0)
-		var owner note
-		if json.Unmarshal(text[:n], &owner) != nil || owner.Pid <= 0 || !errors.Is(unix.Kill(owner.Pid, 0), unix.ESRCH) || time.Now().After(deadline) {
+		owner := readNote(f)
+		if owner.Pid <= 0 || !errors.Is(unix.Kill(owner.Pid, 0), unix.ESRCH) || time.Now().After(deadline) {
 			return false
 		}
 	}
 }
 
-// removeStale removes the boxes of dead runs that left a record.
-func (e *Engine) removeStale(ctx context.Context, stateDir string) ([]string, error) {
+// readNote reads a record's text; what is torn or not one is empty.
+func readNote(f *os.File) (n note) {
+	text := make([]byte, 4<<10)
+	k, _ := f.ReadAt(text, 0)
+	if json.Unmarshal(text[:k], &n) != nil {
+		return note{}
+	}
+	return n
+}
+
+// removeStale removes the boxes of dead runs that left a record. Those that
+// were made in another engine than this one are left to it, and returned.
+func (e *Engine) removeStale(ctx context.Context, stateDir string) (removed []string, elsewhere []note, err error) {
 	stale, err := staleRecords(stateDir)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var removed []string
 	var errs []error
 	for _, r := range stale {
+		if _, known := engines[r.Engine]; known && r.Engine != e.name {
+			elsewhere = append(elsewhere, r.note)
+			r.keep()
+			continue
+		}
 		// The shim of a box that was being started waits for a reader of its
 		// FIFO and cannot be ended before it has one.
 		fifo, ferr := os.OpenFile(r.fifoPath(), os.O_RDWR|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
@@ -161,17 +176,22 @@ func (e *Engine) removeStale(ctx context.Context, stateDir string) ([]string, er
 		r.remove()
 		removed = append(removed, r.Container)
 	}
-	return removed, errors.Join(errs...)
+	return removed, elsewhere, errors.Join(errs...)
 }
 
 // RemoveOrphans removes the containers that dead runs left behind: those
 // with a record in stateDir and those that carry its label without a living
 // run's record. It returns their names. Runs that live are not touched.
 func (e *Engine) RemoveOrphans(ctx context.Context, stateDir string) (removed []string, err error) {
-	removed, err = e.removeStale(ctx, stateDir)
+	removed, elsewhere, err := e.removeStale(ctx, stateDir)
 	if err != nil {
 		return removed, err
 	}
+	defer func() {
+		for _, n := range elsewhere {
+			err = errors.Join(err, fmt.Errorf("%w: the container of a run that died is in %s; remove it with: %s rm -f -v %s", ErrEngine, n.Engine, n.Engine, n.Container))
+		}
+	}()
 	if _, err := os.Stat(stateDir); errors.Is(err, fs.ErrNotExist) {
 		return removed, nil
 	}

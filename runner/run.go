@@ -132,7 +132,7 @@ func (r *run) do(ctx context.Context, keep func(context.Context)) (_ *Verdict, e
 		return nil, err
 	}
 	defer release()
-	if _, err := r.engine.removeStale(ctx, j.StateDir); err != nil {
+	if _, _, err := r.engine.removeStale(ctx, j.StateDir); err != nil {
 		return nil, err
 	}
 	r.note("checking the runtime image")
