@@ -163,5 +163,8 @@ func runFrom(dir string) error {
 	if errors.Is(err, unix.ENOEXEC) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ELOOP) {
 		return nil // it was tried, so the mount does not forbid it
 	}
+	if start := new(os.PathError); errors.As(err, &start) {
+		err = start.Err // "fork/exec" tells an operator nothing
+	}
 	return err
 }
