@@ -24,7 +24,7 @@ func TestThreatModel(t *testing.T) {
 		sources.Write(b)
 		return err
 	}))
-	names := regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z]+)").FindAllStringSubmatch(doc, -1)
+	names := regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z0-9]+)").FindAllStringSubmatch(doc, -1)
 	if len(names) < 50 {
 		t.Errorf("%d tests are named", len(names))
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -108,6 +109,15 @@ var attacks = []attack{
 	{"equivocation: another document under an accepted sequence", ourTraps, snapshot.ErrReplay, pushed(func(f *forge) {
 		f.document(f.edited(func(s *snapshot.Snapshot) { s.Sequence, s.OfflineGrace = 2, 1 }), "targets-1", "targets-2")
 	})},
+	{"fast-forward: the thief's document after the recovery", specAttacks, snapshot.ErrSignature, func(t *testing.T, net *network, n *node, f *forge) (snapshot.Source, time.Time) {
+		f.document(f.edited(func(s *snapshot.Snapshot) { s.Sequence = math.MaxInt64 }), "targets-1", "targets-2")
+		f.online(f.targets(), "online", math.MaxInt32)
+		evil := f.bundle()
+		must1(n.Apply(evil, net.now()))(t)
+		net.rotate("targets-1", "targets-2", "online")
+		must1(n.Apply(net.release(), net.now()))(t) // TestFastForward looks closer
+		return pushSource(t, evil), net.now()
+	}},
 	{"freeze: an expired timestamp is handed over again", specAttacks, snapshot.ErrExpired, func(_ *testing.T, net *network, _ *node, _ *forge) (snapshot.Source, time.Time) {
 		return nil, net.now().Add(8 * days)
 	}},
@@ -201,6 +211,9 @@ var attacks = []attack{
 	})},
 	{"malicious mirror: withholds the timestamp", specAttacks, snapshot.ErrInvalid, pushed(func(f *forge) { delete(f.files, "timestamp.json") })},
 	{"malicious mirror: withholds the document", specAttacks, snapshot.ErrInvalid, pushed(func(f *forge) { delete(f.files, f.docName()) })},
+	{"malicious mirror: nothing is there, which is not the same as no further root", ourTraps, snapshot.ErrSource, func(t *testing.T, net *network, _ *node, _ *forge) (snapshot.Source, time.Time) {
+		return snapshot.DirSource(t.TempDir() + "/gone"), net.now()
+	}},
 	{"malicious mirror: answers with errors", specAttacks, snapshot.ErrSource, func(t *testing.T, net *network, _ *node, _ *forge) (snapshot.Source, time.Time) {
 		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) }))
 		t.Cleanup(srv.Close)
