@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+
+	"github.com/resultity/rmodels/internal/durable"
 )
 
 // Commit publishes the blob if all its bytes are there and hash to its name
@@ -19,7 +21,7 @@ func (i *Ingest) Commit(ctx context.Context) error {
 	// The bytes are on their way to the disk while the rest is hashed; only
 	// the name has to wait for both.
 	synced := make(chan error, 1)
-	go func() { synced <- i.syncData() }()
+	go func() { synced <- sealData(i.f) }()
 	err := i.hashRest(ctx)
 	if err2 := <-synced; err2 != nil {
 		return i.lose(err2)
@@ -58,16 +60,16 @@ func (i *Ingest) complete() error {
 	return nil
 }
 
-// syncData makes the bytes durable, and with them the mode and time that a
+// sealData makes the bytes durable, and with them the mode and time that a
 // published blob has.
-func (i *Ingest) syncData() error {
-	if err := i.f.Chmod(0o444); err != nil {
+func sealData(f durable.File) error {
+	if err := f.Chmod(0o444); err != nil {
 		return err
 	}
-	if err := i.f.SetModTime(Epoch); err != nil {
+	if err := f.SetModTime(Epoch); err != nil {
 		return err
 	}
-	return i.f.Sync()
+	return f.Sync()
 }
 
 // hashRest waits for the hasher and compares.

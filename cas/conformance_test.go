@@ -54,6 +54,18 @@ func (s *subject) Ingest(d digest.Digest, size int64) (castest.Ingest, error) {
 	return writer{i}, nil
 }
 
+func (s *subject) Spool(limit int64) (castest.Spool, error) {
+	p, err := s.Store.Spool(context.Background(), s.lease, limit)
+	if err != nil {
+		return nil, err
+	}
+	return spooler{p}, nil
+}
+
+type spooler struct{ *cas.Spool }
+
+func (p spooler) Commit() (digest.Digest, int64, error) { return p.Spool.Commit(context.Background()) }
+
 type writer struct{ *cas.Ingest }
 
 func (w writer) Commit() error { return w.Ingest.Commit(context.Background()) }
@@ -143,6 +155,8 @@ func (s *subject) Close() error {
 	s.Unprotect()
 	return s.Store.Close()
 }
+
+func TestBehaviour(t *testing.T) { castest.Behaviour(t, openSubject, fastDir(t)) }
 
 func TestCrash(t *testing.T) {
 	o := castest.Options{Dir: fastDir(t), FailFast: os.Getenv(soakEnv) == ""}

@@ -8,7 +8,8 @@
 // A caller takes a [Lease] and announces the digests it will need. [Store.Ingest]
 // opens the one writer of a digest, [Ingest.WriteAt] takes its bytes in any
 // order, [Ingest.Commit] publishes the blob if, and only if, its bytes hash to
-// its name. [Store.BuildTree] makes a directory of hard links to blobs,
+// its name; [Store.Spool] takes bytes whose digest is not known before.
+// [Store.BuildTree] makes a directory of hard links to blobs,
 // [Store.PutRef] names blobs and trees that must stay, and the lease is
 // released. [Store.GC] frees what no ref, lease, mount or open file holds.
 //
@@ -45,6 +46,7 @@
 //	generation                    two counters: root changes, lease changes
 //	gc.lock                       one collector at a time
 //	ingest/sha256-<hex>/          lock, data, progress of one unfinished blob
+//	ingest/.spool-<lease>-<id>    an unfinished blob of unknown digest
 //	blobs/sha256/<ab>/<hex>       0444, modification time [Epoch]
 //	maps/sha256/<ab>/<hex>        chunk map of a blob larger than [MapThreshold]
 //	suspect/sha256-<hex>          why a blob is not trusted

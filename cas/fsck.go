@@ -288,6 +288,10 @@ func (c *fsck) ingests(context.Context) error {
 	for _, name := range names {
 		h, _ := strings.CutPrefix(name, "sha256-")
 		k, ok := keyOfHex(h)
+		if strings.HasPrefix(name, ".") {
+			c.add("partial", "ingest/"+name, "left by an interrupted write", remedyGC)
+			continue
+		}
 		if !ok {
 			c.add("partial", "ingest/"+name, "not the name of an ingest", remedyRemove)
 			continue

@@ -233,7 +233,10 @@ func (c *collection) planPartials() error {
 	for _, name := range names {
 		h, _ := strings.CutPrefix(name, "sha256-")
 		k, ok := keyOfHex(h)
-		if !ok {
+		switch {
+		case strings.HasPrefix(name, "."):
+			continue // a spool
+		case !ok:
 			c.keep("partial", name, 0, "not the name of an ingest; fsck says what to do")
 			continue
 		}

@@ -90,6 +90,25 @@ func (s *Store) Ingest(ctx context.Context, l *Lease, d digest.Digest, size int6
 	if err := l.Add(ctx, d); err != nil {
 		return nil, err
 	}
+	lock, err := s.claimMissing(ctx, k, func() {
+		if o.OnWait != nil {
+			o.OnWait(s.progressOf(k, size))
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	i, err := s.resume(k, size, lock, o)
+	if err != nil {
+		lock.unlock()
+	}
+	return i, err
+}
+
+// claimMissing takes the ingest lock of a blob that is not published, or that
+// is suspect; [ErrExists] when it is published. It waits for the present
+// writer, and calls onWait from time to time.
+func (s *Store) claimMissing(ctx context.Context, k key, onWait func()) (*flock, error) {
 	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
 		published, err := s.settled(ctx, k)
 		if errors.Is(err, ErrCorrupt) {
@@ -99,22 +118,25 @@ func (s *Store) Ingest(ctx context.Context, l *Lease, d digest.Digest, size int6
 			return nil, err
 		}
 		if published {
-			return nil, fmt.Errorf("%w: %s", ErrExists, d)
+			return nil, fmt.Errorf("%w: %s", ErrExists, k.digest())
 		}
 		lock, err := s.claim(k)
 		if err != nil {
 			return nil, err
 		}
 		if lock != nil {
-			i, err := s.resume(ctx, k, size, lock, o)
-			if err != nil {
-				lock.unlock()
+			// Whoever had the lock until now may have published.
+			if st, err := s.find(ctx, k); err == nil && !st.Suspect {
+				defer lock.unlock()
+				if err := s.fs.SyncDir(filepath.Dir(s.blobPath(k))); err != nil {
+					return nil, err
+				}
+				return nil, errors.Join(fmt.Errorf("%w: %s", ErrExists, k.digest()), s.removeIngest(k))
 			}
-			return i, err
+			return lock, nil
 		}
-		if o.OnWait != nil {
-			done, total := s.progressOf(k, size)
-			o.OnWait(done, total)
+		if onWait != nil {
+			onWait()
 		}
 		if err := wait(ctx, pause); err != nil {
 			return nil, err
@@ -221,14 +243,7 @@ func (s *Store) removeIngest(k key) error {
 
 // resume opens the ingest whose lock is held, with whatever checkpoint its
 // last owner left.
-func (s *Store) resume(ctx context.Context, k key, size int64, lock *flock, o IngestOptions) (_ *Ingest, err error) {
-	// Whoever had the lock until now may have published.
-	if st, err := s.find(ctx, k); err == nil && !st.Suspect {
-		if err := s.fs.SyncDir(filepath.Dir(s.blobPath(k))); err != nil {
-			return nil, err
-		}
-		return nil, errors.Join(fmt.Errorf("%w: %s", ErrExists, k.digest()), s.removeIngest(k))
-	}
+func (s *Store) resume(k key, size int64, lock *flock, o IngestOptions) (*Ingest, error) {
 	i := &Ingest{s: s, k: k, size: size, dir: s.ingestPath(k), lock: lock, every: o.CheckpointBytes, h: newHasher(), since: time.Now(), pause: checkpointSoon}
 	i.changed = sync.NewCond(&i.mu)
 	if err := i.load(); err != nil {

@@ -37,7 +37,7 @@ func (i *Ingest) WriteAt(p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	if inOrder {
-		err = i.writeAndHash(p, off)
+		err = i.h.hashWhile(p, func() error { return i.write(p, off) })
 	} else {
 		err = i.write(p, off)
 	}
@@ -119,25 +119,6 @@ func (i *Ingest) write(p []byte, off int64) error {
 		return i.lose(err)
 	}
 	return nil
-}
-
-func (i *Ingest) writeAndHash(p []byte, off int64) error {
-	if len(p) < handOver {
-		i.h.sumBytes(p)
-		i.h.mapBytes(p)
-		i.h.advance(len(p))
-		return i.write(p, off)
-	}
-	summed := make(chan struct{})
-	go func() {
-		defer close(summed)
-		i.h.sumBytes(p)
-	}()
-	err := i.write(p, off)
-	i.h.mapBytes(p)
-	<-summed
-	i.h.advance(len(p))
-	return err
 }
 
 // end gives r back, sets the hasher to work on what has become contiguous,

@@ -16,7 +16,7 @@ func (c *collection) planLeftovers() error {
 		item := c.drop("lease", id, 0, "its owner is dead or its time is over")
 		c.leases = append(c.leases, candidate{path: c.s.leasePath(id), item: item})
 	}
-	steps := []func() error{c.planUnfinishedTrees, c.planTemporaries, c.planMaps, c.planFlags}
+	steps := []func() error{c.planUnfinished, c.planTemporaries, c.planMaps, c.planFlags}
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return err
@@ -37,18 +37,26 @@ func (c *collection) remove(kind, name, path, reason string) {
 	c.files = append(c.files, candidate{path: path, item: c.drop(kind, name, bytes, reason)})
 }
 
-// planUnfinishedTrees looks at ".tmp-<lease>-…" below trees/: while its lease
-// lives, a tree is being built. The lease is older than the directory, so it is
-// asked after the directory was seen, and once dead it stays dead. The leases
-// that were read for the marks would say nothing: this one may be younger.
-func (c *collection) planUnfinishedTrees() error {
-	dir := c.s.path("trees")
+// planUnfinished looks at ".tmp-<lease>-…" below trees/ and ".spool-<lease>-…"
+// below ingest/: while its lease lives, it is being written. The lease is older
+// than the file, so it is asked after the file was seen, and once dead it stays
+// dead. The leases that were read for the marks would say nothing: this one may
+// be younger.
+func (c *collection) planUnfinished() error {
+	return errors.Join(
+		c.planUnfinishedIn("trees", ".tmp-", "an unfinished tree whose builder is dead"),
+		c.planUnfinishedIn("ingest", ".spool-", "an unfinished blob whose writer is dead"),
+	)
+}
+
+func (c *collection) planUnfinishedIn(kind, prefix, reason string) error {
+	dir := c.s.path(kind)
 	names, err := c.s.readNames(dir)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		rest, ok := strings.CutPrefix(name, ".tmp-")
+		rest, ok := strings.CutPrefix(name, prefix)
 		if !ok {
 			continue
 		}
@@ -68,7 +76,7 @@ func (c *collection) planUnfinishedTrees() error {
 				continue
 			}
 		}
-		c.remove("temporary", "trees/"+name, path, "an unfinished tree whose builder is dead")
+		c.remove("temporary", kind+"/"+name, path, reason)
 	}
 	return nil
 }

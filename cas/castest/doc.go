@@ -34,7 +34,8 @@ type Store interface {
 	Protect(ds ...digest.Digest) error
 	Unprotect() error
 	Ingest(d digest.Digest, size int64) (Ingest, error) // cas.ErrExists
-	Has(d digest.Digest) error                          // cas.ErrNotFound, cas.ErrSuspect
+	Spool(limit int64) (Spool, error)
+	Has(d digest.Digest) error // cas.ErrNotFound, cas.ErrSuspect
 	Read(d digest.Digest) ([]byte, error)
 	Blobs() ([]digest.Digest, error)
 	// Build makes a tree of files, by path, and returns its directory.
@@ -62,6 +63,12 @@ type Store interface {
 type Root struct {
 	Tree  digest.Digest
 	Blobs []digest.Digest
+}
+
+// Spool is the writer of a blob whose digest is not known before.
+type Spool interface {
+	io.WriteCloser
+	Commit() (d digest.Digest, size int64, err error)
 }
 
 // Ingest is the writer of a blob.

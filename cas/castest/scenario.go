@@ -109,6 +109,7 @@ func scenario(open Open, dir string, fsys durable.FS, note func(mark)) error {
 	steps := []func() error{
 		func() error { return pullInPieces(st, m[0], note) },
 		func() error { return install(st, m[0], note) },
+		func() error { return spool(st, m[1], note) },
 		func() error { return pullPlainly(st, m[1], note) },
 		func() error { return install(st, m[1], note) },
 		func() error { return replaceRoot(st, m[1], note) },
@@ -231,6 +232,42 @@ func pullPlainly(st Store, m model, note func(mark)) error {
 			return err
 		}
 		note(mark{is: published, d: b.d})
+	}
+	return nil
+}
+
+// spool publishes a file of a model under the digest that it finds, and gives
+// up another.
+func spool(st Store, m model, note func(mark)) (err error) {
+	if err := protect(st, m); err != nil {
+		return err
+	}
+	want := m.files["model.gguf"]
+	for _, finish := range []bool{false, true} {
+		p, err := st.Spool(int64(len(want.b)))
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, p.Close()) }()
+		for _, piece := range [][]byte{want.b[:1000], want.b[1000:]} {
+			if _, err := p.Write(piece); err != nil {
+				return err
+			}
+		}
+		if !finish {
+			if err := p.Close(); err != nil {
+				return err
+			}
+			continue
+		}
+		d, n, err := p.Commit()
+		if err != nil {
+			return err
+		}
+		if d != want.d || n != int64(len(want.b)) {
+			return fmt.Errorf("spooled %d bytes of %s, found %d of %s", len(want.b), want.d, n, d)
+		}
+		note(mark{is: published, d: d})
 	}
 	return nil
 }

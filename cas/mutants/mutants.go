@@ -20,7 +20,7 @@ var mutants = []mutant{
 	// Invariant 2.
 	{
 		name: "no-fsync-before-rename", breaks: "2: the name reaches the disk before the data",
-		file: "cas/commit.go", old: "	return i.f.Sync()", new: "	return nil",
+		file: "cas/commit.go", old: "	return f.Sync()", new: "	return nil",
 		tests: "TestCrash",
 	},
 	{

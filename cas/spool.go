@@ -1,0 +1,162 @@
+package cas
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/resultity/rmodels/internal/durable"
+)
+
+// Spool is the writer of a blob whose digest its caller does not know, such as
+// a file in a compressed layer: the bytes are hashed on their way to the disk
+// and published under the digest that they turn out to have. It writes in
+// order and cannot be resumed. Its methods are for one goroutine.
+type Spool struct {
+	s    *Store
+	l    *Lease
+	path string
+	max  int64
+	h    *hasher
+	f    durable.File
+	err  error // of a failed write; nothing can be published any more
+}
+
+// spaceStep is how many bytes are spooled between two looks at the free space.
+const spaceStep = 64 << 20
+
+// Spool opens the writer of a blob of at most limit bytes. What it publishes is
+// added to l.
+func (s *Store) Spool(ctx context.Context, l *Lease, limit int64) (*Spool, error) {
+	if limit < 0 || limit > MaxSize {
+		return nil, fmt.Errorf("%w: spool of %d bytes; a blob has at most %d", ErrInvalid, limit, int64(MaxSize))
+	}
+	if l == nil {
+		return nil, fmt.Errorf("%w: spool without a lease", ErrInvalid)
+	}
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	// While the lease lives, a collector leaves the file alone.
+	p := &Spool{s: s, l: l, max: limit, h: newHasher(), path: filepath.Join(s.path("ingest"), ".spool-"+l.ID()+"-"+randomID())}
+	var err error
+	if p.f, err = s.fs.OpenFile(p.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644); err != nil {
+		return nil, fmt.Errorf("spool: %w", noSpace(err))
+	}
+	return p, nil
+}
+
+// Write appends b. More than the limit is [ErrInvalid]; after an error the
+// spool can only be closed.
+func (p *Spool) Write(b []byte) (int, error) {
+	if p.f == nil {
+		return 0, fmt.Errorf("%w: spool", ErrClosed)
+	}
+	if p.err == nil {
+		p.err = p.write(b)
+	}
+	if p.err != nil {
+		return 0, p.err
+	}
+	return len(b), nil
+}
+
+func (p *Spool) write(b []byte) error {
+	at := p.h.off
+	if int64(len(b)) > p.max-at {
+		return fmt.Errorf("%w: spool of more than %d bytes", ErrInvalid, p.max)
+	}
+	if at%spaceStep+int64(len(b)) >= spaceStep {
+		free, _, err := p.s.free()
+		if err != nil {
+			return err
+		}
+		if free -= p.s.minFree; free < int64(len(b)) {
+			return &NoSpaceError{Need: int64(len(b)), Free: max(0, free), Path: p.s.root}
+		}
+	}
+	err := p.h.hashWhile(b, func() error {
+		_, err := p.f.WriteAt(b, at)
+		return err
+	})
+	if err == nil && at/writebackBytes != p.h.off/writebackBytes {
+		from := at / writebackBytes * writebackBytes
+		err = p.f.StartWriteback(from, p.h.off-from)
+	}
+	if err != nil {
+		return fmt.Errorf("spool: %w", noSpace(err))
+	}
+	return nil
+}
+
+// Commit publishes what was written and returns its digest and size. One that
+// was published before is left as it is. The spool is closed in any case.
+func (p *Spool) Commit(ctx context.Context) (_ digest.Digest, size int64, err error) {
+	if p.f == nil {
+		return "", 0, fmt.Errorf("%w: spool", ErrClosed)
+	}
+	defer func() { err = errors.Join(err, p.Close()) }()
+	if p.err != nil {
+		return "", 0, p.err
+	}
+	d := p.h.digest()
+	k, err := keyOf(d)
+	if err != nil {
+		return "", 0, err
+	}
+	if err := p.l.Add(ctx, d); err != nil {
+		return "", 0, err
+	}
+	// The ingest directory tells everyone that the name is not durable yet
+	// (invariant 2).
+	lock, err := p.s.claimMissing(ctx, k, nil)
+	if errors.Is(err, ErrExists) {
+		return d, p.h.off, nil
+	}
+	if err != nil {
+		return "", 0, err
+	}
+	defer lock.unlock()
+	if err := sealData(p.f); err != nil {
+		return "", 0, fmt.Errorf("commit %s: %w", d, noSpace(err))
+	}
+	if err := p.s.publish(ctx, k, p.path, p.h.finish()); err != nil {
+		return "", 0, fmt.Errorf("commit %s: %w", d, err)
+	}
+	return d, p.h.off, p.s.removeIngest(k)
+}
+
+// Close forgets what was not committed. It may be called more than once.
+func (p *Spool) Close() error {
+	if p.f == nil {
+		return nil
+	}
+	err := p.f.Close()
+	p.f = nil
+	if gone := p.s.fs.Unlink(p.path); gone != nil && !errors.Is(gone, fs.ErrNotExist) {
+		err = errors.Join(err, gone)
+	}
+	return err
+}
+
+// hashWhile hashes the next bytes b while write writes them. Short ones are
+// not worth a second goroutine.
+func (h *hasher) hashWhile(b []byte, write func() error) error {
+	var other sync.WaitGroup
+	if len(b) < handOver {
+		h.sumBytes(b)
+	} else {
+		other.Go(func() { h.sumBytes(b) })
+	}
+	err := write()
+	h.mapBytes(b)
+	other.Wait()
+	h.advance(len(b))
+	return err
+}
