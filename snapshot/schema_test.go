@@ -89,7 +89,7 @@ func TestSchema(t *testing.T) {
 
 // TestSchemaAgrees: what the schema and Parse both can tell, they tell alike.
 func TestSchemaAgrees(t *testing.T) {
-	schema := compile(t)
+	schema := compile(t, snapshot.Schema)
 	doc := string(mustJSON(t, validSnapshot()))
 	if err := schema.Validate(decode(t, doc)); err != nil {
 		t.Errorf("a valid document: %v", err)
@@ -116,10 +116,30 @@ func TestSchemaAgrees(t *testing.T) {
 	}
 }
 
-func compile(t *testing.T) *validator.Resolved {
+// TestEntrySchema: what publishers write as files of their own.
+func TestEntrySchema(t *testing.T) {
+	for entry, v := range map[string]any{"model": testModel("tiny", "v1"), "runtime": testRuntime(), "policy": testPolicy()} {
+		schema := compile(t, must1(snapshot.EntrySchema(entry))(t))
+		text := string(mustJSON(t, v))
+		if err := schema.Validate(decode(t, text)); err != nil {
+			t.Errorf("%s: %v", entry, err)
+		}
+		if err := schema.Validate(decode(t, strings.Replace(text, `"name"`, `"nome"`, 1))); err == nil {
+			t.Errorf("%s: an unknown member is taken", entry)
+		}
+		if err := schema.Validate(decode(t, string(mustJSON(t, validSnapshot())))); err == nil {
+			t.Errorf("%s: a whole document is taken", entry)
+		}
+	}
+	if _, err := snapshot.EntrySchema("network"); err == nil {
+		t.Error("a schema of nothing")
+	}
+}
+
+func compile(t *testing.T, schema []byte) *validator.Resolved {
 	t.Helper()
 	var s validator.Schema
-	check(t, s.UnmarshalJSON(snapshot.Schema))
+	check(t, s.UnmarshalJSON(schema))
 	return must1(s.Resolve(nil))(t)
 }
 

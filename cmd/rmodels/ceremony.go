@@ -112,12 +112,21 @@ longer count, also for what is installed.`,
 
 func (a *app) snapshotSchemaCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "schema",
-		Short:   "Print the JSON Schema of the snapshot document, for editors",
-		Example: `  rmodels snapshot schema > snapshot.v1.schema.json`,
-		Args:    args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(a.stdout, "%s", snapshot.Schema)
+		Use:   "schema [model|runtime|policy]",
+		Short: "Print the JSON Schema of the snapshot document or of one entry, for editors",
+		Example: `  rmodels snapshot schema > snapshot.v1.schema.json
+  rmodels snapshot schema model > model.v1.schema.json`,
+		Args:      args(cobra.MaximumNArgs(1)),
+		ValidArgs: []string{"model", "runtime", "policy"},
+		RunE: func(cmd *cobra.Command, as []string) error {
+			schema := snapshot.Schema
+			if len(as) == 1 {
+				var err error
+				if schema, err = snapshot.EntrySchema(as[0]); err != nil {
+					return usageError{err}
+				}
+			}
+			_, err := fmt.Fprintf(a.stdout, "%s", schema)
 			return err
 		},
 	}
