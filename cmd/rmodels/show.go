@@ -13,6 +13,7 @@ import (
 	"github.com/resultity/rmodels/lifecycle"
 	"github.com/resultity/rmodels/policy"
 	"github.com/resultity/rmodels/runner"
+	"github.com/resultity/rmodels/snapshot"
 )
 
 func (a *app) showCommand() *cobra.Command {
@@ -79,7 +80,11 @@ func printSigners(w io.Writer, d policy.Decision) {
 		if s.Identity != nil {
 			who = s.Identity.Subject + " by " + s.Identity.Issuer
 		}
-		field(w, "signed by", "%s (%s, %s)", s.Authority, s.Format, who)
+		what := "signed by"
+		if s.PredicateType != "" && s.PredicateType != snapshot.SignaturePredicate {
+			what, who = "attested", s.PredicateType+", "+who
+		}
+		field(w, what, "%s (%s, %s), evidence %s", s.Authority, s.Format, who, short(s.Evidence.String()))
 	}
 	if d.Rule != "" {
 		field(w, "rule", "%s: %s", d.Rule, d.Reason)
