@@ -98,7 +98,7 @@ func (s *Store) scrub(ctx context.Context, keys []key, from scrubCursor, o Scrub
 	}
 	next := scrubCursor{}
 	done := 0
-	for n := range len(keys) + 1 {
+	for n := 0; n <= len(keys); n++ {
 		if n == len(keys) && (from.Chunk == 0 || len(keys) == 0) {
 			break
 		}
@@ -106,6 +106,19 @@ func (s *Store) scrub(ctx context.Context, keys []key, from scrubCursor, o Scrub
 			break
 		}
 		k := keys[(start+n)%len(keys)]
+		if n > 0 || from.Chunk == 0 {
+			small, smallErr := run.smallBlobs(ctx, keys, start+n, len(keys)-n)
+			if smallErr != nil {
+				err, next = smallErr, scrubCursor{Next: k.hex()}
+				break
+			}
+			if small > 0 {
+				done += small
+				n += small - 1
+				next = scrubCursor{Next: keys[(start+n+1)%len(keys)].hex()}
+				continue
+			}
+		}
 		first, last := 0, -1
 		if n == 0 {
 			first = from.Chunk
@@ -163,6 +176,30 @@ func (r *scrubRun) count(n int64) {
 	}
 }
 
+// smallBlobs checks those of the next most blobs that have one chunk, several
+// at a time; it stops ahead of a larger one, whose chunks are as many.
+func (r *scrubRun) smallBlobs(ctx context.Context, keys []key, from, most int) (n int, err error) {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(r.o.Parallel)
+	for planned := int64(0); n < most && gctx.Err() == nil; n++ {
+		k := keys[(from+n)%len(keys)]
+		st, err := r.s.lstat(k)
+		if err == nil && st.Size > ChunkSize || r.o.Budget > 0 && r.bytes() >= r.o.Budget || planned > smallBatch {
+			break
+		}
+		planned += st.Size
+		g.Go(func() error {
+			_, err := r.blob(gctx, k, 0, -1)
+			return err
+		})
+	}
+	return n, errors.Join(g.Wait(), context.Cause(ctx))
+}
+
+// smallBatch bounds what is read again when a scrub is interrupted among
+// small blobs, in bytes.
+const smallBatch = 256 << 20
+
 // blob checks the chunks [first, last) of a blob; last -1 means all. It
 // returns the chunk at which the budget ended, or 0.
 func (r *scrubRun) blob(ctx context.Context, k key, first, last int) (reached int, err error) {
@@ -185,7 +222,10 @@ func (r *scrubRun) blob(ctx context.Context, k key, first, last int) (reached in
 		return 0, r.hash(ctx, k, st.Size)
 	}
 	if flag, err := s.readSuspect(k); err != nil || flag != nil {
-		return 0, err // known, and waiting for its repair
+		if flag != nil {
+			r.add(k, Finding{Problem: "known to be bad: " + flag.Reason, Remedy: remedyRepair})
+		}
+		return 0, err // nothing new to learn before its repair
 	}
 	if last < 0 || last > len(m.chunks) {
 		last = len(m.chunks)
@@ -285,7 +325,7 @@ func (r *scrubRun) bad(k key, f Finding, m chunkMap, size int64) error {
 	if f.Ranges == nil && size < m.size {
 		f.Ranges = []Range{{size, m.size - size}}
 	}
-	f.Remedy = "repair the blob from a source"
+	f.Remedy = remedyRepair
 	r.add(k, f)
 	return r.s.setSuspect(k, suspicion{Reason: "scrub: " + f.Problem})
 }

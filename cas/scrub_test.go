@@ -317,6 +317,40 @@ func TestScrubBudget(t *testing.T) {
 	}
 }
 
+// Small blobs are read several at a time, in the same order and under the same
+// budget; what is known to be bad is in each report until it is repaired.
+func TestScrubSmallBlobs(t *testing.T) {
+	s := newStore(t)
+	l := lease(t, s)
+	const count, size = 40, 100 << 10
+	for n := range uint64(count) {
+		b, _ := content(400+n, size)
+		put(t, s, l, b)
+	}
+	good, bad := content(403, size)
+	damage(t, blobPath(s, bad), 50<<10)
+	for run := range 2 {
+		r, err := s.Scrub(t.Context(), cas.ScrubOptions{})
+		must(t, err)
+		if r.Blobs != count || !r.Whole || len(r.Findings) != 1 || r.Findings[0].Name != string(bad) || r.Findings[0].Remedy == "" {
+			t.Fatalf("run %d: %+v", run, r)
+		}
+	}
+	must(t, s.Repair(t.Context(), bad, (&source{b: good}).fetch))
+	var blobs int
+	for range 4 {
+		r, err := s.Scrub(t.Context(), cas.ScrubOptions{Budget: count * size / 4, Parallel: 2})
+		must(t, err)
+		if r.Blobs < count/4 || r.Blobs > count/4+2 || len(r.Findings) > 0 {
+			t.Errorf("a quarter: %+v", r)
+		}
+		blobs += r.Blobs
+	}
+	if blobs < count {
+		t.Errorf("looked at %d of %d blobs", blobs, count)
+	}
+}
+
 // flakyFS returns wrong bytes for some reads, as bad memory does.
 type flakyFS struct {
 	durable.FS

@@ -61,6 +61,10 @@ func (s *Store) checkFileSystem() error {
 // probe tries in path what the store relies on: a second open file
 // description does not get a lock that the first holds, a hard link has the
 // inode of its origin, and a rename that may not replace does not.
+//
+// A flock belongs to an open file description (flock(2)), so that two of one
+// process say what those of two processes would. Where the answer depends on
+// the process or the machine that asks, the file system is refused by its type.
 func probe(path string) (err error) {
 	linked := path + "-link"
 	holder, err := tryLock(path, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, unix.LOCK_EX)

@@ -131,7 +131,7 @@ func (s *Store) acquit(k key, suspect bool) error {
 func (s *Store) convict(ctx context.Context, k key, found digest.Digest, size int64) (*Finding, error) {
 	f := &Finding{
 		Kind: "blob", Name: string(k.digest()), Problem: fmt.Sprintf("its %d bytes hash to another digest", size),
-		Expected: string(k.digest()), Found: string(found), Remedy: "repair the blob from a source",
+		Expected: string(k.digest()), Found: string(found), Remedy: remedyRepair,
 	}
 	m, mapped, err := s.readAnyMap(k)
 	if err != nil {
