@@ -12,7 +12,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/resultity/rmodels/internal/progress"
 	"golang.org/x/sync/errgroup"
 	orasremote "oras.land/oras-go/v2/registry/remote"
 )
@@ -22,8 +21,10 @@ const pushParallel = 4
 
 // Push uploads the artifact to registry/repository and returns the reference
 // that pins it. Blobs that the repository has are not sent again, so a push
-// that was cut off goes on with the missing ones; the manifest comes last.
-func (c *Client) Push(ctx context.Context, p *Packed, to string) (Reference, error) {
+// that was cut off goes on with the missing ones; what other repositories of
+// the same registry have, those named by mount, is mounted from there. The
+// manifest comes last.
+func (c *Client) Push(ctx context.Context, p *Packed, to string, mount ...string) (Reference, error) {
 	registry, repository, err := splitName(to)
 	if err != nil {
 		return Reference{}, fmt.Errorf("push to %q: %w", to, err)
@@ -37,7 +38,7 @@ func (c *Client) Push(ctx context.Context, p *Packed, to string) (Reference, err
 	group.SetLimit(pushParallel)
 	for _, b := range p.Blobs() {
 		group.Go(func() error {
-			return c.upload(gctx, r, repo, b, func() (io.ReadCloser, error) { return p.Open(b.Digest) })
+			return c.upload(gctx, r, b, mount, func() (io.ReadCloser, error) { return p.Open(b.Digest) })
 		})
 	}
 	if err := group.Wait(); err != nil {
@@ -67,58 +68,6 @@ func (c *Client) repository(name string) (*remote, *orasremote.Repository, error
 	}
 	repo, err := r.oras()
 	return r, repo, err
-}
-
-// upload sends one blob unless the repository has it.
-func (c *Client) upload(ctx context.Context, r *remote, repo *orasremote.Repository, desc ocispec.Descriptor, open func() (io.ReadCloser, error)) error {
-	return c.repeat(ctx, func() error {
-		what := "blob " + desc.Digest.String()
-		has, err := repo.Blobs().Exists(ctx, desc)
-		if err != nil {
-			return r.fail(what, transportError(ctx, err))
-		}
-		if !has {
-			content, err := open()
-			if err != nil {
-				return fmt.Errorf("%s: %w", what, err)
-			}
-			sent := &counted{ctx: ctx, limit: c.limit, ReadCloser: content, step: func(n int64) { c.sent(r, desc, n) }}
-			// oras asks for a body that is read once; a failure starts anew.
-			err = repo.Blobs().Push(ctx, desc, sent)
-			content.Close()
-			if err != nil {
-				return r.fail(what, transportError(ctx, err))
-			}
-		}
-		c.sent(r, desc, desc.Size)
-		return nil
-	})
-}
-
-func (c *Client) sent(r *remote, desc ocispec.Descriptor, n int64) {
-	c.o.Progress.Emit(progress.Event{Kind: progress.Bytes, Step: "push", Digest: desc.Digest.String(), Source: r.String(), Done: n, Total: desc.Size})
-}
-
-// counted paces an upload and reports what was read of it, every 4 MiB.
-type counted struct {
-	io.ReadCloser
-	ctx     context.Context
-	limit   *ceiling
-	n, told int64
-	step    func(int64)
-}
-
-func (c *counted) Read(b []byte) (int, error) {
-	b = b[:min(int64(len(b)), c.limit.block())]
-	if err := c.limit.wait(c.ctx, int64(len(b))); err != nil {
-		return 0, err
-	}
-	n, err := c.ReadCloser.Read(b)
-	if c.n += int64(n); c.n-c.told >= 4<<20 {
-		c.told = c.n
-		c.step(c.n)
-	}
-	return n, err
 }
 
 // AttachBundle stores a sigstore bundle beside the artifact that it signs: as
@@ -178,7 +127,7 @@ func (c *Client) attachLayers(ctx context.Context, ref Reference, artifactType s
 	empty := ocispec.DescriptorEmptyJSON
 	empty.Data = nil
 	for _, d := range uniqueBlobs(append([]ocispec.Descriptor{empty}, layers...)) {
-		if err := c.upload(ctx, r, repo, d, func() (io.ReadCloser, error) {
+		if err := c.upload(ctx, r, d, nil, func() (io.ReadCloser, error) {
 			return io.NopCloser(bytes.NewReader(blobs[d.Digest])), nil
 		}); err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -152,6 +153,91 @@ func TestPushSendsWhatIsMissing(t *testing.T) {
 	fresh := newRegistry(t)
 	if _, err := newClient(t, oci.Options{}, fresh).Push(background(t), p, fresh.repository("org/m")); err == nil {
 		t.Error("a file that changed after packing was pushed")
+	}
+}
+
+// An upload that is cut off goes on where the registry says, and one whose
+// session is gone starts anew.
+func TestPushResumes(t *testing.T) {
+	const cut = 1 << 20
+	for name, tc := range map[string]struct {
+		status int   // of the question how far it came
+		sent   int64 // in all, about
+	}{
+		"goes on":      {http.StatusNoContent, 3 << 20},
+		"session gone": {http.StatusNotFound, 4 << 20},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRegistry(t)
+			p, err := oci.Pack(background(t), writeTree(t, file{"a.gguf", noise(1, 3<<20)}), oci.PackOptions{Name: "m"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var once atomic.Bool
+			var sent atomic.Int64
+			r.setFault(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+				switch {
+				case req.Method == http.MethodGet && strings.Contains(req.URL.Path, "/uploads/"):
+					w.Header().Set("Range", fmt.Sprintf("0-%d", cut-1))
+					w.Header().Set("Location", req.URL.Path)
+					w.WriteHeader(tc.status)
+					return
+				case req.Method == http.MethodPatch && req.ContentLength > cut && once.CompareAndSwap(false, true):
+					b := make([]byte, cut)
+					_, _ = io.ReadFull(req.Body, b)
+					sent.Add(cut)
+					part := req.Clone(req.Context())
+					part.Body, part.ContentLength = io.NopCloser(bytes.NewReader(b)), cut
+					part.Header.Set("Content-Range", fmt.Sprintf("0-%d", cut-1))
+					next.ServeHTTP(httptest.NewRecorder(), part)
+					panic(http.ErrAbortHandler)
+				case req.Method == http.MethodPatch:
+					sent.Add(req.ContentLength)
+				}
+				next.ServeHTTP(w, req)
+			})
+			c := newClient(t, oci.Options{Backoff: time.Millisecond}, r)
+			ref, err := c.Push(background(t), p, r.repository("org/m"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := sent.Load(); n < tc.sent || n > tc.sent+4096 {
+				t.Errorf("%d bytes were sent, want about %d", n, tc.sent)
+			}
+			r.setFault(nil)
+			a := resolve(t, c, ref)
+			st, l := newStore(t)
+			if _, err := c.Fetch(background(t), st, l, a, oci.FetchOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			complete(t, st, a)
+		})
+	}
+}
+
+// An upload carries credentials: it does not go on elsewhere.
+func TestPushStaysOnItsHost(t *testing.T) {
+	r := newRegistry(t)
+	p, err := oci.Pack(background(t), writeTree(t, file{"a.gguf", noise(1, 3000)}), oci.PackOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		t.Errorf("%s %s came to another host", req.Method, req.URL)
+	}))
+	t.Cleanup(other.Close)
+	_, name, _ := strings.Cut(other.URL, "://")
+	r.setFault(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+		if req.Method == http.MethodPost {
+			w.Header().Set("Location", other.URL+"/v2/org/m/blobs/uploads/1")
+			w.WriteHeader(http.StatusAccepted)
+			return
+		}
+		next.ServeHTTP(w, req)
+	})
+	c := newClient(t, oci.Options{Hosts: map[string]oci.Host{r.name: {PlainHTTP: true}, name: {PlainHTTP: true}}})
+	if _, err := c.Push(background(t), p, r.repository("org/m")); !errors.Is(err, oci.ErrRedirect) {
+		t.Errorf("got %v", err)
 	}
 }
 

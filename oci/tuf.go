@@ -167,7 +167,7 @@ func (c *Client) pushTUF(ctx context.Context, files map[string][]byte, to string
 		ArtifactType: artifactTypeTUF, Config: empty,
 	}
 	send := func(d ocispec.Descriptor, b []byte) error {
-		return c.upload(ctx, r, repo, d, func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b)), nil })
+		return c.upload(ctx, r, d, nil, func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b)), nil })
 	}
 	if err := send(empty, []byte("{}")); err != nil {
 		return Reference{}, err

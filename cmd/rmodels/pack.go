@@ -42,6 +42,7 @@ func (a *app) packCommand() *cobra.Command {
 		check  bool
 		dryRun bool
 		key    string
+		mount  []string
 	)
 	c := &cobra.Command{
 		Use:   "pack DIR REGISTRY/REPOSITORY",
@@ -55,7 +56,8 @@ which nodes that hold another version fetch only what changed.
 --check runs the gate that nodes run, before anything is pushed.`,
 		Example: `  rmodels pack ./tiny registry.example/acme/tiny --sign-key publisher.key
   rmodels pack ./rootfs registry.example/rt/llama --image --entrypoint /usr/bin/llama-server --sign-key publisher.key
-  rmodels pack ./tiny registry.example/acme/tiny --check --dry-run`,
+  rmodels pack ./tiny registry.example/acme/tiny --check --dry-run
+  rmodels pack ./tiny-chat registry.example/acme/tiny-chat --mount acme/tiny`,
 		Args: args(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, as []string) error {
 			ctx := cmd.Context()
@@ -86,7 +88,7 @@ which nodes that hold another version fetch only what changed.
 			}
 			res := packed{Reference: as[1] + "@" + p.Digest.String(), Size: p.Size(), Layers: len(p.Manifest.Layers)}
 			if !dryRun {
-				if err := a.push(ctx, p, as[1], image, signer, &res); err != nil {
+				if err := a.push(ctx, p, as[1], mount, image, signer, &res); err != nil {
 					return err
 				}
 			}
@@ -109,6 +111,7 @@ which nodes that hold another version fetch only what changed.
 	f.StringVar(&po.Name, "name", "", "name in the artifact's configuration")
 	f.StringVar(&po.Version, "model-version", "", "version in the artifact's configuration")
 	f.StringVar(&key, "sign-key", "", "private key (PEM) that signs the artifact")
+	f.StringArrayVar(&mount, "mount", nil, "repository of the same registry, like acme/tiny-v1, whose blobs are mounted instead of sent; may be repeated")
 	f.BoolVar(&check, "check", false, "run the node's content gate first")
 	f.BoolVar(&dryRun, "dry-run", false, "print the reference and push nothing")
 	f.BoolVar(&image, "image", false, "DIR is a root file system: pack a runtime's container image")
@@ -119,12 +122,12 @@ which nodes that hold another version fetch only what changed.
 	return c
 }
 
-func (a *app) push(ctx context.Context, p *oci.Packed, to string, image bool, signer crypto.Signer, res *packed) error {
+func (a *app) push(ctx context.Context, p *oci.Packed, to string, mount []string, image bool, signer crypto.Signer, res *packed) error {
 	c, err := a.client()
 	if err != nil {
 		return err
 	}
-	ref, err := c.Push(ctx, p, to)
+	ref, err := c.Push(ctx, p, to, mount...)
 	if err != nil {
 		return err
 	}

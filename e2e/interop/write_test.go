@@ -106,6 +106,31 @@ func TestDelta(t *testing.T) {
 	})
 }
 
+// What another repository of the registry has is mounted from there.
+func TestMount(t *testing.T) {
+	r := distribution(t)
+	p, err := oci.Pack(t.Context(), model().write(t), oci.PackOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newClient(t, r)
+	if _, err := c.Push(t.Context(), p, r.name+"/acme/one"); err != nil {
+		t.Fatal(err)
+	}
+	before := len(r.requests())
+	ref, err := c.Push(t.Context(), p, r.name+"/acme/two", "acme/none", "acme/one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range r.requests()[before:] {
+		if q.Method == "PATCH" {
+			t.Errorf("a blob was sent again: %+v", q)
+		}
+	}
+	a, st := pull(t, c, ref.String())
+	holds(t, a, st, model())
+}
+
 // readBack reads an artifact on a registry with each of the other clients.
 func readBack(t *testing.T, r registry, ref oci.Reference, p *oci.Packed, want files) {
 	t.Helper()
