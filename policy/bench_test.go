@@ -1,6 +1,7 @@
 package policy_test
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/resultity/rmodels/policy"
@@ -25,4 +26,6 @@ func BenchmarkAdmitSignatures(b *testing.B) {
 			b.Fatalf("%+v", d)
 		}
 	}
+	ms := b.Elapsed().Seconds() * 1000 / float64(b.N)
+	fmt.Printf(`{"bench":"admit: 3 signatures, 2 attestations","vs":"budget of 50 ms","ratio":%.3f,"value":%.2f,"unit":"ms"}`+"\n", ms/50, ms)
 }

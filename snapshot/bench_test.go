@@ -1,7 +1,14 @@
 package snapshot_test
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/resultity/rmodels/snapshot"
@@ -17,6 +24,57 @@ func BenchmarkAccept(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+	ms := b.Elapsed().Seconds() * 1000 / float64(b.N)
+	fmt.Printf(`{"bench":"accept: 1,000 models","vs":"budget of 200 ms","ratio":%.3f,"value":%.1f,"unit":"ms"}`+"\n", ms/200, ms)
+}
+
+// BenchmarkEndless is what a node allocates while it refuses a source of which
+// one file does not end, for the worst file of a network with 1,000 models.
+// Budget: 32 MiB, four times the cap of a push file.
+func BenchmarkEndless(b *testing.B) {
+	n, _, net := thousand(b)
+	repo, err := snapshot.OpenRepository(net.dir)
+	check(b, err)
+	files, err := repo.Files()
+	check(b, err)
+	files["2.root.json"] = nil
+	junk := bytes.Repeat([]byte(" "), 64<<10)
+	var endless atomic.Value // the file without an end
+	endless.Store("")
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		name := strings.TrimPrefix(r.URL.Path, "/")
+		if name != endless.Load() {
+			if files[name] == nil {
+				w.WriteHeader(http.StatusNotFound)
+			}
+			_, _ = w.Write(files[name])
+			return
+		}
+		for {
+			if _, err := w.Write(junk); err != nil {
+				return
+			}
+		}
+	}))
+	b.Cleanup(srv.Close)
+	var worst uint64
+	for b.Loop() {
+		for name := range files {
+			if name == "1.root.json" { // pinned, never asked for
+				continue
+			}
+			endless.Store(name)
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			if _, err := n.Pull(b.Context(), snapshot.HTTPSource(nil, srv.URL), net.now()); !errors.Is(err, snapshot.ErrTooLarge) {
+				b.Fatalf("%s without an end: %v", name, err)
+			}
+			runtime.ReadMemStats(&after)
+			worst = max(worst, after.TotalAlloc-before.TotalAlloc)
+		}
+	}
+	mib := float64(worst) / (1 << 20)
+	fmt.Printf(`{"bench":"refuse: endless data","vs":"budget of 32 MiB","ratio":%.3f,"value":%.2f,"unit":"MiB allocated"}`+"\n", mib/32, mib)
 }
 
 // BenchmarkCurrent is what every command pays to verify it again.
