@@ -26,7 +26,7 @@ func (c *collection) planBlobs(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.plan.Items = slices.Grow(c.plan.Items, len(c.marks.blobs))
+	c.plan.Items = slices.Grow(c.plan.Items, len(c.marks.blobs)*5/4)
 	for some := range slices.Chunk(dirs, 2*runtime.GOMAXPROCS(0)) {
 		found := make([][]foundBlob, len(some))
 		g, gctx := errgroup.WithContext(ctx)

@@ -401,6 +401,7 @@ func collect(what, root string) error {
 	}
 	prefix := fmt.Sprintf("gc of %d blobs, %d models (%s)", *blobs, *models, what)
 	report(figure{Bench: prefix, Value: r.Seconds, Unit: "s"})
+	report(figure{Bench: prefix + ": processor time", Value: r.CPU, Unit: "s"})
 	report(figure{Bench: prefix + ": longest exclusive section", Value: r.LongestLock, Unit: "ms"})
 	report(figure{Bench: prefix + ": peak memory", Value: r.PeakMiB, Unit: "MiB"})
 	report(figure{Bench: prefix + ": items dropped", Value: float64(r.Dropped), Unit: "items"})
@@ -408,8 +409,8 @@ func collect(what, root string) error {
 }
 
 type childResult struct {
-	Seconds, LongestLock, PeakMiB float64
-	Dropped                       int
+	Seconds, CPU, LongestLock, PeakMiB float64
+	Dropped                            int
 }
 
 func collectIn(ctx context.Context, root string) error {
@@ -418,6 +419,7 @@ func collectIn(ctx context.Context, root string) error {
 		return err
 	}
 	var r *cas.GCResult
+	cpu := processorTime()
 	took, err := seconds(func() (err error) {
 		r, err = s.GC(ctx, cas.GCOptions{Proc: "/proc"})
 		return err
@@ -429,7 +431,7 @@ func collectIn(ctx context.Context, root string) error {
 	if err != nil {
 		return err
 	}
-	return json.NewEncoder(os.Stdout).Encode(childResult{took, r.LongestLock.Seconds() * 1000, peak, r.Dropped})
+	return json.NewEncoder(os.Stdout).Encode(childResult{took, processorTime() - cpu, r.LongestLock.Seconds() * 1000, peak, r.Dropped})
 }
 
 func peakMemory() (float64, error) {
