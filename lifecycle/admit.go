@@ -43,7 +43,10 @@ func (n *Node) admit(ctx context.Context, l *cas.Lease, acc *snapshot.Accepted, 
 	if err != nil {
 		return nil, err
 	}
-	ad := &admission{ref: ref, mirrors: n.mirrors(acc.Document, ref, mirrors)}
+	ad := &admission{ref: ref}
+	if ad.mirrors, err = n.mirrors(c, acc.Document, ref, mirrors); err != nil {
+		return nil, err
+	}
 	ev := inline(acc, ref.Digest)
 	found, err := c.Evidence(ctx, ref, ad.mirrors)
 	if err != nil && len(ev) == 0 {
@@ -194,9 +197,10 @@ func inline(acc *snapshot.Accepted, d digest.Digest) []policy.Evidence {
 }
 
 // mirrors lists where else an artifact may come from: what a person named, its
-// own mirrors, the snapshot's fallbacks, and the node's mirrors where the
-// snapshot permits them. They change where bytes come from, never which.
-func (n *Node) mirrors(doc *snapshot.Snapshot, ref oci.Reference, own []string) []string {
+// own mirrors, the snapshot's fallbacks, and where the snapshot permits them
+// the node's mirrors: the configuration's and those of hosts.toml files. They
+// change where bytes come from, never which.
+func (n *Node) mirrors(c *oci.Client, doc *snapshot.Snapshot, ref oci.Reference, own []string) ([]string, error) {
 	out := slices.Concat(n.o.From, own)
 	prefixed := func(prefixes []string) {
 		for _, p := range prefixes {
@@ -204,8 +208,10 @@ func (n *Node) mirrors(doc *snapshot.Snapshot, ref oci.Reference, own []string) 
 		}
 	}
 	prefixed(doc.Sources.Fallback)
-	if doc.Sources.AllowNode {
-		prefixed(n.o.Mirrors)
+	if !doc.Sources.AllowNode {
+		return out, nil
 	}
-	return out
+	prefixed(n.o.Mirrors)
+	hosts, err := c.HostMirrors(ref)
+	return append(out, hosts...), err
 }

@@ -178,7 +178,10 @@ func (n *Node) runtimeImage(ctx context.Context, l *cas.Lease, acc *snapshot.Acc
 	case err != nil:
 		return nil, err
 	}
-	mirrors := n.mirrors(acc.Document, ref, rt.Mirrors)
+	mirrors, err := n.mirrors(c, acc.Document, ref, rt.Mirrors)
+	if err != nil {
+		return nil, err
+	}
 	platform := runtime.GOOS + "/" + runtime.GOARCH
 	if rec.Reference == rt.Reference {
 		if d := n.readmit(acc, rt.Policy, rt.Reference, rec.Receipt); d.Allowed {
