@@ -31,6 +31,9 @@ RMODELS_TEST_CONTAINERD to its address and RMODELS_TEST_NERDCTL to the path of n
 const testNamespace = "rmodels-runner-test"
 
 var dataRoot = sync.OnceValue(func() string {
+	if dir := os.Getenv(victim + "_DATA"); dir != "" { // the parent's, which removes it
+		return dir
+	}
 	dir, err := os.MkdirTemp("", "rmodels-nerdctl-")
 	if err != nil {
 		panic(err)
@@ -41,6 +44,9 @@ var dataRoot = sync.OnceValue(func() string {
 // stateDir is shared by the tests that do not look at it, so that they share
 // the proofs in it.
 var stateDir = sync.OnceValue(func() string {
+	if dir := os.Getenv(victim); dir != "" {
+		return dir
+	}
 	dir, err := os.MkdirTemp("", "rmodels-state-")
 	if err != nil {
 		panic(err)

@@ -3,6 +3,7 @@ package runner_test
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/resultity/rmodels/internal/progress"
 	"github.com/resultity/rmodels/runner"
@@ -30,7 +32,6 @@ func TestVictim(t *testing.T) {
 	}
 	e := testEngine(t)
 	j := fixtureJob(t, strings.Fields(os.Getenv(victim+"_PART"))...)
-	j.StateDir = dir
 	j.Image = packImage(t, "victim", ocispec.ImageConfig{Entrypoint: []string{"/fixture"}, Labels: map[string]string{"for": os.Getenv(victim + "_IMAGE")}}, fixtureFile(t))
 	j.Runtime.StartTimeout, j.Validation.Timeout = snapshot.Duration(time.Minute), snapshot.Duration(time.Minute)
 	tell := func(what string) { os.Stdout.WriteString("at: " + what + "\n") }
@@ -65,7 +66,7 @@ func TestKilledRun(t *testing.T) {
 				dir = filepath.Join(t.TempDir(), "runs")
 			}
 			cmd := exec.Command(os.Args[0], "-test.run=^TestVictim$")
-			cmd.Env = append(os.Environ(), victim+"="+dir, victim+"_PART="+c.part, victim+"_IMAGE="+c.image, victim+"_FIXTURES="+fixtures())
+			cmd.Env = append(os.Environ(), victim+"="+dir, victim+"_PART="+c.part, victim+"_IMAGE="+c.image, victim+"_FIXTURES="+fixtures(), victim+"_DATA="+dataRoot(), "TMPDIR="+t.TempDir())
 			out, err := cmd.StdoutPipe()
 			if err != nil {
 				t.Fatal(err)
@@ -126,6 +127,53 @@ func TestOrphanWithoutRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	nothingLeft(t, j)
+}
+
+// TestOrphanInTheMaking: the owner died while the engine made its box. The
+// engine's call holds the record, and waits for a reader of the box's output.
+func TestOrphanInTheMaking(t *testing.T) {
+	e := testEngine(t)
+	dir := t.TempDir()
+	owner := exec.Command("true")
+	if err := owner.Run(); err != nil {
+		t.Fatal(err)
+	}
+	const name = "rmodels-0123456789abcdef"
+	text := fmt.Sprintf(`{"container":%q,"engine":"nerdctl","model":"m@1","pid":%d}`, name, owner.Process.Pid)
+	path, fifo := filepath.Join(dir, "box-"+name+".json"), filepath.Join(dir, "box-"+name+".log")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	call := exec.Command("sh", "-c", "echo made > "+fifo)
+	call.ExtraFiles = []*os.File{f}
+	if err := call.Start(); err != nil {
+		t.Fatal(err)
+	}
+	f.Close() // the call's alone now
+	began := time.Now()
+	if removed, err := e.RemoveOrphans(t.Context(), dir); err != nil || len(removed) != 1 || removed[0] != name {
+		t.Errorf("removed %v, %v", removed, err)
+	}
+	if took := time.Since(began); took > 30*time.Second {
+		t.Errorf("took %s", took)
+	}
+	if err := call.Wait(); err != nil {
+		t.Error(err)
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
 }
 
 // TestOrphanOfAnotherEngine: a node that changed its engine is told of what it

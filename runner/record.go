@@ -109,13 +109,13 @@ func staleRecords(stateDir string) ([]*record, error) {
 		if err != nil {
 			continue // removed by its owner just now
 		}
-		if !lockDead(f) {
+		r := &record{path: path, f: f}
+		if !lockDead(f, r.fifoPath()) {
 			f.Close()
 			continue // its owner lives
 		}
-		// What counts is the name; the text may be torn by the crash.
-		r := &record{path: path, f: f, note: readNote(f)}
-		r.Container = name
+		r.note = readNote(f)
+		r.Container = name // what counts is the name; the text may be torn by the crash
 		stale = append(stale, r)
 	}
 	return stale, nil
@@ -123,8 +123,16 @@ func staleRecords(stateDir string) ([]*record, error) {
 
 // lockDead takes the lock of a record whose owner is dead. A dead owner's
 // record may be locked for a moment by the engine's call that it started;
-// until that is over its box may still come into being.
-func lockDead(f *os.File) bool {
+// until that is over its box may still come into being. That call in turn waits
+// for the box's shim, which waits for a reader of its output: the reader died
+// with the owner, so there is one here meanwhile.
+func lockDead(f *os.File, fifoPath string) bool {
+	var reader *os.File
+	defer func() {
+		if reader != nil {
+			reader.Close()
+		}
+	}()
 	for deadline := time.Now().Add(makeTimeout); ; time.Sleep(20 * time.Millisecond) {
 		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
 			return true
@@ -132,6 +140,9 @@ func lockDead(f *os.File) bool {
 		owner := readNote(f)
 		if owner.Pid <= 0 || !errors.Is(unix.Kill(owner.Pid, 0), unix.ESRCH) || time.Now().After(deadline) {
 			return false
+		}
+		if reader == nil {
+			reader, _ = os.OpenFile(fifoPath, os.O_RDWR|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 		}
 	}
 }
