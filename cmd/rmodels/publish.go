@@ -38,9 +38,12 @@ func (a *app) snapshotInitCommand() *cobra.Command {
 		Long: `init creates a ceremony directory: root and targets keys (one file each, in
 DIR/keys), an online key, the first root and an empty draft. Move each key to
 its holder's machine and keep DIR without them; sign adds signatures until
-the thresholds hold.`,
+the thresholds hold. With the public keys of holders who made their own, no
+secret of theirs is ever here, and root.json, which nodes pin, is written once
+enough of them have signed it.`,
 		Example: `  rmodels snapshot init ./ceremony --network testnet
-  rmodels snapshot init ./ceremony --network mainnet --root-keys 5 --root-threshold 3`,
+  rmodels snapshot init ./ceremony --network mainnet --root-keys 5 --root-threshold 3
+  rmodels snapshot init ./ceremony --network mainnet --root-threshold 1 --root-public-key alice.pub --targets-threshold 1 --targets-public-key bob.pub`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, as []string) error {
 			cfg, _, err := a.config()
@@ -70,16 +73,16 @@ the thresholds hold.`,
 			if err != nil {
 				return err
 			}
-			root, err := r.RootJSON()
+			rootFile, err := keepRoot(r, as[0])
 			if err != nil {
-				return err
-			}
-			rootFile := filepath.Join(as[0], "root.json")
-			if err := durable.WriteFile(rootFile, root, 0o644); err != nil {
 				return err
 			}
 			return a.result(map[string]string{"directory": as[0], "network": o.Network, "root": rootFile}, func(w io.Writer) {
 				fmt.Fprintf(w, "network %s is set up in %s\n", o.Network, as[0])
+				if rootFile == "" {
+					fmt.Fprintf(w, "the root waits for its holders; each signs with: rmodels snapshot sign %s --key FILE\n", as[0])
+					return
+				}
 				fmt.Fprintf(w, "nodes pin %s; the keys in %s belong to different people\n", rootFile, filepath.Join(as[0], "keys"))
 			})
 		},
@@ -95,6 +98,20 @@ the thresholds hold.`,
 	f.DurationVar((*time.Duration)(&o.Terms.Online), "online-term", 0, "how long the timestamp is fresh (default 168h)")
 	f.DurationVar((*time.Duration)(&o.Terms.OfflineGrace), "offline-grace", 0, "how long a node without a newer snapshot keeps what is active (default 336h)")
 	return c
+}
+
+// keepRoot writes root.json, which nodes pin: the newest root that enough
+// holders have signed. It returns the file's path, or "" while there is none.
+func keepRoot(r *snapshot.Repository, dir string) (string, error) {
+	root, err := r.RootJSON()
+	if errors.Is(err, snapshot.ErrIncomplete) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	file := filepath.Join(dir, "root.json")
+	return file, durable.WriteFile(file, root, 0o644)
 }
 
 func (a *app) snapshotAddCommand() *cobra.Command {
@@ -304,6 +321,9 @@ keys) to the next holder and sign there.`,
 			}
 			res, err := r.Sign(keys...)
 			if err != nil {
+				return err
+			}
+			if _, err := keepRoot(r, as[0]); err != nil {
 				return err
 			}
 			return a.result(res, func(w io.Writer) { printSigned(w, res, as[0]) })

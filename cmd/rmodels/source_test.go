@@ -71,3 +71,59 @@ func TestSources(t *testing.T) {
 	rmodels(exitUsage, "sync", "--state-dir", filepath.Join(dir, "none"), "--network", "lab", "--snapshot-source", "ftp://x")
 	rmodels(exitUsage, "snapshot", "publish", ceremony, "--to", "oci://"+host+"/UPPER")
 }
+
+// TestOwnKeys: each holder makes a key on a machine of their own and signs
+// there; the ceremony directory never holds a secret but the online key.
+func TestOwnKeys(t *testing.T) {
+	dir := t.TempDir()
+	none := filepath.Join(dir, "none.toml")
+	if err := os.WriteFile(none, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("RMODELS_CONFIG", none)
+	rmodels := func(want int, args ...string) {
+		t.Helper()
+		var out, errs bytes.Buffer
+		if got := run(args, &out, &errs); got != want {
+			t.Fatalf("rmodels %s: exit code %d, want %d\n%s%s", strings.Join(args, " "), got, want, &out, &errs)
+		}
+	}
+	key := func(name string) string { return filepath.Join(dir, name) }
+	for _, name := range []string{"alice-root", "bob-root", "alice", "bob"} {
+		rmodels(exitOK, "keygen", key(name))
+	}
+	// carry takes the directory to the next holder, without keys.
+	carry := func(from, to string) string {
+		t.Helper()
+		to = filepath.Join(dir, to)
+		if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.RemoveAll(filepath.Join(to, "keys")); err != nil {
+			t.Fatal(err)
+		}
+		return to
+	}
+	desk := filepath.Join(dir, "ceremony")
+	rmodels(exitOK, "snapshot", "init", desk, "--network", "lab", "--root-public-key", key("alice-root.pub"), "--root-public-key", key("bob-root.pub"),
+		"--targets-public-key", key("alice.pub"), "--targets-public-key", key("bob.pub"))
+	secrets, err := os.ReadDir(filepath.Join(desk, "keys"))
+	if err != nil || len(secrets) != 1 || secrets[0].Name() != "online.pem" {
+		t.Errorf("in keys: %v, %v", secrets, err)
+	}
+	online := filepath.Join(desk, "keys", "online.pem")
+	desk = carry(desk, "alice's")
+	rmodels(exitOK, "snapshot", "sign", desk, "--key", key("alice-root.key"), "--key", key("alice.key"))
+	if _, err := os.Stat(filepath.Join(desk, "root.json")); err == nil {
+		t.Error("a root of one signature is there to be pinned")
+	}
+	desk = carry(desk, "bob's")
+	rmodels(exitOK, "snapshot", "sign", desk, "--key", key("bob-root.key"), "--key", key("bob.key"))
+	desk = carry(desk, "office")
+	rmodels(exitOK, "snapshot", "sign", desk, "--key", online)
+	push := filepath.Join(dir, "push.json")
+	rmodels(exitOK, "snapshot", "publish", desk, "--bundle", push)
+	at := []string{"--state-dir", filepath.Join(dir, "state"), "--network", "lab"}
+	rmodels(exitOK, append([]string{"init", "--root", filepath.Join(desk, "root.json")}, at...)...)
+	rmodels(exitOK, append([]string{"snapshot", "apply", push}, at...)...)
+}
