@@ -24,10 +24,13 @@
 //     policy judges them.
 //   - Publishing. [Pack], [PackImage], [Client.Push], [Client.AttachBundle],
 //     [Client.AttachChunkMaps]; [Export] to an image layout.
+//   - TUF repositories. [Client.TUF] reads and [Client.PushTUF] writes one under
+//     a tag. It is the one place where a tag is followed: the files' own
+//     signatures say what they are worth, and their reader checks them.
 //
 // # What always holds
 //
-//  1. No byte leaves this package unverified: manifests, configs and evidence
+//  1. No byte of an artifact leaves this package unverified: manifests, configs and evidence
 //     have hashed to the digest that names them before they are parsed, and
 //     blobs are published by the store only under their own SHA-256.
 //  2. Every length that a source claims is bounded before memory is allocated

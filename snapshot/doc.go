@@ -11,7 +11,8 @@
 //
 // The document is a target of a TUF repository. A node pins the first root
 // ([Pin]) and takes new snapshots by push ([Trust.Apply], one file) or pull
-// ([Trust.Pull], from a [Source]); both run the same steps:
+// ([Trust.Pull], from a [Source]: HTTPS, a directory, an OCI repository); both
+// run the same steps:
 //
 //		own state → new roots, each kept → timestamp → snapshot → targets →
 //		target files → strict decode → network → floor → stored, durably
@@ -26,7 +27,9 @@
 //	 5. Stored bytes are verified again whenever they are read ([Trust.Current]),
 //	    as of the time of their acceptance; the real clock decides only whether
 //	    they are fresh, stale or expired.
-//	 6. Everything from outside is bounded before it is decoded, and strict JSON.
+//	 6. Damage to the roots or the floor stops the node ([ErrTrustState]) until a
+//	    person pins anew; damage to the cache is mended by the next acceptance.
+//	 7. Everything from outside is bounded before it is decoded, and strict JSON.
 //
 // On disk, in the trust directory: pin.json (network and first root),
 // roots/N.root.json, accepted.json (the files of the last acceptance, in one
