@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"path"
-	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -25,28 +23,21 @@ type unpackedFile struct {
 	blob digest.Digest
 }
 
-// inMemory is the size up to which an entry is read whole and stored in the
-// pass that lists it. Larger ones need their digest before the store takes
-// them, so a second pass brings them.
+// inMemory is the size up to which an entry is read whole: small ones then
+// wait for the disk beside each other.
 const inMemory = 256 << 10
 
-// unpackParallel is how many small files are made durable at once.
+// unpackParallel is how many files are made durable at once, and so how many
+// are open.
 const unpackParallel = 16
 
-// unpack brings the files of a packed layer into the store. The layer itself
-// is there already and has its digest: nothing unverified is decompressed.
+// unpack brings the files of a packed layer into the store, in one pass. The
+// layer itself is there already and has its digest: nothing unverified is
+// decompressed.
 func (a *Artifact) unpack(ctx context.Context, st *cas.Store, l *cas.Lease, f File, limits Limits) error {
-	list, missing, err := listLayer(ctx, st, l, f, limits)
+	list, err := listLayer(ctx, st, l, f, limits)
 	if err != nil {
 		return fmt.Errorf("layer %s: %w", f.Desc.Digest, err)
-	}
-	if len(missing) > 0 {
-		if err := l.Add(ctx, slices.Sorted(maps.Keys(missing))...); err != nil {
-			return err
-		}
-		if err := storeLarge(ctx, st, l, f, limits, list, missing); err != nil {
-			return fmt.Errorf("layer %s: %w", f.Desc.Digest, err)
-		}
 	}
 	if a.unpacked == nil {
 		a.unpacked = map[digest.Digest]listing{}
@@ -55,15 +46,16 @@ func (a *Artifact) unpack(ctx context.Context, st *cas.Store, l *cas.Lease, f Fi
 	return nil
 }
 
-// listLayer goes through a layer once. With a lease it stores small files on
-// the way; large ones, by digest, are what is still missing.
-func listLayer(ctx context.Context, st *cas.Store, l *cas.Lease, f File, limits Limits) (listing, map[digest.Digest]bool, error) {
-	var list listing
-	missing := map[digest.Digest]bool{}
+// listLayer goes through a layer once. With a lease it stores the files on the
+// way.
+func listLayer(ctx context.Context, st *cas.Store, l *cas.Lease, f File, limits Limits) (listing, error) {
+	var entries []*unpackedFile
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(unpackParallel)
+	buffer := make([]byte, 1<<20)
 	err := openLayer(gctx, st, f, limits, func(e tarEntry, content io.Reader) error {
-		u := unpackedFile{tarEntry: e}
+		u := &unpackedFile{tarEntry: e}
+		entries = append(entries, u)
 		switch {
 		case e.kind != tar.TypeReg:
 		case e.size <= inMemory:
@@ -75,79 +67,64 @@ func listLayer(ctx context.Context, st *cas.Store, l *cas.Lease, f File, limits 
 			if l != nil {
 				group.Go(func() error { return put(gctx, st, l, u.blob, b) })
 			}
-		default:
+		case l == nil:
 			d, n, err := hashAll(gctx, content)
 			if err != nil {
 				return err
 			}
-			if n != e.size && f.Tar {
-				return fmt.Errorf("%w: %d of %d bytes", io.ErrUnexpectedEOF, n, e.size)
-			}
 			u.blob, u.size = d, n
-			missing[d] = true
+		default:
+			p, err := st.Spool(gctx, l, e.size)
+			if err != nil {
+				return &storeError{err}
+			}
+			if err := spool(p, content, buffer); err != nil {
+				return errors.Join(err, p.Close())
+			}
+			group.Go(func() (err error) { // while the next entry is read
+				if u.blob, u.size, err = p.Commit(gctx); err != nil {
+					return &storeError{err}
+				}
+				return nil
+			})
 		}
-		list = append(list, u)
 		return nil
 	})
 	if perr := group.Wait(); perr != nil {
-		return nil, nil, perr
-	}
-	return list, missing, err
-}
-
-// storeLarge goes through the layer again and writes the files whose digests
-// are known by now.
-func storeLarge(ctx context.Context, st *cas.Store, l *cas.Lease, f File, limits Limits, list listing, missing map[digest.Digest]bool) error {
-	at := 0
-	return openLayer(ctx, st, f, limits, func(e tarEntry, content io.Reader) error {
-		if at >= len(list) || list[at].path != e.path {
-			return fmt.Errorf("%w: the layer reads differently the second time", ErrFormat)
-		}
-		u := list[at]
-		at++
-		if e.kind != tar.TypeReg || !missing[u.blob] {
-			if !f.Tar {
-				return nil
-			}
-			_, err := io.Copy(io.Discard, content)
-			return err
-		}
-		delete(missing, u.blob)
-		return storeFile(ctx, st, l, u.blob, u.size, content)
-	})
-}
-
-func storeFile(ctx context.Context, st *cas.Store, l *cas.Lease, d digest.Digest, size int64, content io.Reader) error {
-	in, err := st.Ingest(ctx, l, d, size, cas.IngestOptions{})
-	if errors.Is(err, cas.ErrExists) {
-		return nil
+		return nil, perr // why the pass was given up, if it was
 	}
 	if err != nil {
-		return &storeError{err}
+		return nil, err
 	}
-	buffer := make([]byte, 1<<20)
-	for at := int64(0); ; {
-		if err := ctx.Err(); err != nil {
-			return errors.Join(context.Cause(ctx), in.Discard())
+	list := make(listing, len(entries))
+	for i, u := range entries {
+		list[i] = *u
+	}
+	return list, nil
+}
+
+// spool copies one file in large blocks, and tells failures of the store from
+// those of what it reads. Only io.EOF is the file's end: decoders say
+// io.ErrUnexpectedEOF of one that was cut off.
+func spool(p *cas.Spool, content io.Reader, buffer []byte) error {
+	for {
+		n := 0
+		var err error
+		for n < len(buffer) && err == nil {
+			var m int
+			m, err = content.Read(buffer[n:])
+			n += m
 		}
-		n, err := io.ReadFull(content, buffer)
-		if n > 0 {
-			if _, werr := in.WriteAt(buffer[:n], at); werr != nil {
-				return errors.Join(&storeError{werr}, in.Discard())
-			}
-			at += int64(n)
+		if _, werr := p.Write(buffer[:n]); werr != nil {
+			return &storeError{werr}
 		}
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			break
-		}
-		if err != nil {
-			return errors.Join(err, in.Discard())
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
 		}
 	}
-	if err := in.Commit(ctx); err != nil {
-		return errors.Join(&storeError{err}, in.Discard())
-	}
-	return nil
 }
 
 // openLayer walks the entries of a layer in the store. A compressed raw layer
@@ -165,7 +142,9 @@ func openLayer(ctx context.Context, st *cas.Store, f File, limits Limits, visit 
 	}
 	defer r.Close()
 	if !f.Tar {
-		err := visit(tarEntry{path: f.Path, kind: tar.TypeReg, size: inMemory + 1, mode: f.Mode}, r)
+		most := limits.FileBytes
+		one := &bounded{ReadCloser: r, left: most, most: most}
+		err := visit(tarEntry{path: f.Path, kind: tar.TypeReg, size: max(most, inMemory+1), mode: f.Mode}, one)
 		return formatError(string(f.Compression), err)
 	}
 	return walkTar(r, limits, f.keep, func(e tarEntry, content io.Reader) error {
@@ -216,7 +195,7 @@ func (a *Artifact) Entries(st *cas.Store) ([]cas.TreeEntry, error) {
 		list, ok := a.unpacked[f.Desc.Digest]
 		if !ok {
 			var err error
-			if list, _, err = listLayer(context.Background(), st, nil, f, Limits{}); err != nil {
+			if list, err = listLayer(context.Background(), st, nil, f, Limits{}); err != nil {
 				return nil, fmt.Errorf("layer %s: %w", f.Desc.Digest, err)
 			}
 		}
@@ -251,21 +230,6 @@ func (a *Artifact) Entries(st *cas.Store) ([]cas.TreeEntry, error) {
 		return nil, fmt.Errorf("%w: the layers hold no file", ErrFormat)
 	}
 	return entries, nil
-}
-
-// Stored lists what a ref must name so that nothing of the artifact is
-// collected: the manifest, the config, and every blob that [Artifact.Entries]
-// uses. Packed layers are not among them once their files are stored.
-func (a *Artifact) Stored(st *cas.Store) ([]digest.Digest, error) {
-	entries, err := a.Entries(st)
-	if err != nil {
-		return nil, err
-	}
-	seen := map[digest.Digest]bool{a.Ref.Digest: true, a.Manifest.Config.Digest: true}
-	for _, e := range entries {
-		seen[e.Blob] = true
-	}
-	return slices.Sorted(maps.Keys(seen)), nil
 }
 
 // unpackAll unpacks what is packed, after every blob is there.

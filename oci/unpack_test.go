@@ -12,9 +12,12 @@ import (
 	"sort"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/resultity/rmodels/cas"
 	"github.com/resultity/rmodels/oci"
 	"oras.land/oras-go/v2"
 	orasfile "oras.land/oras-go/v2/content/file"
@@ -105,15 +108,6 @@ func tree(t *testing.T, r *registry, ref oci.Reference, limits oci.Limits) (stri
 	again, err := resolve(t, c, ref).Entries(st)
 	if err != nil || fmt.Sprint(again) != fmt.Sprint(entries) {
 		t.Errorf("listed again: %v, %v", again, err)
-	}
-	stored, err := a.Stored(st)
-	if err != nil {
-		t.Error(err)
-	}
-	for _, d := range stored {
-		if _, err := st.Stat(d); err != nil {
-			t.Errorf("%s is to be kept and not there: %v", d, err)
-		}
 	}
 	built, err := st.BuildTree(background(t), l, ref.Digest, entries)
 	if err != nil {
@@ -291,6 +285,7 @@ func TestHostileLayers(t *testing.T) {
 		"bomb after the end": {"weight.v1.tar+gzip", gzipped(t, append(makeTar(t, entry{name: "a", body: []byte("a")}), zeros...)), oci.Limits{ExpandRatio: 10}, oci.ErrTooLarge},
 		"no gzip":            {"weight.v1.tar+gzip", noise(1, 1000), oci.Limits{}, oci.ErrFormat},
 		"cut gzip":           {"weight.v1.tar+gzip", cut(gzipped(t, makeTar(t, entry{name: "a", body: noise(1, 100_000)}))), oci.Limits{}, oci.ErrFormat},
+		"cut large gzip":     {"weight.v1.tar+gzip", cut(gzipped(t, makeTar(t, entry{name: "a", body: noise(1, 3<<20)}))), oci.Limits{}, oci.ErrFormat},
 		"no zstd":            {"weight.v1.tar+zstd", noise(1, 1000), oci.Limits{}, oci.ErrFormat},
 		"zstd window":        {"weight.v1.tar+zstd", wideZstd(makeTar(t, entry{name: "a", body: []byte("a")})), oci.Limits{}, oci.ErrFormat},
 	} {
@@ -300,6 +295,24 @@ func TestHostileLayers(t *testing.T) {
 			ref := r.layers("m", cncf+"manifest.v1+json", cncf+"config.v1+json", "", []ocispec.Descriptor{layer(cncf + tc.mediaType)}, [][]byte{tc.content})
 			got, err := tree(t, r, ref, tc.limits)
 			if !errors.Is(err, tc.want) {
+				t.Errorf("got %q, %v; want %v", got, err, tc.want)
+			}
+		})
+	}
+	const kit = "application/vnd.kitops.modelkit."
+	for name, tc := range map[string]struct {
+		content []byte
+		limits  oci.Limits
+		want    error
+	}{
+		"cut":        {cut(gzipped(t, noise(1, 3<<20))), oci.Limits{}, oci.ErrFormat},
+		"over limit": {gzipped(t, noise(1, 3<<20)), oci.Limits{FileBytes: 1 << 20}, oci.ErrTooLarge},
+		"bomb":       {gzipped(t, zeros), oci.Limits{ExpandRatio: 10}, oci.ErrTooLarge},
+	} {
+		t.Run("compressed file "+name, func(t *testing.T) {
+			r := newRegistry(t)
+			ref := r.layers("m", "", kit+"config.v1+json", `{"docs":[{"path":"NOTES"}]}`, []ocispec.Descriptor{layer(kit + "docs.v1.raw+gzip")}, [][]byte{tc.content})
+			if got, err := tree(t, r, ref, tc.limits); !errors.Is(err, tc.want) {
 				t.Errorf("got %q, %v; want %v", got, err, tc.want)
 			}
 		})
@@ -321,6 +334,58 @@ func TestHostileLayers(t *testing.T) {
 				t.Errorf("got %q, %v", got, err)
 			}
 		})
+	}
+}
+
+// A packed layer is kept beside its files: what is exported has the digest
+// that the snapshot pins.
+func TestPackedLayersAreExported(t *testing.T) {
+	const cncf = "application/vnd.cncf.model."
+	r := newRegistry(t)
+	content := zstded(t, makeTar(t, entry{name: "w.gguf", body: noise(1, 700_000)}))
+	ref := r.layers("m", cncf+"manifest.v1+json", cncf+"config.v1+json", "", []ocispec.Descriptor{layer(cncf + "weight.v1.tar+zstd")}, [][]byte{content})
+	c := newClient(t, oci.Options{}, r)
+	a := resolve(t, c, ref)
+	st, l := newStore(t)
+	if _, err := c.Fetch(background(t), st, l, a, oci.FetchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := a.Entries(st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := st.BuildTree(background(t), l, ref.Digest, entries); err != nil {
+		t.Fatal(err)
+	}
+	blobs := []digest.Digest{ref.Digest}
+	for _, b := range a.Blobs() {
+		blobs = append(blobs, b.Digest)
+	}
+	if err := st.PutRef(background(t), cas.Ref{Name: "m", Tree: ref.Digest, Blobs: blobs, LastUsed: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Release(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := st.GC(background(t), cas.GCOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	p, err := oci.Stored(st, ref.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if _, err := oci.Export(background(t), dir, "m", p, nil); err != nil {
+		t.Fatal(err)
+	}
+	r.server.Close()
+	again := resolve(t, c, ref, "oci-layout://"+dir)
+	other, l2 := newStore(t)
+	if _, err := c.Fetch(background(t), other, l2, again, oci.FetchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := again.Entries(other); err != nil || fmt.Sprint(got) != fmt.Sprint(entries) {
+		t.Errorf("imported as %v, %v; want %v", got, err, entries)
 	}
 }
 
