@@ -10,12 +10,12 @@ import (
 
 // A checkpoint costs some fsyncs. Checkpoints follow each other so closely that
 // a slow line loses little by a crash, 0.1 s of 20 MB/s are 2 MB, and so
-// loosely that they take a tenth of the disk's time; what a fast line loses in
-// a second it fetches again in one.
+// loosely that they wait for the disk a quarter of the time; what a fast line
+// loses in a second it fetches again in one.
 const (
 	checkpointSoon = 100 * time.Millisecond
 	checkpointLate = time.Second
-	checkpointRest = 10 // times as long as the last one took
+	checkpointRest = 4 // times as long as the last one took, from its beginning
 )
 
 // Checkpoint makes what was written so far survive a crash; the next ingest of

@@ -62,8 +62,7 @@ func Crash(t *testing.T, open Open, o Options) (moments, states int) {
 			break
 		}
 		if m, ok := note.(mark); ok {
-			known.learn(m)
-			continue
+			known.learn(m) // and look whether it is so at once
 		}
 		for _, loss := range o.losses(moments) {
 			seeds := 1
@@ -113,6 +112,7 @@ func (o Options) losses(moment int) []crashfs.Loss {
 type truth struct {
 	checkpointed map[digest.Digest]int64
 	published    map[digest.Digest]bool
+	built        map[digest.Digest]bool
 	roots        map[string]Root
 	unrooting    map[string]bool
 	damaged      map[digest.Digest]bool // and not repaired; nobody may have noticed
@@ -120,7 +120,10 @@ type truth struct {
 }
 
 func newTruth() *truth {
-	return &truth{map[digest.Digest]int64{}, map[digest.Digest]bool{}, map[string]Root{}, map[string]bool{}, map[digest.Digest]bool{}, map[digest.Digest]bool{}}
+	return &truth{
+		map[digest.Digest]int64{}, map[digest.Digest]bool{}, map[digest.Digest]bool{}, map[string]Root{},
+		map[string]bool{}, map[digest.Digest]bool{}, map[digest.Digest]bool{},
+	}
 }
 
 func (k *truth) clone() *truth {
@@ -130,6 +133,9 @@ func (k *truth) clone() *truth {
 	}
 	for d := range k.published {
 		c.published[d] = true
+	}
+	for d := range k.built {
+		c.built[d] = true
 	}
 	for n, r := range k.roots {
 		c.roots[n] = r
@@ -152,6 +158,8 @@ func (k *truth) learn(m mark) {
 		k.checkpointed[m.d] = m.bytes
 	case published:
 		k.published[m.d] = true
+	case built:
+		k.built[m.d] = true
 	case rooted:
 		k.roots[m.name] = m.root
 		delete(k.unrooting, m.name)
@@ -159,7 +167,7 @@ func (k *truth) learn(m mark) {
 		delete(k.roots, m.name)
 		k.unrooting[m.name] = true
 	case collecting:
-		k.published = map[digest.Digest]bool{}
+		k.published, k.built = map[digest.Digest]bool{}, map[digest.Digest]bool{}
 		for _, r := range k.roots {
 			for _, d := range r.Blobs {
 				k.published[d] = true
@@ -248,6 +256,11 @@ func (k *truth) checkBytes(st Store) error {
 }
 
 func (k *truth) checkPublished(st Store) error {
+	for d := range k.built {
+		if err := st.Check(d); err != nil && len(k.damaged) == 0 {
+			return fmt.Errorf("built, and now: %w", err)
+		}
+	}
 	for d := range k.published {
 		if err := st.Has(d); err != nil && !(errors.Is(err, cas.ErrSuspect) && k.damaged[d]) {
 			return fmt.Errorf("published, and now: %w", err)

@@ -30,6 +30,7 @@ type fact string
 const (
 	checkpointed fact = "checkpointed" // d, up to bytes
 	published    fact = "published"    // d
+	built        fact = "built"        // d, a tree
 	rooted       fact = "rooted"       // name
 	unrooting    fact = "unrooting"    // name
 	collecting   fact = "collecting"   // what is not rooted may go
@@ -304,6 +305,7 @@ func install(st Store, m model, note func(mark)) error {
 	if _, err := st.Build(m.digest(), m.entries()); err != nil {
 		return err
 	}
+	note(mark{is: built, d: m.digest()})
 	r := m.root()
 	if err := st.Root(m.name, r.Tree, r.Blobs...); err != nil {
 		return err
