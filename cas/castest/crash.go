@@ -121,8 +121,13 @@ type truth struct {
 
 func newTruth() *truth {
 	return &truth{
-		map[digest.Digest]int64{}, map[digest.Digest]bool{}, map[digest.Digest]bool{}, map[string]Root{},
-		map[string]bool{}, map[digest.Digest]bool{}, map[digest.Digest]bool{},
+		map[digest.Digest]int64{},
+		map[digest.Digest]bool{},
+		map[digest.Digest]bool{},
+		map[string]Root{},
+		map[string]bool{},
+		map[digest.Digest]bool{},
+		map[digest.Digest]bool{},
 	}
 }
 
