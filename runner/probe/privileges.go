@@ -2,7 +2,7 @@ package probe
 
 import (
 	"bytes"
-	"fmt"
+	"errors"
 	"os"
 	"os/exec"
 	"runtime"
@@ -140,9 +140,12 @@ func processes(r *Report, plan Plan) {
 		r.add("fork past the limit", true, "not tried with %d processes: the limit is read from outside", plan.Pids)
 		return
 	}
-	out, err := self("fork", strconv.FormatInt(plan.Pids, 10)).Output()
-	made, perr := strconv.ParseInt(strings.TrimSpace(string(out)), 10, 64)
-	r.add("fork past the limit", err == nil && perr == nil && made < plan.Pids, "%d processes made, the limit is %d", made, plan.Pids)
+	child := self("fork", strconv.FormatInt(plan.Pids, 10))
+	child.Env = append(os.Environ(), "GOTRACEBACK=none")
+	out, err := child.Output()
+	made, exit := int64(len(out)), new(exec.ExitError)
+	refused := errors.Is(err, unix.EAGAIN) || errors.As(err, &exit) && made > 0
+	r.add("fork past the limit", refused && made < plan.Pids, "%d tasks made, the limit is %d", made, plan.Pids)
 }
 
 // maxForks bounds the time that the fork takes; above it the limit is only
@@ -154,35 +157,26 @@ func self(args ...string) *exec.Cmd {
 	return exec.Command("/proc/self/exe", append([]string{Arg}, args...)...)
 }
 
-// fork makes processes until it is refused, at most limit+16, and prints how
-// many it could make. Its children only wait and die with it.
+// fork makes threads until it is refused, at most limit+16, and prints a dot
+// for each. To the kernel's limit a thread is as good as a process, and fifty
+// times cheaper. The Go runtime ends the program where it gets no thread.
 func fork(args []string, out interface{ Write([]byte) (int, error) }) int {
 	limit, err := strconv.Atoi(strings.Join(args, ""))
 	if err != nil || limit < 1 || limit > maxForks {
 		return 2
 	}
-	var pids []int
-	runtime.LockOSThread()
 	for range limit + 16 {
-		// A raw clone: the child runs nothing but two raw calls on a copy of
-		// this thread's stack.
-		pid, _, errno := unix.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
-		if errno != 0 {
-			break
+		made := make(chan error)
+		go func() {
+			runtime.LockOSThread() // for ever: each one keeps its thread
+			_, err := out.Write([]byte{'.'})
+			made <- err
+			select {}
+		}()
+		if <-made != nil {
+			return 2
 		}
-		if pid == 0 {
-			unix.RawSyscall6(unix.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
-			unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
-		}
-		pids = append(pids, int(pid))
 	}
-	for _, pid := range pids {
-		unix.Kill(pid, unix.SIGKILL)
-	}
-	for _, pid := range pids {
-		unix.Wait4(pid, nil, 0, nil)
-	}
-	fmt.Fprintln(out, len(pids))
 	return 0
 }
 
@@ -213,8 +207,10 @@ func fill(args []string) int {
 	if err != nil {
 		return 1
 	}
-	// Huge pages where the kernel has them: a hundred faults instead of 100 000.
-	_ = unix.Madvise(b, unix.MADV_HUGEPAGE)
+	// In one call (Linux 5.14) instead of a fault for each page.
+	if unix.Madvise(b, unix.MADV_POPULATE_WRITE) == nil {
+		return 0
+	}
 	for i := 0; i < len(b); i += 4096 {
 		b[i] = 1
 	}
