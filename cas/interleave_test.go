@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -79,9 +80,9 @@ func pullAt(t *testing.T, at int, how string) bool {
 
 	var held *cas.Lease
 	var wg sync.WaitGroup
-	n := 0
+	var n atomic.Int64
 	collector := open(t, root, cas.Options{FS: hookFS{durable.OS, func() {
-		if n++; n != at {
+		if n.Add(1) != int64(at) {
 			return
 		}
 		pulled := make(chan struct{})
@@ -101,7 +102,7 @@ func pullAt(t *testing.T, at int, how string) bool {
 		t.Fatalf("gc at moment %d: %v", at, err)
 	}
 	wg.Wait()
-	if n < at {
+	if n.Load() < int64(at) {
 		return false
 	}
 	if !m.present(t, s) {

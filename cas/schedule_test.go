@@ -132,6 +132,14 @@ func TestSchedules(t *testing.T) {
 		must(t, pullSmall(s, "first"))
 		drop(t, s)
 	}
+	// The file is there, and belongs to nothing.
+	loose := func() {
+		nothing()
+		l, err := s.Lease(t.Context(), "loose")
+		must(t, err)
+		must(t, s.Put(t.Context(), l, digest.FromBytes(smallPart()), smallPart()))
+		must(t, l.Release())
+	}
 	trashed := func() {
 		dead()
 		_, err := s.GC(t.Context(), cas.GCOptions{Grace: time.Hour, Proc: proc})
@@ -193,6 +201,7 @@ func TestSchedules(t *testing.T) {
 		{"collection in a first pull", newActor(t, root, lock, pull("a")), newActor(t, root, locks, collect), nothing},
 		{"pull in a collection", newActor(t, root, locks, collect), newActor(t, root, lock, pull("a")), dead},
 		{"collection in a pull", newActor(t, root, lock, pull("a")), newActor(t, root, locks, collect), dead},
+		{"collection in a pull of what is there", newActor(t, root, lock, pull("a")), newActor(t, root, locks, collect), loose},
 		{"collection in a pull from the trash", newActor(t, root, lock, pull("a")), newActor(t, root, locks, collect), trashed},
 		{"two pulls from the trash", newActor(t, root, locks, pull("a")), newActor(t, root, locks, func(s *cas.Store) error {
 			return errors.Join(pullSmall(s, "b"), collect(s))
