@@ -25,7 +25,7 @@ func BenchmarkAccept(b *testing.B) {
 		}
 	}
 	ms := b.Elapsed().Seconds() * 1000 / float64(b.N)
-	fmt.Printf(`{"bench":"accept: 1,000 models","vs":"budget of 200 ms","ratio":%.3f,"value":%.1f,"unit":"ms"}`+"\n", ms/200, ms)
+	fmt.Printf("\n"+`{"bench":"accept: 1,000 models","vs":"budget of 200 ms","ratio":%.3f,"value":%.1f,"unit":"ms"}`+"\n", ms/200, ms)
 }
 
 // BenchmarkEndless is what a node allocates while it refuses a source of which
@@ -74,7 +74,7 @@ func BenchmarkEndless(b *testing.B) {
 		}
 	}
 	mib := float64(worst) / (1 << 20)
-	fmt.Printf(`{"bench":"refuse: endless data","vs":"budget of 32 MiB","ratio":%.3f,"value":%.2f,"unit":"MiB allocated"}`+"\n", mib/32, mib)
+	fmt.Printf("\n"+`{"bench":"refuse: endless data","vs":"budget of 32 MiB","ratio":%.3f,"value":%.2f,"unit":"MiB allocated"}`+"\n", mib/32, mib)
 }
 
 // BenchmarkCurrent is what every command pays to verify it again.

@@ -52,6 +52,6 @@ func BenchmarkStart(b *testing.B) {
 	for b.Loop() {
 		one, all = shortest(exec.Command(empty), one), shortest(rmodels("list"), all)
 	}
-	fmt.Printf(`{"bench":"start: rmodels list","vs":"an empty Go program","ratio":%.2f,"value":%.1f,"unit":"ms"}`+"\n",
+	fmt.Printf("\n"+`{"bench":"start: rmodels list","vs":"an empty Go program","ratio":%.2f,"value":%.1f,"unit":"ms"}`+"\n",
 		float64(all)/float64(one), all.Seconds()*1000)
 }
