@@ -31,50 +31,13 @@ type admission struct {
 // and keeps the evidence in the store under lease l. Nothing of the artifact
 // but signatures is fetched before the policy has said yes.
 func (n *Node) admit(ctx context.Context, l *cas.Lease, acc *snapshot.Accepted, policyName, reference string, mirrors []string) (*admission, error) {
-	ref, err := oci.ParseReference(reference)
-	if err != nil {
-		return nil, err
-	}
-	c, err := n.client()
-	if err != nil {
-		return nil, err
-	}
 	st, err := n.store()
 	if err != nil {
 		return nil, err
 	}
-	ad := &admission{ref: ref}
-	if ad.mirrors, err = n.mirrors(c, acc.Document, ref, mirrors); err != nil {
+	ad, ev, d, err := n.judge(ctx, acc, policyName, reference, mirrors)
+	if err != nil {
 		return nil, err
-	}
-	ev := inline(acc, ref.Digest)
-	found, err := c.Evidence(ctx, ref, ad.mirrors)
-	if err != nil && len(ev) == 0 {
-		return nil, fmt.Errorf("look for signatures of %s: %w", ref, err)
-	}
-	for _, e := range found {
-		ev = append(ev, policy.Evidence(e))
-	}
-	var files []policy.FileDigest
-	if aboutFiles(acc.Document, policyName, ev) {
-		a, err := c.Resolve(ctx, ref, ad.mirrors)
-		if err != nil {
-			return nil, sentBy(ref, fmt.Errorf("fetch manifest: %w", err))
-		}
-		files = rawFiles(a)
-	}
-	d := policy.AdmitSignatures(acc, policyName, reference, ref.Digest, ev, n.now(), files...)
-	if !d.Allowed {
-		if len(ev) == 0 { // nothing is known of an artifact that no source has
-			if _, rerr := c.Resolve(ctx, ref, ad.mirrors); errors.Is(rerr, oci.ErrNotFound) || errors.Is(rerr, oci.ErrUnavailable) {
-				return nil, rerr
-			}
-		}
-		source := ref.Name()
-		if len(ev) > 0 && ev[0].Source != "" {
-			source = ev[0].Source
-		}
-		return nil, refusal(d, ref.Digest, source)
 	}
 	if err := n.admitted(acc, policyName, reference, d); err != nil {
 		return nil, err
@@ -99,6 +62,56 @@ func (n *Node) admit(ctx context.Context, l *cas.Lease, acc *snapshot.Accepted, 
 		ad.receipt.Evidence = append(ad.receipt.Evidence, stored)
 	}
 	return ad, nil
+}
+
+// judge asks the policy about an artifact with the signatures that its sources
+// have. It changes nothing on the node.
+func (n *Node) judge(ctx context.Context, acc *snapshot.Accepted, policyName, reference string, mirrors []string) (*admission, []policy.Evidence, policy.Decision, error) {
+	fail := func(err error) (*admission, []policy.Evidence, policy.Decision, error) {
+		return nil, nil, policy.Decision{}, err
+	}
+	ref, err := oci.ParseReference(reference)
+	if err != nil {
+		return fail(err)
+	}
+	c, err := n.client()
+	if err != nil {
+		return fail(err)
+	}
+	ad := &admission{ref: ref}
+	if ad.mirrors, err = n.mirrors(c, acc.Document, ref, mirrors); err != nil {
+		return fail(err)
+	}
+	ev := inline(acc, ref.Digest)
+	found, err := c.Evidence(ctx, ref, ad.mirrors)
+	if err != nil && len(ev) == 0 {
+		return fail(fmt.Errorf("look for signatures of %s: %w", ref, err))
+	}
+	for _, e := range found {
+		ev = append(ev, policy.Evidence(e))
+	}
+	var files []policy.FileDigest
+	if aboutFiles(acc.Document, policyName, ev) {
+		a, err := c.Resolve(ctx, ref, ad.mirrors)
+		if err != nil {
+			return fail(sentBy(ref, fmt.Errorf("fetch manifest: %w", err)))
+		}
+		files = rawFiles(a)
+	}
+	d := policy.AdmitSignatures(acc, policyName, reference, ref.Digest, ev, n.now(), files...)
+	if !d.Allowed {
+		if len(ev) == 0 { // nothing is known of an artifact that no source has
+			if _, rerr := c.Resolve(ctx, ref, ad.mirrors); errors.Is(rerr, oci.ErrNotFound) || errors.Is(rerr, oci.ErrUnavailable) {
+				return fail(rerr)
+			}
+		}
+		source := ref.Name()
+		if len(ev) > 0 && ev[0].Source != "" {
+			source = ev[0].Source
+		}
+		return fail(refusal(d, ref.Digest, source))
+	}
+	return ad, ev, d, nil
 }
 
 // annotationMax bounds one kept annotation in bytes; a certificate chain is the

@@ -44,6 +44,7 @@ type Action struct {
 	Reason  string    `json:"reason"`         // why this verb
 	Cause   Cause     `json:"cause,omitzero"` // class of a refusal
 	Bytes   int64     `json:"bytes,omitzero"` // at most, to be fetched
+	Here    int64     `json:"here,omitzero"`  // bytes of it that the store holds already
 	After   time.Time `json:"after,omitzero"` // when a wait ends
 
 	model    *snapshot.Model // nil when the snapshot does not list it
@@ -238,7 +239,8 @@ func (in *Inputs) listedAction(m *snapshot.Model, r *Record, free int64) Action 
 	install := func(why string) Action {
 		a.Bytes = m.Size
 		if in.Present != nil {
-			a.Bytes = max(0, m.Size-in.Present(m))
+			a.Here = in.Present(m)
+			a.Bytes = max(0, m.Size-a.Here)
 		}
 		if a.Bytes > free {
 			a.Cause = CauseSpace

@@ -42,12 +42,13 @@ type Outcome struct {
 
 // SyncResult is the outcome of one pass.
 type SyncResult struct {
-	Plan            Plan      `json:"plan"`
-	Changed         bool      `json:"changed"` // this pass accepted a newer snapshot
-	SnapshotFailure *Failure  `json:"snapshotFailure,omitzero"`
-	Outcomes        []Outcome `json:"outcomes,omitzero"`
-	Fetched         int64     `json:"fetched"`
-	Seconds         float64   `json:"seconds"`
+	Plan            Plan        `json:"plan"`
+	Changed         bool        `json:"changed"` // this pass accepted a newer snapshot
+	SnapshotFailure *Failure    `json:"snapshotFailure,omitzero"`
+	Preflight       []Preflight `json:"preflight,omitzero"` // of a dry run: what each install would take
+	Outcomes        []Outcome   `json:"outcomes,omitzero"`
+	Fetched         int64       `json:"fetched"`
+	Seconds         float64     `json:"seconds"`
 }
 
 // Sync makes the node equal to the snapshot: it looks for a newer one, plans,
@@ -74,7 +75,11 @@ func (n *Node) Sync(ctx context.Context, o SyncOptions) (*SyncResult, error) {
 		}
 	}
 	res.Plan, err = n.plan(ctx, acc, o)
-	if err != nil || o.DryRun {
+	if err != nil {
+		return res, err
+	}
+	if o.DryRun {
+		res.Preflight, err = n.preflight(ctx, acc, res.Plan)
 		return res, err
 	}
 	n.runPlan(ctx, acc, o, res, res.Plan, func(v Verb) bool { return v != Archive && v != Remove })
@@ -421,7 +426,7 @@ func (n *Node) plan(ctx context.Context, acc *snapshot.Accepted, o SyncOptions) 
 		}
 	}
 	return MakePlan(Inputs{
-		Accepted: acc, Records: recs, Facts: f, Free: free, Admitted: admitted, Runtimes: runtimes,
+		Accepted: acc, Records: recs, Facts: f, Free: free, Present: n.present, Admitted: admitted, Runtimes: runtimes,
 		Now: n.now(), Only: o.Only, Force: o.Force, Retest: o.Retest, Install: o.Install, Archive: n.o.Archive != "",
 	}), nil
 }

@@ -153,6 +153,7 @@ func (a *app) pass(res *lifecycle.SyncResult, o lifecycle.SyncOptions, named boo
 		}
 		if o.DryRun {
 			printPlan(w, res.Plan)
+			printPreflight(w, res.Preflight, named)
 			return
 		}
 		printOutcomes(w, res, a.quiet)
@@ -204,6 +205,43 @@ func printPlan(w io.Writer, p lifecycle.Plan) {
 	table(w, rows)
 	fmt.Fprintf(w, "network %s, snapshot %d (%s, %s): %s to fetch at most, %s free\n",
 		p.Network, p.Sequence, short(p.Snapshot.String()), p.Freshness, amount.Bytes(p.FetchBytes), amount.Bytes(max(0, p.FreeBytes)))
+}
+
+// printPreflight says what each install would take; of models that were asked
+// for by name also file by file.
+func printPreflight(w io.Writer, all []lifecycle.Preflight, files bool) {
+	for _, f := range all {
+		verdict := "would be installed"
+		if len(f.Signers) > 0 {
+			verdict += ", signed by " + strings.Join(f.Signers, ", ")
+		}
+		if f.Failure != nil {
+			verdict = "would fail (" + string(f.Failure.Cause) + "): " + f.Failure.Reason
+		}
+		fmt.Fprintf(w, "\n%s@%s: %s\n", f.Name, f.Version, verdict)
+		if f.Source == "" {
+			continue
+		}
+		more := ""
+		if f.Packed {
+			more = " and the files of packed layers"
+		}
+		fmt.Fprintf(w, "  %s to fetch from %s, %s here already, %s of disk%s\n", amount.Bytes(f.Fetch), f.Source, amount.Bytes(f.Here), amount.Bytes(f.Disk), more)
+		if !files {
+			continue
+		}
+		for _, b := range f.Blobs {
+			what := strings.Join(b.Files, ", ")
+			if what == "" {
+				what = "(configuration)"
+			}
+			do := "fetch"
+			if b.Here {
+				do = "here "
+			}
+			fmt.Fprintf(w, "  %s %10s  %s  %s\n", do, amount.Bytes(b.Size), short(b.Digest.String()), what)
+		}
+	}
 }
 
 func printOutcomes(w io.Writer, res *lifecycle.SyncResult, quiet bool) {
