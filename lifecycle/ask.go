@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -53,7 +54,11 @@ func (n *Node) prepared(ctx context.Context, purpose, nameOrID string, verbs ...
 	}
 	if err := st.CheckTree(ctx, r.Manifest); err != nil {
 		l.Release()
-		return fail(treeFailure(r, err))
+		bad := treeFailure(r, err)
+		if _, err := n.locked(ctx, r.ID(), func(r *Record) error { return n.settle(acc, r, bad) }); !errors.Is(err, ErrBusy) {
+			return fail(err)
+		}
+		return fail(bad)
 	}
 	job, err := n.job(ctx, l, acc, &m, r)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/resultity/rmodels/cas"
 	"github.com/resultity/rmodels/oci"
@@ -188,5 +189,6 @@ var causes = []class{
 	{snapshot.ErrRejected, CauseSnapshot, "the node goes on with the last snapshot it accepted; tell the network"},
 	{snapshot.ErrNone, CauseSnapshot, "fetch one with: rmodels sync, or hand one over with: rmodels snapshot apply FILE"},
 	{snapshot.ErrNotPinned, CauseState, "pin the network's root with: rmodels init"},
+	{unix.ENOSPC, CauseSpace, "free space on the disk of the node's state; the store's own with: rmodels gc"},
 	{errCorrupt, CauseState, "rmodels sync moves it aside and rebuilds what it said"},
 }

@@ -106,6 +106,11 @@ func (a Action) testedBefore(b Action) int {
 // first, and at once when a snapshot is accepted (invariant 5).
 func (v Verb) takesOut() bool { return v == Quarantine || v == Disable || v == Demote }
 
+// hadNoRoom reports whether the plan refused a model for want of space alone.
+func (p *Plan) hadNoRoom(a Action) bool {
+	return slices.ContainsFunc(p.Actions, func(x Action) bool { return x.ID() == a.ID() && x.Verb == Refuse && x.Cause == CauseSpace })
+}
+
 // MakePlan decides what to do with every model that the snapshot lists or the
 // node remembers. It reads in alone.
 func MakePlan(in Inputs) Plan {
@@ -118,12 +123,18 @@ func MakePlan(in Inputs) Plan {
 	for _, r := range in.Records {
 		byID[r.ID()] = r
 	}
+	asked := func(name, id string) bool {
+		return len(in.Only) == 0 || slices.Contains(in.Only, name) || slices.Contains(in.Only, id)
+	}
 	listed := make(map[string]bool)
 	free := in.Free
 	for i := range acc.Document.Models {
 		m := &acc.Document.Models[i]
 		id := modelID(m.Name, m.Version)
 		listed[id] = true
+		if !asked(m.Name, id) {
+			continue
+		}
 		r := byID[id]
 		if r == nil {
 			r = &Record{Name: m.Name, Version: m.Version, State: Absent}
@@ -149,7 +160,7 @@ func MakePlan(in Inputs) Plan {
 		}
 	}
 	for _, r := range in.Records {
-		if !listed[r.ID()] {
+		if !listed[r.ID()] && asked(r.Name, r.ID()) {
 			a, ok := in.unlistedAction(r)
 			if !ok {
 				continue
@@ -163,11 +174,6 @@ func MakePlan(in Inputs) Plan {
 				}
 			}
 		}
-	}
-	if len(in.Only) > 0 {
-		p.Actions = slices.DeleteFunc(p.Actions, func(a Action) bool {
-			return !slices.Contains(in.Only, a.Name) && !slices.Contains(in.Only, a.ID())
-		})
 	}
 	slices.SortStableFunc(p.Actions, func(a, b Action) int {
 		return cmp.Or(cmp.Compare(verbOrder[a.Verb], verbOrder[b.Verb]), a.testedBefore(b))

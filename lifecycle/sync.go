@@ -74,6 +74,11 @@ func (n *Node) Sync(ctx context.Context, o SyncOptions) (*SyncResult, error) {
 			return res, err
 		}
 	}
+	if res.Changed && len(o.Only) > 0 { // a snapshot rules all models, whichever were named
+		if err := n.takeOut(ctx, acc, res); err != nil {
+			return res, err
+		}
+	}
 	res.Plan, err = n.plan(ctx, acc, o)
 	if err != nil {
 		return res, err
@@ -82,14 +87,17 @@ func (n *Node) Sync(ctx context.Context, o SyncOptions) (*SyncResult, error) {
 		res.Preflight, err = n.preflight(ctx, acc, res.Plan)
 		return res, err
 	}
-	n.runPlan(ctx, acc, o, res, res.Plan, func(v Verb) bool { return v != Archive && v != Remove })
+	n.runPlan(ctx, acc, o, res, res.Plan, func(a Action) bool { return a.Verb != Archive && a.Verb != Remove })
 	// What goes is decided after what comes: a version is archived once its
-	// successor is Active, which this pass may have brought about.
+	// successor is Active, which this pass may have brought about. And what had
+	// no room may have some now: not all that was to come did.
 	after, err := n.plan(ctx, acc, o)
 	if err != nil {
 		return res, err
 	}
-	n.runPlan(ctx, acc, o, res, after, func(v Verb) bool { return v == Archive || v == Remove })
+	n.runPlan(ctx, acc, o, res, after, func(a Action) bool {
+		return a.Verb == Archive || a.Verb == Remove || a.Verb == Install && res.Plan.hadNoRoom(a)
+	})
 	if len(o.Only) == 0 {
 		if err := n.forgetRuntimes(ctx, acc); err != nil {
 			return res, err
@@ -151,13 +159,22 @@ func (n *Node) Apply(ctx context.Context, bundle []byte, source string) (*snapsh
 	if err != nil {
 		return nil, nil, errors.Join(err, n.rejected(err, source))
 	}
-	p, err := n.plan(ctx, acc, SyncOptions{})
-	if err != nil {
+	var res SyncResult
+	if err := n.takeOut(ctx, acc, &res); err != nil {
 		return acc, nil, err
 	}
-	var res SyncResult
-	n.runPlan(ctx, acc, SyncOptions{}, &res, p, Verb.takesOut)
 	return acc, res.Outcomes, ctx.Err()
+}
+
+// takeOut takes every model out of use that a newly accepted snapshot does not
+// let be used.
+func (n *Node) takeOut(ctx context.Context, acc *snapshot.Accepted, res *SyncResult) error {
+	p, err := n.plan(ctx, acc, SyncOptions{})
+	if err != nil {
+		return err
+	}
+	n.runPlan(ctx, acc, SyncOptions{}, res, p, func(a Action) bool { return a.Verb.takesOut() })
+	return nil
 }
 
 // accept takes a snapshot while nobody activates a model under an older one.
@@ -432,9 +449,9 @@ func (n *Node) plan(ctx context.Context, acc *snapshot.Accepted, o SyncOptions) 
 }
 
 // runPlan executes the actions that are wanted and adds their outcomes.
-func (n *Node) runPlan(ctx context.Context, acc *snapshot.Accepted, o SyncOptions, res *SyncResult, p Plan, wanted func(Verb) bool) {
+func (n *Node) runPlan(ctx context.Context, acc *snapshot.Accepted, o SyncOptions, res *SyncResult, p Plan, wanted func(Action) bool) {
 	for _, a := range p.Actions {
-		if !wanted(a.Verb) {
+		if !wanted(a) {
 			continue
 		}
 		if ctx.Err() != nil {

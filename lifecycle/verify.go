@@ -60,7 +60,7 @@ func (n *Node) Verify(ctx context.Context, o VerifyOptions) ([]Verification, err
 		if r.State == Absent && len(o.Only) == 0 {
 			continue // nothing of it is here, and nothing was damaged
 		}
-		if !r.State.Installed() && r.Tree == "" && !o.Repair {
+		if !r.State.Installed() && r.Tree == "" && (!o.Repair || len(o.Only) == 0) {
 			if len(o.Only) > 0 && r.State != Absent {
 				f := &Failure{Cause: r.Cause, Reason: r.Reason, Hint: "try again with: rmodels sync " + r.ID()}
 				out = append(out, Verification{Name: r.Name, Version: r.Version, State: r.State, Failure: f})
@@ -175,11 +175,27 @@ func (n *Node) verifyRecord(ctx context.Context, acc *snapshot.Accepted, r *Reco
 	return nil
 }
 
-// ScrubFindings records what a scrub of the store found. Blobs that it flagged
-// are not handed out; a model that needs one fails its next check and is
-// mended by the pass after that.
-func (n *Node) ScrubFindings(fs []cas.Finding) error {
+// ScrubFindings settles what a scrub of the store found. A model that holds
+// flagged bytes is out of use from now on, and mended by the next pass; what
+// no model holds is an incident of the node.
+func (n *Node) ScrubFindings(ctx context.Context, fs []cas.Finding) error {
+	if len(fs) == 0 {
+		return nil
+	}
+	acc, err := n.Current()
+	if err != nil && !errors.Is(err, snapshot.ErrNone) {
+		return err
+	}
+	settled := map[string]bool{}
+	if err == nil {
+		if settled, err = n.demoteDamaged(ctx, acc); err != nil {
+			return err
+		}
+	}
 	for _, f := range fs {
+		if settled[f.Name] {
+			continue
+		}
 		if err := n.incident(Incident{
 			Kind: CauseHash, Digest: digest.Digest(f.Name), Expected: f.Expected, Found: f.Found, Source: n.o.StoreDir,
 			Reason: f.Kind + ": " + f.Problem, Action: "not handed out until it is repaired",
@@ -188,4 +204,40 @@ func (n *Node) ScrubFindings(fs []cas.Finding) error {
 		}
 	}
 	return nil
+}
+
+// demoteDamaged looks at the trees of all installed models and settles those
+// that do not fit the store. It returns the blobs of these.
+func (n *Node) demoteDamaged(ctx context.Context, acc *snapshot.Accepted) (map[string]bool, error) {
+	recs, err := n.Records()
+	if err != nil && !errors.Is(err, errCorrupt) {
+		return nil, err
+	}
+	st, err := n.store()
+	if err != nil {
+		return nil, err
+	}
+	blobs := map[string]bool{}
+	for _, r := range recs {
+		if !r.State.Installed() {
+			continue
+		}
+		ref, rerr := st.Ref(n.modelRef(r.ID()))
+		_, err := n.locked(ctx, r.ID(), func(r *Record) error {
+			if err := st.CheckTree(ctx, r.Manifest); err != nil && r.State.Installed() {
+				return n.settle(acc, r, treeFailure(r, err))
+			}
+			return nil
+		})
+		switch {
+		case err == nil, errors.Is(err, ErrBusy): // whoever is at work meets the damage itself
+		case AsFailure(err).Cause != CauseHash:
+			return nil, err
+		case rerr == nil:
+			for _, d := range ref.Blobs {
+				blobs[d.String()] = true
+			}
+		}
+	}
+	return blobs, nil
 }

@@ -97,6 +97,10 @@ func (r *Repository) Status() (*SignResult, error) {
 	if doc != nil {
 		res.Sequence = doc.Sequence
 	}
+	if res.Draft, err = r.Changed(); err != nil {
+		return nil, err
+	}
+	res.Complete = res.Complete && !res.Draft
 	return res, nil
 }
 

@@ -22,6 +22,8 @@ type SignResult struct {
 	Roles    []RoleStatus `json:"roles"`
 	// Complete: every role has reached its threshold, it can be published.
 	Complete bool `json:"complete"`
+	// Draft: it holds changes that no signature covers yet.
+	Draft bool `json:"draft"`
 	// Restarted: the draft had changed since others signed, so that their
 	// signatures were for another document and were dropped.
 	Restarted bool `json:"restarted,omitzero"`

@@ -59,6 +59,10 @@ func (b Bytes) MarshalText() ([]byte, error) { return []byte(b.String()), nil }
 // UnmarshalText implements [encoding.TextUnmarshaler].
 func (b *Bytes) UnmarshalText(t []byte) error {
 	s := string(t)
+	if s == "0" {
+		*b = 0
+		return nil
+	}
 	for _, u := range byteUnits {
 		n, ok := strings.CutSuffix(s, u.name)
 		if !ok {

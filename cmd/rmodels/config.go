@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -355,6 +356,9 @@ func (c *config) node() (lifecycle.Options, error) {
 	reg, err := c.registry()
 	if err != nil {
 		return lifecycle.Options{}, err
+	}
+	if base := filepath.Base(c.Engine.Path); c.Engine.Name != "" && base != c.Engine.Name && slices.Contains([]string{"nerdctl", "docker", "podman"}, base) {
+		return lifecycle.Options{}, usageError{fmt.Errorf("engine.name is %s, but engine.path is %s: set both", c.Engine.Name, c.Engine.Path)}
 	}
 	o := lifecycle.Options{
 		StateDir: c.StateDir, StoreDir: c.StoreDir, Network: c.Network, MinFree: int64(c.MinFree),

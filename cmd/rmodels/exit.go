@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 
 	"github.com/resultity/rmodels/lifecycle"
@@ -20,6 +21,7 @@ const (
 	exitNoSpace      = 9
 	exitSnapshot     = 10
 	exitPartial      = 11
+	exitInterrupted  = 130 // as shells have it
 )
 
 // exitHelp documents the codes where every command's help can show them.
@@ -35,7 +37,8 @@ const exitHelp = `Exit codes:
   8   busy: another rmodels is at work
   9   no space
   10  the snapshot was rejected
-  11  some models failed, others went through`
+  11  some models failed, others went through
+  130 interrupted; the same command goes on from there`
 
 // usageError is a command line that cannot be obeyed.
 type usageError struct{ error }
@@ -85,6 +88,9 @@ func exitCode(err error) int {
 	}
 	if _, ok := errors.AsType[usageError](err); ok {
 		return exitUsage
+	}
+	if errors.Is(err, context.Canceled) {
+		return exitInterrupted
 	}
 	if errors.Is(err, lifecycle.ErrNoNode) { // a command before init
 		return exitUsage

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -65,7 +66,11 @@ func printItems(w io.Writer, items []cas.GCItem, all bool) {
 	rows := [][]string{{"ACTION", "KIND", "NAME", "SIZE", "WHY"}}
 	for _, i := range items {
 		if all || i.Action != "keep" {
-			rows = append(rows, []string{i.Action, i.Kind, i.Name, amount.Bytes(i.Bytes), i.Reason})
+			name := i.Name
+			if strings.HasPrefix(name, "sha256:") {
+				name = short(name)
+			}
+			rows = append(rows, []string{i.Action, i.Kind, name, amount.Bytes(i.Bytes), i.Reason})
 		}
 	}
 	if len(rows) > 1 {

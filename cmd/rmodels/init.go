@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/internal/durable"
@@ -60,6 +62,10 @@ It may be repeated; another root than the pinned one is refused.`,
 			if err != nil {
 				return err
 			}
+			kept := cfg.Network // what the next commands will follow
+			if c, _, err := loadConfig(pflag.NewFlagSet("", pflag.ContinueOnError), a.configFile, true); err == nil {
+				kept = cmp.Or(c.Network, kept)
+			}
 			store := cfg.StoreDir
 			if store == "" {
 				store = filepath.Join(cfg.StateDir, "store")
@@ -77,6 +83,9 @@ It may be repeated; another root than the pinned one is refused.`,
 					fmt.Fprintf(w, "configuration  %s (written)\n", file)
 				} else {
 					fmt.Fprintf(w, "configuration  %s (kept as it is)\n", file)
+					if kept != cfg.Network {
+						fmt.Fprintf(w, "               it follows %s: other commands need --network %s, or change it\n", kept, cfg.Network)
+					}
 				}
 				if cfg.Snapshot.Source == "" {
 					fmt.Fprintln(w, "next           hand over a snapshot: rmodels snapshot apply FILE")

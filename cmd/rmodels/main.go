@@ -216,7 +216,7 @@ func (a *app) printError(args []string, err error, code int) {
 		f = e.failure
 	}
 	if _, ok := errors.AsType[usageError](err); ok {
-		f.Cause = "usage"
+		f.Cause, f.Hint = "usage", "" // what a class of errors asks of a node is no advice here
 	}
 	// The whole chain says more than the class that was found inside it.
 	if full := err.Error(); strings.Contains(full, f.Reason) {

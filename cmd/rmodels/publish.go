@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/spf13/cobra"
 
 	"github.com/resultity/rmodels/internal/durable"
@@ -165,8 +166,10 @@ fields of the entry. Without a size the registry is asked for it.`,
 	model.Flags().StringVar(&version, "version", "", "version of the model")
 	model.Flags().Int64Var(&size, "size", 0, "bytes of the artifact; default: as the registry says")
 	rt := &cobra.Command{
-		Use:     "runtime DIR FILE",
-		Short:   "Add or replace a runtime (same name)",
+		Use:   "runtime DIR FILE",
+		Short: "Add or replace a runtime (same name)",
+		Long: `add runtime reads a runtime's entry as JSON, or a file of runner/examples; - is
+standard input. --reference replaces its image.`,
 		Example: `  rmodels snapshot add runtime ./ceremony llama.json --reference registry.example/rt/llama@sha256:...`,
 		Args:    args(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, as []string) error {
@@ -175,7 +178,7 @@ fields of the entry. Without a size the registry is asked for it.`,
 				return err
 			}
 			var x snapshot.Runtime
-			if err := readEntry(as[1], &x); err != nil {
+			if err := readEntry(as[1], &x, "runtime"); err != nil {
 				return err
 			}
 			if reference != "" {
@@ -212,8 +215,9 @@ fields of the entry. Without a size the registry is asked for it.`,
 	return c
 }
 
-// readEntry decodes one entry of the document strictly.
-func readEntry(path string, v any) error {
+// readEntry decodes one entry of the document strictly. Where the file has one
+// of the members, as the examples of runtimes do, that is the entry.
+func readEntry(path string, v any, members ...string) error {
 	var b []byte
 	var err error
 	if path == "-" {
@@ -223,6 +227,14 @@ func readEntry(path string, v any) error {
 	}
 	if err != nil {
 		return err
+	}
+	var outer map[string]jsontext.Value
+	if json.Unmarshal(b, &outer) == nil {
+		for _, m := range members {
+			if inner, ok := outer[m]; ok {
+				b = inner
+			}
+		}
 	}
 	if err := json.Unmarshal(b, v, json.RejectUnknownMembers(true)); err != nil {
 		return usageError{fmt.Errorf("%s: %w", path, err)}
@@ -347,9 +359,12 @@ func printSigned(w io.Writer, res *snapshot.SignResult, dir string) {
 			fmt.Fprintf(w, "             %s has not signed\n", short(id))
 		}
 	}
-	if res.Complete {
+	switch {
+	case res.Draft:
+		fmt.Fprintf(w, "the draft holds changes that nobody has signed: who holds a key of targets runs: rmodels snapshot sign %s --key FILE\n", dir)
+	case res.Complete:
 		fmt.Fprintf(w, "snapshot %d is signed; hand it out with: rmodels snapshot publish %s --to DIRECTORY\n", res.Sequence, dir)
-	} else {
+	default:
 		fmt.Fprintf(w, "more signatures are needed: the next holder runs: rmodels snapshot sign %s --key FILE\n", dir)
 	}
 }

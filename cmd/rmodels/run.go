@@ -39,8 +39,12 @@ quickest way to see that a model works. It changes no state.`,
 			if a.output != "json" {
 				fmt.Fprintln(a.stdout)
 				a.closeProgress()
-				if !a.quiet && v.Passed {
-					fmt.Fprintf(plain{a.stderr}, "%d tokens at %.1f a second, first after %s; %d checks of the container held\n",
+				switch {
+				case a.quiet || !v.Passed:
+				case v.Tokens == 0:
+					fmt.Fprintf(plain{a.stderr}, "the model ended without a word; %d checks of the container held\n", held(v))
+				default:
+					fmt.Fprintf(plain{a.stderr}, "%d tokens, %.1f a second, first after %s; %d checks of the container held\n",
 						v.Tokens, v.TokensPerSecond, v.TimeToFirstToken.Std().Round(time.Millisecond), held(v))
 				}
 			} else if err := a.result(v, nil); err != nil {

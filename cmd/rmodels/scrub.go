@@ -47,7 +47,7 @@ again; verify --repair mends it, or the sync after the one that meets it.`,
 			if err != nil {
 				return err
 			}
-			if err := n.ScrubFindings(res.Findings); err != nil {
+			if err := n.ScrubFindings(cmd.Context(), res.Findings); err != nil {
 				return err
 			}
 			err = a.result(res, func(w io.Writer) {

@@ -85,12 +85,18 @@ Active. A broken transfer goes on where it stopped.`,
 		Args:              args(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: a.modelNames,
 		RunE: func(cmd *cobra.Command, as []string) error {
-			n, _, err := a.node("pull")
+			n, cfg, err := a.node("pull")
 			if err != nil {
 				return err
 			}
 			o.Only = as
 			o.Force = true
+			if _, err := n.Current(); errors.Is(err, snapshot.ErrNone) { // a fresh node
+				if o.Source, err = snapshotSource(cfg); err != nil {
+					return err
+				}
+				o.SourceName = cfg.Snapshot.Source
+			}
 			res, err := n.Sync(cmd.Context(), o)
 			if err != nil {
 				return err
@@ -149,7 +155,10 @@ quarantined.`,
 func (a *app) pass(res *lifecycle.SyncResult, o lifecycle.SyncOptions, named bool) error {
 	err := a.result(res, func(w io.Writer) {
 		if f := res.SnapshotFailure; f != nil {
-			fmt.Fprintf(w, "snapshot: %s\n  next: %s\n", f.Reason, f.Hint)
+			fmt.Fprintf(w, "snapshot: %s\n", f.Reason)
+			if f.Hint != "" {
+				fmt.Fprintf(w, "  next: %s\n", f.Hint)
+			}
 		}
 		if o.DryRun {
 			printPlan(w, res.Plan)
@@ -203,7 +212,7 @@ func printPlan(w io.Writer, p lifecycle.Plan) {
 		rows = append(rows, []string{x.ID(), string(x.Verb), state, fetch, x.Reason})
 	}
 	table(w, rows)
-	fmt.Fprintf(w, "network %s, snapshot %d (%s, %s): %s to fetch at most, %s free\n",
+	fmt.Fprintf(w, "network %s, snapshot %d (%s, %s): %s of models to fetch at most, %s free\n",
 		p.Network, p.Sequence, short(p.Snapshot.String()), p.Freshness, amount.Bytes(p.FetchBytes), amount.Bytes(max(0, p.FreeBytes)))
 }
 
@@ -246,9 +255,9 @@ func printPreflight(w io.Writer, all []lifecycle.Preflight, files bool) {
 
 func printOutcomes(w io.Writer, res *lifecycle.SyncResult, quiet bool) {
 	rows := [][]string{{"MODEL", "DID", "STATE", "TOOK", "WHY"}}
-	count := map[lifecycle.State]int{}
+	last := map[string]lifecycle.State{} // a model may have had several things done
 	for _, x := range res.Outcomes {
-		count[x.After]++
+		last[x.ID()] = x.After
 		why := x.Result
 		if why == "" {
 			why = x.Reason
@@ -267,6 +276,10 @@ func printOutcomes(w io.Writer, res *lifecycle.SyncResult, quiet bool) {
 	}
 	if len(rows) > 1 {
 		table(w, rows)
+	}
+	count := map[lifecycle.State]int{}
+	for _, s := range last {
+		count[s]++
 	}
 	var counts []string
 	for _, s := range []lifecycle.State{lifecycle.Active, lifecycle.Pending, lifecycle.Inactive, lifecycle.Failed, lifecycle.Archived, lifecycle.Absent} {

@@ -39,7 +39,7 @@ end_step() {
 # says how it is getting on: in place on a terminal, every ten seconds
 # elsewhere. The output is shown when the command fails.
 watched() {
-  local title=$1 log=$demo/log/setup.log start pid word last=0 elapsed
+  local title=$1 log=$demo/log/setup.log start pid word line last=0 elapsed
   shift
   start=$(now)
   : > "$log"
@@ -47,12 +47,13 @@ watched() {
   pid=$!
   while kill -0 "$pid" 2>/dev/null; do
     elapsed=$((($(now) - start) / 1000000))
-    word=$(tail -n 1 "$log" | cut -c1-60)
+    word=$(tail -n 1 "$log")
     if [ -t 1 ]; then
-      printf '\r   … %s: %d s  %s%s%s\e[K' "$title" "$elapsed" "$dim" "$word" "$plain"
+      line="   … $title: $elapsed s  $word"
+      printf '\r%s%s%s\e[K' "$dim" "${line:0:$(($(tput cols 2>/dev/null || echo 80) - 1))}" "$plain"
     elif [ $((elapsed / 10)) -gt "$last" ]; then
       last=$((elapsed / 10))
-      note "… $title: $elapsed s  $word"
+      note "… $title: $elapsed s  ${word:0:60}"
     fi
     sleep 0.2
   done
