@@ -1,6 +1,7 @@
 package cas_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -59,4 +60,25 @@ func TestRefs(t *testing.T) {
 	os.WriteFile(filepath.Join(s.Root(), "refs", "broken"), []byte("{}"), 0o644)
 	_, err = s.Refs()
 	wantError(t, err, cas.ErrCorrupt)
+}
+
+// A ref finds what a collector has taken, and takes the last step of a
+// publisher that died before it.
+func TestPutRefSettles(t *testing.T) {
+	s := newStore(t)
+	l := lease(t, s)
+	m := install(t, s, l, 1)
+	must(t, l.Release())
+	gc(t, s, cas.GCOptions{Grace: time.Hour})
+	lease(t, s, m.ref("m").Blobs...)
+	half := filepath.Join(s.Root(), "ingest", "sha256-"+m.manifest.Encoded())
+	must(t, os.Mkdir(half, 0o755))
+	must(t, s.PutRef(t.Context(), m.ref("m")))
+	if _, err := os.Stat(half); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the ingest of a published blob is left: %v", err)
+	}
+	gc(t, s, cas.GCOptions{})
+	if !m.present(t, s) {
+		t.Error("what the ref names is gone")
+	}
 }

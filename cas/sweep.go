@@ -41,6 +41,12 @@ func (c *collection) execute(ctx context.Context, r *GCResult) error {
 	if err := c.take(ctx, r, c.blobs, 'b'); err != nil {
 		return err
 	}
+	if c.run != "" {
+		// What a grace promises holds after a power loss, too.
+		if err := c.s.fs.SyncDir(c.run); err != nil {
+			return err
+		}
+	}
 	if err := c.removePartials(ctx, r); err != nil {
 		return err
 	}

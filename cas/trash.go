@@ -22,7 +22,8 @@ type trashed struct {
 }
 
 // newRun makes the trash directory of a collection. Its name is durable before
-// anything is renamed into it, or a power loss could lose a live blob with it.
+// anything is renamed into it, or a power loss could lose with it what is to
+// stay restorable.
 func (s *Store) newRun() (string, error) {
 	path := filepath.Join(s.trashPath(), "r-"+strconv.FormatInt(s.now().UnixNano(), 10)+"-"+randomID()[:8])
 	if err := s.fs.Mkdir(path, 0o755); err != nil {

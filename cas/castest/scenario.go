@@ -118,7 +118,7 @@ func scenario(open Open, dir string, fsys durable.FS, note func(mark)) error {
 		func() error { return collect(st, true, note) },
 		// The second goes, comes back from the trash, and goes for good.
 		func() error { return unroot(st, m[1], note) },
-		func() error { return collect(st, false, note) },
+		func() error { return collectIntoTrash(st, m[1], note) },
 		func() error { return pullPlainly(st, m[1], note) },
 		func() error { return install(st, m[1], note) },
 		st.Unprotect,
@@ -324,6 +324,18 @@ func replaceRoot(st Store, m model, note func(mark)) error {
 func unroot(st Store, m model, note func(mark)) error {
 	note(mark{is: unrooting, name: m.name})
 	return st.Unroot(m.name)
+}
+
+// collectIntoTrash takes a model that comes back when it is looked at, also
+// after a crash.
+func collectIntoTrash(st Store, m model, note func(mark)) error {
+	if err := collect(st, false, note); err != nil {
+		return err
+	}
+	for _, b := range m.blobs() {
+		note(mark{is: published, d: b.d})
+	}
+	return nil
 }
 
 func collect(st Store, atOnce bool, note func(mark)) error {
