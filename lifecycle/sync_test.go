@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/resultity/rmodels/cas"
 	"github.com/resultity/rmodels/policy"
 	"github.com/resultity/rmodels/snapshot"
@@ -550,5 +552,63 @@ func TestBackoffDoubles(t *testing.T) {
 	w.faults(nil, nil)
 	if o := w.sync(n)["tiny@v1"]; o.After != Pending {
 		t.Fatalf("good bytes at last: %+v", o)
+	}
+}
+
+// A command that names one model may bring a new snapshot here: that rules the
+// other models at once, too (invariant 5).
+func TestNamedSyncObeysTheWholeSnapshot(t *testing.T) {
+	w := newNetwork(t)
+	w.list("tiny", "v1", w.push("tiny", w.key, "first"))
+	w.list("other", "v1", w.push("other", w.key, "second"))
+	w.publish()
+	n := w.node()
+	w.sync(n)
+	r := w.state(n, "other@v1", Pending)
+	w.must(w.repo.Revoke(snapshot.Revocation{Digest: r.Manifest, Reason: "found harmful"}))
+	w.publish()
+	w.sync(n, func(o *SyncOptions) { o.Only = []string{"tiny@v1"} })
+	w.state(n, "tiny@v1", Pending)
+	w.state(n, "other@v1", Failed)
+}
+
+// What a scrub finds is out of use when the scrub ends, not with the next pass.
+func TestScrubTakesDamagedModelsOutOfUse(t *testing.T) {
+	w, n := installed(t)
+	r := w.state(n, "tiny@v1", Pending)
+	st, err := n.Store()
+	w.must(err)
+	ref, err := st.Ref(n.modelRef("tiny@v1"))
+	w.must(err)
+	var largest digest.Digest
+	var size int64
+	for _, d := range ref.Blobs {
+		if stat, err := st.Stat(d); err == nil && stat.Size > size {
+			largest, size = d, stat.Size
+		}
+	}
+	hex := largest.Encoded()
+	path := filepath.Join(n.o.StoreDir, "blobs", "sha256", hex[:2], hex)
+	w.must(os.Chmod(path, 0o600))
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	w.must(err)
+	_, err = f.WriteAt([]byte("rot"), size/2)
+	w.must(err)
+	w.must(f.Close())
+	w.must(os.Chmod(path, 0o444))
+	res, err := st.Scrub(context.Background(), cas.ScrubOptions{})
+	w.must(err)
+	if len(res.Findings) == 0 {
+		t.Fatal("nothing found")
+	}
+	w.must(n.ScrubFindings(context.Background(), res.Findings))
+	if got := w.state(n, "tiny@v1", Failed); got.Cause != CauseHash {
+		t.Errorf("cause %s", got.Cause)
+	}
+	if ins, _ := n.Incidents("tiny@v1", 0); len(ins) != 1 || ins[0].Digest != r.Manifest {
+		t.Errorf("incidents %+v", ins)
+	}
+	if all, _ := n.Incidents("", 0); len(all) != 1 {
+		t.Errorf("the same damage is told %d times", len(all))
 	}
 }

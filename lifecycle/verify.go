@@ -60,7 +60,7 @@ func (n *Node) Verify(ctx context.Context, o VerifyOptions) ([]Verification, err
 		if r.State == Absent && len(o.Only) == 0 {
 			continue // nothing of it is here, and nothing was damaged
 		}
-		if !r.State.Installed() && r.Tree == "" && (!o.Repair || len(o.Only) == 0) {
+		if !r.State.Installed() && r.Tree == "" && (!o.Repair || len(o.Only) == 0 && r.Manifest == "") { // what never was here is not to be repaired
 			if len(o.Only) > 0 && r.State != Absent {
 				f := &Failure{Cause: r.Cause, Reason: r.Reason, Hint: "try again with: rmodels sync " + r.ID()}
 				out = append(out, Verification{Name: r.Name, Version: r.Version, State: r.State, Failure: f})
