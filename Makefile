@@ -140,6 +140,7 @@ fuzz: ## run every fuzz target for FUZZTIME (20s)
 # Each file of mutants lists guards; a build without one must turn tests red.
 .PHONY: mutants
 mutants: ## build without each guard in turn; the tests must notice
+	go run ./cas/mutants
 	go test -tags mutants -run Mutants -count=1 -timeout 60m -v $$(grep -rl --include='*_test.go' '^//go:build mutants' . | xargs -n1 dirname | sort -u)
 
 SOAK ?= 5000
@@ -147,9 +148,21 @@ SOAK ?= 5000
 soak: ## long races and crash tests of the store: SOAK pulls (5000)
 	RMODELS_SOAK=$(SOAK) go test -race -run 'TestRace|TestCrash' -count=1 -timeout 60m -v ./cas
 
+# One JSON object a line: {"bench", "vs", "ratio", "value", "unit"}. A ratio is
+# taken against a peer, or a budget, in the same run.
 .PHONY: bench
-bench: ## run the benchmarks (PKG, BENCH select)
-	go test -run '^$$' -bench '$(BENCH)' -benchmem $(PKG)
+bench: tools runtime build bin/bench-cas bin/bench-oci ## measure beside peers and budgets, as JSON lines (BENCH selects)
+	bin/bench-cas -run '$(BENCH)'
+	bin/bench-oci -run '$(BENCH)'
+	hack/testbed/with.sh $(TESTBED) $(again) bench-go
+.PHONY: bench-go bin/bench-cas bin/bench-oci
+bench-go:
+	RMODELS_TEST_RUNTIME=$(CURDIR)/.cache/runtime/rootfs RMODELS_TEST_RMODELS=$(CURDIR)/bin/rmodels \
+	go test -run '^$$' -bench '$(BENCH)' ./snapshot ./policy ./runner ./cmd/rmodels | grep '^{'
+bin/bench-cas:
+	go build -o $@ ./cas/bench
+bin/bench-oci:
+	go build -o $@ ./oci/bench
 
 .PHONY: clean
 clean: ## remove what was built, downloaded and started here
