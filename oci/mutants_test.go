@@ -1,0 +1,113 @@
+//go:build mutants
+
+package oci_test
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// mutants are builds without one guard, and the tests that must notice.
+var mutants = []struct {
+	guard, tests, file, old, new string
+	also                         []string // a second guard that covers for the first: old, new
+}{
+	// Paths.
+	{"no absolute path (both guards)", "TestCheckPath", "path.go", `strings.HasPrefix(path, "/")`, "false", []string{`part == ""`, "false"}},
+	{"no backslash", "TestCheckPath", "path.go", "strings.Contains(path, `\\`)", "false", nil},
+	{"no drive letter", "TestCheckPath", "path.go", "len(path) > 1 && path[1] == ':'", "false", nil},
+	{"no control character", "TestCheckPath", "path.go", "unicode.IsControl(r)", "false", nil},
+	{"no parent directory", "TestCheckPath", "path.go", `part == "." || part == ".."`, "false", nil},
+	{"no part of the store's", "TestCheckPath", "path.go", `strings.HasPrefix(strings.ToLower(part), ".rmodels")`, "false", nil},
+	{"only UTF-8", "TestCheckPath", "path.go", "!utf8.ValidString(path)", "false && !utf8.ValidString(path)", nil},
+	{"entries of archives are guarded", "TestHostileLayers", "tarlayer.go", "if err := CheckPath(name); err != nil {", "if err := CheckPath(name); err != nil && false {", nil},
+	{"only files and directories", "TestHostileLayers", "tarlayer.go", "		default:\n			return fmt.Errorf(\"%w: entry %q is no file", "		default:\n			continue\n			return fmt.Errorf(\"%w: entry %q is no file", nil},
+	{"no links but in images", "TestHostileLayers", "unpack.go", "			default:\n				return nil, fmt.Errorf(\"%w: layer %s: %q is a link", "			default:\n				continue\n				return nil, fmt.Errorf(\"%w: layer %s: %q is a link", nil},
+	{"one file has one path", "TestHostileLayers|TestResolve", "unpack.go", "if _, twice := at[e.Path]; twice {", "if false {", nil},
+
+	// Limits.
+	{"entries are counted", "TestHostileLayers", "tarlayer.go", "if n > l.Files {", "if false {", nil},
+	{"a file is bounded", "TestHostileLayers", "tarlayer.go", "e.size < 0 || e.size > l.FileBytes", "false", nil},
+	{"all files are bounded", "TestHostileLayers", "tarlayer.go", "if total += e.size; total > l.TotalBytes {", "if false {", nil},
+	{"what unfolds is bounded", "TestHostileLayers", "tarlayer.go", "if b.left -= int64(n); b.left < 0 {", "if false {", nil},
+	{"a window is bounded", "TestHostileLayers", "tarlayer.go", "zstd.WithDecoderMaxWindow(maxWindow)", "zstd.WithDecoderMaxWindow(1<<30)", nil},
+	{"documents are bounded", "TestResolveErrorClasses", "source.go", "if int64(len(b)) > max {", "if false {", nil},
+	{"sizes are bounded", "TestResolveRefuses", "resolve.go", "d.Size < 0 || d.Size > maxArtifact", "false", nil},
+	{"one digest has one size", "TestResolveRefuses", "resolve.go", "seen && size != l.Size", "seen && false", nil},
+	{"evidence is counted", "TestEvidenceOfHostile", "referrers.go", "return index.Manifests[:min(max, len(index.Manifests))], nil", "return index.Manifests, nil", nil},
+	{"connections are counted", "TestConnectionBudget", "host.go", "if h.inUse >= h.max {", "if false {", nil},
+	{"the rate is kept", "TestLimitRate|TestScheduleChanges", "limit.go", "	if d <= 0 {\n		return nil", "	if true {\n		return nil", nil},
+
+	// Redirects and credentials.
+	{"no redirect to plain http", "TestResolveErrorClasses", "host.go", "if !c.plainHTTP(req.URL.Host) {", "if false {", nil},
+	{"no redirect to metadata", "TestMetadata|TestResolveErrorClasses", "host.go", "	if isLinkLocalName(req.URL.Host) {", "	if false {", nil},
+	{"no dial to metadata", "TestMetadata", "host.go", "if isMetadataAddress(ap.Addr()) {", "if false {", nil},
+	{"metadata outside of the link-local ranges", "TestMetadata", "host.go", "		if a == m {", "		if false {", nil},
+	{"redirects end", "TestResolveErrorClasses", "host.go", "if len(via) >= maxRedirects {", "if len(via) >= 1<<20 {", nil},
+	{"no referer", "TestRedirectsCarry", "host.go", `req.Header.Del("Referer")`, "", nil},
+	{"credentials stay on their host", "TestRedirectsCarry|TestTokenAuth|TestBasicAuth", "host.go", "Hosts[name]; o.Username", `Hosts["x"]; o.Username`, nil},
+	{"certificates stay on their host", "TestClientCertificates", "host.go", "	rt, ok := t.byHost[req.URL.Host]", "	var rt http.RoundTripper\n	ok := false\n	for _, rt = range t.byHost {\n		ok = true\n	}", nil},
+	{"uploads stay on their host", "TestPushStays", "upload.go", "to.Host != base.Host || to.Scheme != base.Scheme || to.User != nil", "false", nil},
+	{"skip_verify is refused", "TestHostsFileRefuses", "hostsfile.go", "t.SkipVerify != nil && *t.SkipVerify", "false", nil},
+
+	// Ranges.
+	{"a range starts where it was asked", "TestFetchSurvives|TestRandomFaults|TestWrongRanges|TestFetch", "source.go", "if first != off || last > off+n-1 ||", "if last > off+n-1 ||", nil},
+	{"a range is no longer than asked", "TestContentRange|TestFetch|TestRandomFaults", "source.go", "last < first", "false", nil},
+	{"no encoded answer", "TestFetch", "source.go", `enc != "" && enc != "identity" &&`, "false &&", nil},
+
+	// Digests and blame.
+	{"manifests hash to their digest", "TestResolveTakes", "resolve.go", "if got := digest.FromBytes(content); got != d {", "if got := digest.FromBytes(content); got != d && false {", nil},
+	{"evidence is of its artifact", "TestEvidenceOfHostile", "referrers.go", "m.Subject.Digest != subject", "false", nil},
+	{"an index is no manifest", "TestResolveRefuses", "resolve.go", "if kind.Manifests != nil || mediaType", "if false && mediaType", nil},
+	{"a lying map blames nobody", "TestLyingChunkMap", "blame.go", "t.seeded, t.result.Copied = false, 0\n		if found != \"\" {\n			return nil\n		}", "t.seeded, t.result.Copied = false, 0", nil},
+	{"a source is convicted when all came from it", "TestFetchNames|TestWrongRanges|TestRandomFaults", "blame.go", "if len(from) == 1 && t.resumed == 0 {", "if true {", nil},
+}
+
+// TestMutants builds each mutant and demands that its tests turn red. It
+// needs the go command and takes some minutes:
+//
+//	go test -tags mutants -run 'TestMutants$' -timeout 60m ./oci
+func TestMutants(t *testing.T) {
+	for _, m := range mutants {
+		t.Run(m.guard, func(t *testing.T) {
+			file, err := filepath.Abs(m.file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(string(text), m.old) {
+				t.Fatalf("%s does not hold %q", m.file, m.old)
+			}
+			mutated, overlay := filepath.Join(t.TempDir(), m.file), filepath.Join(t.TempDir(), "overlay.json")
+			replace, err := json.Marshal(map[string]any{"Replace": map[string]string{file: mutated}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			changed := strings.Replace(string(text), m.old, m.new, 1)
+			if m.also != nil {
+				changed = strings.Replace(changed, m.also[0], m.also[1], 1)
+			}
+			for name, b := range map[string][]byte{mutated: []byte(changed), overlay: replace} {
+				if err := os.WriteFile(name, b, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			out, err := exec.CommandContext(t.Context(), "go", "test", "-vet=off", "-ldflags=-s -w", "-count=1", "-failfast", "-timeout", "5m", "-overlay", overlay, "-run", m.tests, ".").CombinedOutput()
+			switch {
+			case err == nil && strings.Contains(string(out), "no tests to run"):
+				t.Errorf("no test is named %s", m.tests)
+			case err == nil:
+				t.Errorf("survives: %s passes without the guard", m.tests)
+			case strings.Contains(string(out), "[build failed]"):
+				t.Errorf("does not build:\n%s", out)
+			}
+		})
+	}
+}
