@@ -228,7 +228,7 @@ func (n *Node) step(id, name string) func(err error, result string) {
 		if err != nil {
 			result = "failed: " + AsFailure(err).Reason
 		}
-		n.o.Progress.Emit(progress.Event{Kind: progress.StepEnd, Model: id, Step: name, Message: result})
+		n.o.Progress.Emit(progress.Event{Kind: progress.StepEnd, Model: id, Step: name, Message: result, Failed: err != nil})
 	}
 }
 

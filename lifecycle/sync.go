@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/progress"
 	"github.com/resultity/rmodels/policy"
 	"github.com/resultity/rmodels/runner"
 	"github.com/resultity/rmodels/snapshot"
@@ -86,6 +87,11 @@ func (n *Node) Sync(ctx context.Context, o SyncOptions) (*SyncResult, error) {
 	if o.DryRun {
 		res.Preflight, err = n.preflight(ctx, acc, res.Plan)
 		return res, err
+	}
+	for _, a := range res.Plan.Actions {
+		if a.Verb == Install {
+			n.o.Progress.Emit(progress.Event{Kind: progress.Planned, Model: a.ID(), Total: a.Bytes + a.Here})
+		}
 	}
 	n.runPlan(ctx, acc, o, res, res.Plan, func(a Action) bool { return a.Verb != Archive && a.Verb != Remove })
 	// What goes is decided after what comes: a version is archived once its

@@ -39,6 +39,57 @@ type display struct {
 	now      *fetching
 	stop     chan struct{} // ends the redrawing; nil while nothing is drawn
 	steps    map[string]time.Time
+	all      overall
+}
+
+// overall adds up the models that a run fetches.
+type overall struct {
+	size map[string]int64 // by model: as planned, exact once it is known
+	here map[string]int64 // of models whose fetch ended
+}
+
+// ended books the end of a step: a fetched model has its size, and one that
+// failed counts no more.
+func (a *overall) ended(e progress.Event, now *fetching) {
+	if _, planned := a.size[e.Model]; !planned {
+		return
+	}
+	if _, fetched := a.here[e.Model]; fetched {
+		return
+	}
+	switch {
+	case e.Failed:
+		delete(a.size, e.Model)
+	case e.Step == "fetch":
+		if now != nil && now.model == e.Model {
+			_, a.size[e.Model] = now.sum()
+		}
+		a.here[e.Model] = a.size[e.Model]
+	}
+}
+
+// status is what all models together have, while one of several is fetched.
+func (a *overall) status(now *fetching, rate float64) string {
+	if len(a.size) < 2 {
+		return ""
+	}
+	var done, total int64
+	for model, size := range a.size {
+		part, over := a.here[model]
+		if !over && now.model == model {
+			part, size = now.sum()
+		}
+		done, total = done+part, total+size
+	}
+	s := fmt.Sprintf("all: %d of %d models, %s of %s", len(a.here), len(a.size), amount.Bytes(done), amount.Bytes(total))
+	if rate > 0 && total > done {
+		s += ", " + leftText(total-done, rate)
+	}
+	return s
+}
+
+func leftText(bytes int64, rate float64) string {
+	return time.Duration(float64(bytes)/rate*1e9).Round(time.Second).String() + " left"
 }
 
 // fetching adds up the blobs of one model.
@@ -135,7 +186,13 @@ func (d *display) event(e progress.Event) {
 	switch e.Kind {
 	case progress.StepStart:
 		d.steps[e.Model+"\x00"+e.Step] = e.Time
+	case progress.Planned:
+		if d.all.size == nil {
+			d.all = overall{map[string]int64{}, map[string]int64{}}
+		}
+		d.all.size[e.Model] = e.Total
 	case progress.StepEnd:
+		d.all.ended(e, d.now)
 		d.finish()
 		took := ""
 		if t, ok := d.steps[e.Model+"\x00"+e.Step]; ok && e.Time.Sub(t) >= time.Second {
@@ -190,7 +247,15 @@ func (d *display) bytes(e progress.Event) {
 	if e.Time.Sub(f.line) >= lineEvery {
 		f.line = e.Time
 		done, total := f.sum()
-		d.line(fmt.Sprintf("%s  %-18s %s of %s, %s/s, from %s", f.model, f.step, amount.Bytes(done), amount.Bytes(total), amount.Bytes(int64(rate)), f.source))
+		all := d.all.status(f, rate)
+		if all != "" {
+			all = "; " + all
+		}
+		left := ""
+		if rate > 0 && total > done {
+			left = ", " + leftText(total-done, rate)
+		}
+		d.line(fmt.Sprintf("%s  %-18s %s of %s, %s/s%s, from %s%s", f.model, f.step, amount.Bytes(done), amount.Bytes(total), amount.Bytes(int64(rate)), left, f.source, all))
 	}
 }
 
@@ -222,7 +287,7 @@ func (d *display) draw(now time.Time) {
 		width = 80
 	}
 	// Not through plain: the carriage return is ours.
-	_, _ = io.WriteString(d.terminal, "\r"+clean(d.now.status(rate, width-1))+"\x1b[K")
+	_, _ = io.WriteString(d.terminal, "\r"+clean(d.now.status(rate, d.all.status(d.now, rate), width-1))+"\x1b[K")
 	d.drawn = true
 }
 
@@ -235,7 +300,7 @@ func (d *display) clear() {
 
 // status is one line of at most width columns: what, how much of it, how fast,
 // how long still, and from where.
-func (f *fetching) status(rate float64, width int) string {
+func (f *fetching) status(rate float64, all string, width int) string {
 	done, total := f.sum()
 	part := 0.0
 	if total > 0 {
@@ -243,10 +308,14 @@ func (f *fetching) status(rate float64, width int) string {
 	}
 	left := ""
 	if rate > 0 && total > done {
-		left = "  " + time.Duration(float64(total-done)/rate*1e9).Round(time.Second).String() + " left"
+		left = "  " + leftText(total-done, rate)
 	}
-	const cells = 24
-	full := int(part * cells)
+	cells := 24
+	if all != "" {
+		cells = 10
+		left += "  " + all
+	}
+	full := int(part * float64(cells))
 	s := []rune(fmt.Sprintf("%s  %-8s [%s%s] %3.0f%%  %s of %s  %s/s%s  %s", f.model, f.step,
 		strings.Repeat("#", full), strings.Repeat(".", cells-full), part*100, amount.Bytes(done), amount.Bytes(total), amount.Bytes(int64(rate)), left, f.source))
 	return string(s[:min(len(s), width)])

@@ -11,6 +11,7 @@ type Kind string
 const (
 	StepStart Kind = "start"   // a step of a model began
 	StepEnd   Kind = "end"     // a step ended; Message is its result
+	Planned   Kind = "planned" // the model is to be fetched in this run, about Total bytes
 	Total     Kind = "total"   // the step is going to handle Total bytes, some of which may be here
 	Bytes     Kind = "bytes"   // Done of Total bytes of Digest are on disk
 	Waiting   Kind = "waiting" // another process does the work; Done and Total are its progress
@@ -27,6 +28,7 @@ type Event struct {
 	Digest  string    `json:"digest,omitempty"`
 	Source  string    `json:"source,omitempty"`
 	Message string    `json:"message,omitempty"`
+	Failed  bool      `json:"failed,omitempty"` // of an end: Message says why
 	Done    int64     `json:"done,omitempty"`
 	Total   int64     `json:"total,omitempty"`
 }
