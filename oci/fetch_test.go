@@ -434,11 +434,18 @@ func TestConnectionBudget(t *testing.T) {
 	})
 	c := newClient(t, oci.Options{Connections: 3}, r)
 	a := resolve(t, c, ref)
-	st, l := newStore(t)
-	if _, err := c.Fetch(background(t), st, l, a, oci.FetchOptions{}); err != nil {
-		t.Fatal(err)
+	var both sync.WaitGroup
+	for range 2 { // pulls of one client share the budget
+		both.Go(func() {
+			st, l := newStore(t)
+			if _, err := c.Fetch(background(t), st, l, a, oci.FetchOptions{}); err != nil {
+				t.Error(err)
+				return
+			}
+			complete(t, st, a)
+		})
 	}
-	complete(t, st, a)
+	both.Wait()
 	if most.Load() > 3 {
 		t.Errorf("%d connections at once", most.Load())
 	}

@@ -186,6 +186,34 @@ func TestResolveRefusesWhatIsNoPinnedManifest(t *testing.T) {
 	}
 }
 
+// A manifest that is right but for one claim.
+func TestManifestClaims(t *testing.T) {
+	r := newRegistry(t)
+	c := newClient(t, oci.Options{}, r)
+	const manifest = `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","artifactType":"application/vnd.cncf.model.manifest.v1+json",
+		"config":{"mediaType":"application/vnd.cncf.model.config.v1+json","digest":%q,"size":2},
+		"layers":[{"mediaType":"application/vnd.cncf.model.weight.v1.raw","digest":%q,"size":%d,"annotations":{"org.cncf.model.filepath":"a"}},
+		{"mediaType":"application/vnd.cncf.model.doc.v1.raw","digest":%q,"size":5,"annotations":{"org.cncf.model.filepath":"b"}}]}`
+	config, layer := digest.FromString("{}"), digest.FromString("layer")
+	for name, tc := range map[string]struct {
+		size  int64
+		layer digest.Digest
+		ok    bool
+	}{
+		"right":               {7, digest.FromString("other"), true},
+		"the same blob twice": {5, layer, true},
+		"negative size":       {-1, digest.FromString("other"), false},
+		"impossible size":     {1 << 60, digest.FromString("other"), false},
+		"two sizes":           {6, layer, false},
+		"size of the config":  {5, config, false},
+	} {
+		ref := r.raw("m", "application/vnd.oci.image.manifest.v1+json", fmt.Appendf(nil, manifest, config, tc.layer, tc.size, layer))
+		if _, err := c.Resolve(background(t), ref, nil); tc.ok && err != nil || !tc.ok && !errors.Is(err, oci.ErrFormat) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestResolveTakesTheFirstSourceWithTheRightBytes(t *testing.T) {
 	files := file{"model.gguf", []byte("weights")}
 	bad, empty, good := newRegistry(t), newRegistry(t), newRegistry(t)
