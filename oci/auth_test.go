@@ -10,9 +10,11 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/resultity/rmodels/oci"
 )
@@ -178,5 +180,49 @@ func TestRedirectsCarryNoCredentials(t *testing.T) {
 	}
 	if seen.Load() < 2 {
 		t.Errorf("the storage host was asked %d times", seen.Load())
+	}
+}
+
+// The next ranges go straight to where the registry sent the first, until
+// that address is not valid any more.
+func TestRedirectsAreRemembered(t *testing.T) {
+	r := newRegistry(t)
+	ref := r.model("m", file{"a", noise(1, 6<<20)})
+	var signed, asked, expired atomic.Int64
+	storage := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.Header.Get("Authorization") != "" {
+			t.Error("credentials reached the storage host")
+		}
+		// Each signature serves five ranges.
+		if n, _ := strconv.ParseInt(req.URL.Query().Get("signature"), 10, 64); asked.Add(1) > 5*n {
+			asked.Add(-1)
+			expired.Add(1)
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		r.inner.ServeHTTP(w, req)
+	}))
+	t.Cleanup(storage.Close)
+	_, name, _ := strings.Cut(storage.URL, "://")
+	r.setFault(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+		basicAuth("ann", "secret")(w, req, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if !isBlobGet(req) {
+				next.ServeHTTP(w, req)
+				return
+			}
+			http.Redirect(w, req, fmt.Sprintf("%s%s?signature=%d", storage.URL, req.URL.Path, signed.Add(1)), http.StatusTemporaryRedirect)
+		}))
+	})
+	c := newClient(t, oci.Options{Segment: 256 << 10, Connections: 1, Backoff: time.Millisecond, Hosts: map[string]oci.Host{
+		r.name: {PlainHTTP: true, Username: "ann", Password: "secret"}, name: {PlainHTTP: true},
+	}})
+	a := resolve(t, c, ref)
+	st, l := newStore(t)
+	if _, err := c.Fetch(background(t), st, l, a, oci.FetchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	complete(t, st, a)
+	if ranges := asked.Load(); ranges < 6 || signed.Load() > 1+(ranges+4)/5 || expired.Load() == 0 {
+		t.Errorf("%d ranges took %d redirects, %d addresses were not valid any more", ranges, signed.Load(), expired.Load())
 	}
 }

@@ -43,6 +43,7 @@ type remote struct {
 	repository string
 	root       string // path of the API, "/v2"
 	ns         string // the registry that it mirrors, where a hosts.toml says so
+	moved      moved
 }
 
 func (r *remote) String() string {
@@ -102,7 +103,7 @@ func (r *remote) read(ctx context.Context, blob ocispec.Descriptor, off, n int64
 	if ranged {
 		header.Set("Range", fmt.Sprintf("bytes=%d-%d", off, off+n-1))
 	}
-	resp, err := r.get(ctx, "/blobs/"+blob.Digest.String(), header)
+	resp, err := r.blob(ctx, blob.Digest, header)
 	if err != nil {
 		return nil, r.fail(what, transportError(ctx, err))
 	}
