@@ -3,6 +3,7 @@ package oci_test
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -71,6 +72,7 @@ func TestLyingChunkMap(t *testing.T) {
 	old := noise(1, 12<<20)
 	next := append([]byte(nil), old...)
 	copy(next[6<<20:], noise(2, 2<<20))
+	copy(next[10<<20:], noise(3, 2<<20))
 	r, mirror := newRegistry(t), newRegistry(t)
 	c := newClient(t, oci.Options{}, r, mirror)
 	st, l := newStore(t)
@@ -79,11 +81,12 @@ func TestLyingChunkMap(t *testing.T) {
 	if _, err := c.Fetch(background(t), st, l, first, oci.FetchOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	// The old blob's map, under the new one's name.
+	// A map, under the new blob's name, of what is the old one at first: some
+	// of it is copied wrongly, the rest comes from one source.
 	ref := r.model("m", file{"model.gguf", next})
 	mirror.model("m", file{"model.gguf", next})
 	second := resolve(t, c, ref, mirror.repository("m"))
-	lie := oci.EncodeChunkMap(t, old, second.Files[0].Desc.Digest)
+	lie := oci.EncodeChunkMap(t, slices.Concat(old[:9<<20], next[9<<20:]), second.Files[0].Desc.Digest)
 	layer := r.blob("m", "application/vnd.rmodels.chunkmap.v1", lie, "org.rmodels.chunkmap.blob", second.Files[0].Desc.Digest.String())
 	m := ocispec.Manifest{
 		MediaType: ocispec.MediaTypeImageManifest, ArtifactType: "application/vnd.rmodels.chunkmap.v1", Config: r.blob("m", "application/vnd.oci.empty.v1+json", []byte("{}")),
@@ -101,7 +104,7 @@ func TestLyingChunkMap(t *testing.T) {
 		t.Fatal(err)
 	}
 	complete(t, st, second)
-	if len(res.Mismatches) != 0 || res.Copied != 0 || res.Bytes != second.Size() {
+	if len(res.Mismatches) != 0 || res.Copied != 0 || res.Bytes < second.Size() {
 		t.Errorf("%+v of %d bytes", res, second.Size())
 	}
 }

@@ -50,8 +50,8 @@ var mutants = []struct {
 	{"redirects end", "TestResolveErrorClasses", "host.go", "if len(via) >= maxRedirects {", "if len(via) >= 1<<20 {", nil},
 	{"no referer", "TestRedirectsCarry", "host.go", `req.Header.Del("Referer")`, "", nil},
 	{"credentials stay on their host", "TestRedirectsCarry|TestTokenAuth|TestBasicAuth", "host.go", "Hosts[name]; o.Username", `Hosts["x"]; o.Username`, nil},
-	{"certificates stay on their host", "TestClientCertificates", "host.go", "	rt, ok := t.byHost[req.URL.Host]", "	var rt http.RoundTripper\n	ok := false\n	for _, rt = range t.byHost {\n		ok = true\n	}", nil},
-	{"uploads stay on their host", "TestPushStays", "upload.go", "to.Host != base.Host || to.Scheme != base.Scheme || to.User != nil", "false", nil},
+	{"certificates stay on their host", "TestClientCertificates", "host.go", "	rt, ok := t.byHost[req.URL.Host]", "	rt, ok := t.byHost[req.URL.Host]\n	for host, other := range t.byHost {\n		if host != req.URL.Host {\n			rt, ok = other, true\n		}\n	}", nil},
+	{"uploads stay on their host", "TestPushStays", "upload.go", "to.Host != base.Host || to.Scheme != base.Scheme || to.User != nil", `base.Host == ""`, nil},
 	{"skip_verify is refused", "TestHostsFileRefuses", "hostsfile.go", "t.SkipVerify != nil && *t.SkipVerify", "false", nil},
 
 	// Ranges.
@@ -62,7 +62,7 @@ var mutants = []struct {
 	// Digests and blame.
 	{"manifests hash to their digest", "TestResolveTakes", "resolve.go", "if got := digest.FromBytes(content); got != d {", "if got := digest.FromBytes(content); got != d && false {", nil},
 	{"evidence is of its artifact", "TestEvidenceOfHostile", "referrers.go", "m.Subject.Digest != subject", "false", nil},
-	{"an index is no manifest", "TestResolveRefuses", "resolve.go", "if kind.Manifests != nil || mediaType", "if false && mediaType", nil},
+	{"an index is no manifest", "TestManifestClaims", "resolve.go", "if kind.Manifests != nil || mediaType", "if false && mediaType", nil},
 	{"a lying map blames nobody", "TestLyingChunkMap", "blame.go", "t.seeded, t.result.Copied = false, 0\n		if found != \"\" {\n			return nil\n		}", "t.seeded, t.result.Copied = false, 0", nil},
 	{"a source is convicted when all came from it", "TestFetchNames|TestWrongRanges|TestRandomFaults", "blame.go", "if len(from) == 1 && t.resumed == 0 {", "if true {", nil},
 }

@@ -84,7 +84,7 @@ func TestClientCertificates(t *testing.T) {
 		"option":                {oci.Options{Hosts: map[string]oci.Host{r.name: {CAFile: ca, CertFile: cert, KeyFile: key}}}, nil},
 		"none":                  {oci.Options{Hosts: map[string]oci.Host{r.name: {CAFile: ca}}}, oci.ErrTLS},
 		"another's":             {oci.Options{Hosts: map[string]oci.Host{r.name: {CAFile: ca, CertFile: other, KeyFile: otherKey}}}, oci.ErrTLS},
-		"of another host":       {oci.Options{Hosts: map[string]oci.Host{r.name: {CAFile: ca}, "x.example": {CertFile: cert, KeyFile: key}}}, oci.ErrTLS},
+		"of another host":       {oci.Options{Hosts: map[string]oci.Host{r.name: {CAFile: ca}, "x.example": {CAFile: ca, CertFile: cert, KeyFile: key}}}, oci.ErrTLS},
 		"hosts.toml":            {oci.Options{HostsDir: hosts(fmt.Sprintf("client = [[%q, %q]]", cert, key))}, nil},
 		"hosts.toml without":    {oci.Options{HostsDir: hosts("")}, oci.ErrTLS},
 		"option over the file":  {oci.Options{HostsDir: hosts(""), Hosts: map[string]oci.Host{r.name: {CAFile: ca, CertFile: cert, KeyFile: key}}}, nil},

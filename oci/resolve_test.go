@@ -212,6 +212,12 @@ func TestManifestClaims(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	// What others read as an index (CVE-2021-41190).
+	both := strings.Replace(manifest, `"mediaType":"application/vnd.oci.image.manifest.v1+json",`, `"manifests":[],`, 1)
+	ref := r.raw("m", "application/vnd.oci.image.manifest.v1+json", fmt.Appendf(nil, both, config, digest.FromString("other"), 7, layer))
+	if _, err := c.Resolve(background(t), ref, nil); !errors.Is(err, oci.ErrFormat) {
+		t.Errorf("an index and a manifest at once: %v", err)
+	}
 }
 
 func TestResolveTakesTheFirstSourceWithTheRightBytes(t *testing.T) {
