@@ -96,34 +96,51 @@ func TestCosign3(t *testing.T) {
 	wantRefused(t, ask(p, ev...), policy.ClassSignature, "policies[acme].threshold")
 }
 
-// TestModelSigning: bundles of OpenSSF Model Signing, by a key and by an
-// identity of the public Sigstore instance.
-func TestModelSigning(t *testing.T) {
-	const release = "model_signing-1.1.0"
-	reviewer := newKey(t)
-	for _, c := range []struct {
-		name, bundle, first string
-		authority           snapshot.Authority
-	}{
-		{"key", "key.sig", "signme-1\n", fixtureKey("author", "bundle", readFixture(t, release, "key.pub"))},
-		{"keyless", "keyless.sig", "signme-1", keylessAuthority("author", snapshot.Identity{Issuer: "https://sigstore.verify.ibm.com/oauth2", Subject: "stefanb@us.ibm.com"})},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			files := []policy.FileDigest{{Path: "signme-1", Digest: digest.FromString(c.first)}, {Path: "signme-2", Digest: digest.FromString("signme-2")}}
-			p := acme(1, keyAuthority(t, "review", "bundle", reviewer), c.authority)
-			p.Attestations = []snapshot.Attestation{{PredicateType: policy.OMSPredicate, Authorities: []string{"author"}}}
-			acc := accepted(p)
-			acc.TrustRoots = map[string][]byte{"net": readFixture(t, release, "trusted_root.json")}
-			ask := func(files ...policy.FileDigest) policy.Decision {
-				ev := []policy.Evidence{signedBy(t, reviewer), bundleEvidence(readFixture(t, release, c.bundle))}
-				return policy.AdmitSignatures(acc, "acme", repository+"@"+manifest.String(), manifest, ev, now, files...)
-			}
-			wantAllowed(t, ask(files...), "review")
-			const rule = "policies[acme].attestations[0]"
-			wantRefused(t, ask(files[0]), policy.ClassAttestation, rule, "lacks")
-			wantRefused(t, ask(files[0], policy.FileDigest{Path: "signme-2", Digest: other}), policy.ClassAttestation, rule, "signme-2")
-			acc.Document.Policies[0].Authorities[1] = keyAuthority(t, "author", "bundle", newKey(t))
-			wantRefused(t, ask(files...), policy.ClassAttestation, rule)
-		})
+const modelSigning = "model_signing-1.1.1"
+
+// signedModel is what a listing of sha256sum says of a model's files.
+func signedModel(t *testing.T) []policy.FileDigest {
+	t.Helper()
+	var files []policy.FileDigest
+	for line := range strings.Lines(string(readFixture(t, modelSigning, "model.sha256"))) {
+		sum, path, ok := strings.Cut(strings.TrimSpace(line), "  ")
+		if !ok {
+			t.Fatalf("line %q", line)
+		}
+		files = append(files, policy.FileDigest{Path: path, Digest: digest.NewDigestFromEncoded(digest.SHA256, sum)})
 	}
+	if len(files) != 3 {
+		t.Fatalf("%d files", len(files))
+	}
+	return files
+}
+
+// TestModelSigning: a bundle of OpenSSF Model Signing by a key.
+func TestModelSigning(t *testing.T) {
+	author := fixtureKey("author", "bundle", readFixture(t, modelSigning, "key.pub"))
+	testModelSigning(t, author, nil, readFixture(t, modelSigning, "model.sig"))
+}
+
+// testModelSigning asks for the author's statement about the fixture's files.
+func testModelSigning(t *testing.T, author snapshot.Authority, trustRoots map[string][]byte, bundle []byte) {
+	t.Helper()
+	reviewer := newKey(t)
+	p := acme(1, keyAuthority(t, "review", "bundle", reviewer), author)
+	p.Attestations = []snapshot.Attestation{{PredicateType: policy.OMSPredicate, Authorities: []string{"author"}}}
+	acc := accepted(p)
+	acc.TrustRoots = trustRoots
+	ask := func(files ...policy.FileDigest) policy.Decision {
+		ev := []policy.Evidence{signedBy(t, reviewer), bundleEvidence(bundle)}
+		return policy.AdmitSignatures(acc, "acme", repository+"@"+manifest.String(), manifest, ev, now, files...)
+	}
+	files := signedModel(t)
+	wantAllowed(t, ask(files...), "review", "author")
+	wantAllowed(t, ask(append(files, policy.FileDigest{Path: "model.sig", Digest: digest.FromBytes(bundle)})...), "author")
+	const rule = "policies[acme].attestations[0]"
+	wantRefused(t, ask(files[:2]...), policy.ClassAttestation, rule, "lacks", "tokenizer/vocab.txt")
+	wantRefused(t, ask(files[0], policy.FileDigest{Path: "model.safetensors", Digest: other}, files[2]), policy.ClassAttestation, rule, "model.safetensors")
+	// What the signer's ignore_paths leave out is a file like any other.
+	wantRefused(t, ask(append(files, policy.FileDigest{Path: ".gitattributes", Digest: other})...), policy.ClassAttestation, rule, ".gitattributes")
+	acc.Document.Policies[0].Authorities[1] = keyAuthority(t, "author", "bundle", newKey(t))
+	wantRefused(t, ask(files...), policy.ClassAttestation, rule)
 }
