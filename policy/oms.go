@@ -3,7 +3,9 @@ package policy
 import (
 	"crypto"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
 	"fmt"
 	"slices"
 	"strings"
@@ -119,5 +121,10 @@ func SignOMS(key crypto.Signer, files []FileDigest) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return signStatement(key, []statementSubject{{Name: "model", Digest: map[string]string{"sha256": subject.Encoded()}}}, OMSPredicate, predicate)
+	der, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrKey, err)
+	}
+	hint := digest.FromBytes(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})).Encoded()
+	return signStatement(key, hint, []statementSubject{{Name: "model", Digest: map[string]string{"sha256": subject.Encoded()}}}, OMSPredicate, predicate)
 }

@@ -126,10 +126,21 @@ func SignAttestation(key crypto.Signer, manifest digest.Digest, predicateType st
 	if err := manifest.Validate(); err != nil || manifest.Algorithm() != digest.SHA256 {
 		return nil, fmt.Errorf("sign %q: not a SHA-256 digest", manifest)
 	}
-	return signStatement(key, []statementSubject{{Digest: map[string]string{"sha256": manifest.Encoded()}}}, predicateType, predicate)
+	id, err := KeyDigest(key.Public())
+	if err != nil {
+		return nil, err
+	}
+	sum, err := hex.DecodeString(id.Encoded())
+	if err != nil {
+		return nil, err
+	}
+	hint := base64.StdEncoding.EncodeToString(sum)
+	return signStatement(key, hint, []statementSubject{{Digest: map[string]string{"sha256": manifest.Encoded()}}}, predicateType, predicate)
 }
 
-func signStatement(key crypto.Signer, subjects []statementSubject, predicateType string, predicate []byte) ([]byte, error) {
+// signStatement signs an in-toto statement. The hint names the key as the
+// tools of that statement do; verification does not go by it.
+func signStatement(key crypto.Signer, hint string, subjects []statementSubject, predicateType string, predicate []byte) ([]byte, error) {
 	if jsontext.Value(predicate).Kind() != '{' || !jsontext.Value(predicate).IsValid() {
 		return nil, errors.New("sign attestation: the predicate is not a JSON object")
 	}
@@ -146,18 +157,10 @@ func signStatement(key crypto.Signer, subjects []statementSubject, predicateType
 	if err != nil {
 		return nil, err
 	}
-	id, err := KeyDigest(key.Public())
-	if err != nil {
-		return nil, err
-	}
-	sum, err := hex.DecodeString(id.Encoded())
-	if err != nil {
-		return nil, err
-	}
 	return protojson.Marshal(&protobundle.Bundle{
 		MediaType: BundleMediaType,
 		VerificationMaterial: &protobundle.VerificationMaterial{Content: &protobundle.VerificationMaterial_PublicKey{
-			PublicKey: &protocommon.PublicKeyIdentifier{Hint: base64.StdEncoding.EncodeToString(sum)},
+			PublicKey: &protocommon.PublicKeyIdentifier{Hint: hint},
 		}},
 		Content: &protobundle.Bundle_DsseEnvelope{DsseEnvelope: &protodsse.Envelope{
 			Payload: statement, PayloadType: inTotoPayload, Signatures: []*protodsse.Signature{{Sig: sig}},
