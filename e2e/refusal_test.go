@@ -3,10 +3,12 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/resultity/rmodels/internal/tinygguf"
 )
@@ -323,4 +325,45 @@ func read(t *testing.T, path string) string {
 		t.Fatal(err)
 	}
 	return string(b)
+}
+
+// A snapshot that revokes a model ends what runs of it (the agent's part is to
+// follow the state; a box of rmodels' own is ended by rmodels).
+func TestRevokedWhileItRuns(t *testing.T) {
+	n := startNetwork(t)
+	n.list("tiny", "v1", tinygguf.Options{}, nil)
+	n.publish()
+	d := n.startNode()
+	d.pass(0, "sync")
+	var r record
+	d.run("show", "tiny").ok().json(&r)
+	c := d.command("validate", "tiny", "--keep", "10m")
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	c.Stderr = &stderr
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 1)); err != nil { // its first word comes when the engine is up
+		t.Fatalf("the engine did not come up: %v\n%s", err, &stderr)
+	}
+	go func() { _, _ = io.Copy(io.Discard, out) }()
+	n.run("snapshot", "revoke", n.ceremony, "--digest", r.Manifest, "--reason", "steals data").ok()
+	bundle := n.publish()
+	d.run("snapshot", "apply", bundle).ok()
+	ended := make(chan error, 1)
+	go func() { ended <- c.Wait() }()
+	select {
+	case err := <-ended:
+		if c.ProcessState.ExitCode() != 3 || !strings.Contains(stderr.String(), "newer snapshot") {
+			t.Errorf("%v: %s", err, &stderr)
+		}
+	case <-time.After(time.Minute):
+		_ = c.Process.Kill()
+		t.Fatal("the box of a revoked model still runs after a minute")
+	}
+	d.expect(map[string]string{"tiny@v1": "Failed"})
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/resultity/rmodels/cas"
 	"github.com/resultity/rmodels/oci"
+	"github.com/resultity/rmodels/runner"
 	"github.com/resultity/rmodels/snapshot"
 )
 
@@ -350,5 +352,50 @@ func TestRuntimeLeak(t *testing.T) {
 	w.collect(n)
 	if _, err := st.Ref(ref.Name); err == nil {
 		t.Error("the image of a runtime that nobody lists is kept for ever")
+	}
+}
+
+// A log that cannot be written is no reason to leave a revoked model in use.
+func TestRevocationHoldsWithoutALog(t *testing.T) {
+	w, n := installed(t)
+	r := w.state(n, "tiny@v1", Pending)
+	audit := n.auditPath()
+	w.must(os.Rename(audit, audit+".aside"))
+	w.must(os.Mkdir(audit, 0o700))
+	w.must(w.repo.Revoke(snapshot.Revocation{Digest: r.Manifest, Reason: "stolen"}))
+	_, _, err := n.Apply(context.Background(), w.publish(), "test")
+	if err == nil {
+		t.Error("nobody was told that the log cannot be written")
+	}
+	w.state(n, "tiny@v1", Failed)
+}
+
+// A disabled model does not come back on an engine that was revoked meanwhile,
+// whether or not its receipt is still here.
+func TestEnabledOnARevokedEngine(t *testing.T) {
+	w, n := installed(t)
+	r := w.state(n, "tiny@v1", Pending)
+	acc, err := n.Current()
+	w.must(err)
+	rt := acc.Document.Runtimes[0]
+	w.must(w.repo.Revoke(snapshot.Revocation{Digest: rt.Digest(), Reason: "backdoored"}))
+	w.publish()
+	w.sync(n)
+	acc, err = n.Current()
+	w.must(err)
+	m, _ := acc.Document.Model("tiny", "v1")
+	f, err := n.facts(context.Background())
+	w.must(err)
+	r.Holds, r.Verdict = verdictKey(acc.Document, &m, f), &runner.Verdict{Passed: true}
+	for _, from := range []State{Active, Inactive} {
+		r.State = from
+		w.must(n.save(r))
+		p, err := n.plan(context.Background(), acc, SyncOptions{})
+		w.must(err)
+		for _, a := range p.Actions {
+			if a.Verb == Enable || a.Verb == Keep {
+				t.Errorf("%s, and the next pass would %s it: %s", from, a.Verb, a.Reason)
+			}
+		}
 	}
 }

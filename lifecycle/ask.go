@@ -10,6 +10,7 @@ import (
 
 	"github.com/resultity/rmodels/cas"
 	"github.com/resultity/rmodels/runner"
+	"github.com/resultity/rmodels/snapshot"
 )
 
 // prepared is what a run of an installed model needs, under a lease that the
@@ -68,9 +69,62 @@ func (n *Node) prepared(ctx context.Context, purpose, nameOrID string, verbs ...
 	return eng, job, r, l, nil
 }
 
+// watchEvery is how often a running box is held against the snapshot in force.
+const watchEvery = time.Second
+
+// watched is ctx until a newer snapshot than acc takes the model out of use:
+// what runs then is ended, too.
+func (n *Node) watched(ctx context.Context, acc *snapshot.Accepted, id string) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		t := time.NewTicker(watchEvery)
+		defer t.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.C:
+			}
+			cur, err := n.Current()
+			if err != nil || cur.Digest == acc.Digest {
+				continue
+			}
+			why, out := n.isOut(ctx, cur, id)
+			if out {
+				cancel(&Failure{Cause: CauseListing, Reason: "ended, because a newer snapshot takes it out of use: " + why, Hint: "see why with: rmodels explain " + id})
+				return
+			}
+		}
+	}()
+	return ctx, func() { cancel(nil) }
+}
+
+// isOut reports whether a model may not be used under the snapshot acc, be it
+// that this is still to be done or done already.
+func (n *Node) isOut(ctx context.Context, acc *snapshot.Accepted, id string) (why string, out bool) {
+	var r Record
+	if err := n.models.read(id, &r); err == nil && r.State != Active && r.State != Pending {
+		return r.Reason, true
+	}
+	p, err := n.plan(ctx, acc, SyncOptions{Only: []string{id}})
+	if err != nil {
+		return "", false
+	}
+	for _, a := range p.Actions {
+		if a.ID() == id && a.Verb.takesOut() {
+			return a.Reason, true
+		}
+	}
+	return "", false
+}
+
 // Ask puts one question to an Active model in the sealed container and
 // streams its answer to w. It changes no state.
 func (n *Node) Ask(ctx context.Context, nameOrID, prompt string, w io.Writer) (*runner.Verdict, error) {
+	acc, err := n.Current()
+	if err != nil {
+		return nil, err
+	}
 	eng, job, r, l, err := n.prepared(ctx, "ask", nameOrID, Keep, Retest)
 	if err == nil && r.State != Active {
 		l.Release()
@@ -80,17 +134,35 @@ func (n *Node) Ask(ctx context.Context, nameOrID, prompt string, w io.Writer) (*
 		return nil, err
 	}
 	defer l.Release()
-	return eng.Ask(ctx, *job, prompt, w)
+	ctx, stop := n.watched(ctx, acc, r.ID())
+	defer stop()
+	v, err := eng.Ask(ctx, *job, prompt, w)
+	return v, endedFor(ctx, err)
 }
 
 // KeepRunning validates an installed model and leaves its sealed engine
 // running for a look, until limit has passed or ctx ends. The verdict is
 // printed, not kept: the model's state comes from [Node.Sync] alone.
 func (n *Node) KeepRunning(ctx context.Context, nameOrID string, limit time.Duration, ready func(runner.Kept)) (*runner.Verdict, error) {
-	eng, job, _, l, err := n.prepared(ctx, "keep", nameOrID, Keep, Retest, Validate)
+	acc, err := n.Current()
+	if err != nil {
+		return nil, err
+	}
+	eng, job, r, l, err := n.prepared(ctx, "keep", nameOrID, Keep, Retest, Validate)
 	if err != nil {
 		return nil, err
 	}
 	defer l.Release()
-	return eng.Keep(ctx, *job, limit, ready)
+	ctx, stop := n.watched(ctx, acc, r.ID())
+	defer stop()
+	v, err := eng.Keep(ctx, *job, limit, ready)
+	return v, endedFor(ctx, err)
+}
+
+// endedFor is why a watched run ended, where that was not its own doing.
+func endedFor(ctx context.Context, err error) error {
+	if f, ok := errors.AsType[*Failure](context.Cause(ctx)); ok {
+		return f
+	}
+	return err
 }

@@ -196,12 +196,11 @@ func (n *Node) settle(acc *snapshot.Accepted, r *Record, err error) error {
 		action = "discarded"
 	}
 	retry := n.backoff(acc.Document.Settings.Retry, r.Failures)
-	if ierr := n.incident(Incident{
+	// A log that cannot be written must not keep a bad model in use.
+	err = errors.Join(err, n.incident(Incident{
 		Kind: f.Cause, Model: r.Name, Version: r.Version, Digest: f.Digest, Expected: f.Expected, Found: f.Found, Source: f.Source,
 		Reason: f.Reason, Action: fmt.Sprintf("%s; next attempt after %s", action, retry), Snapshot: acc.Digest,
-	}); ierr != nil {
-		return errors.Join(err, ierr)
-	}
+	}))
 	r.Failures++
 	r.RetryAfter = n.now().Add(retry)
 	r.Cause, r.Holds = f.Cause, ""
@@ -395,19 +394,18 @@ func (n *Node) quarantine(ctx context.Context, acc *snapshot.Accepted, a Action,
 		n.o.Log.Warn("not admitted again", "model", r.ID(), "error", err)
 	}
 	f := refusal(*a.decision, r.Manifest, r.Receipt.source())
-	if err := n.incident(Incident{
+	// A log that cannot be written must not keep a revoked model in use.
+	unlogged := n.incident(Incident{
 		Kind: f.Cause, Model: r.Name, Version: r.Version, Digest: r.Manifest, Expected: f.Expected, Found: f.Found, Source: f.Source,
 		Reason: f.Reason, Action: "quarantined", Snapshot: acc.Digest,
-	}); err != nil {
-		return err
-	}
+	})
 	r.Cause, r.Holds = f.Cause, ""
 	r.Failures++
 	r.RetryAfter = n.now().Add(n.backoff(acc.Document.Settings.Retry, r.Failures))
 	if err := r.move(Failed, n.o.By, f.Reason, acc.Digest, n.now()); err != nil {
 		return err
 	}
-	return errors.Join(f, n.save(r))
+	return errors.Join(f, unlogged, n.save(r))
 }
 
 func (rc *Receipt) source() string {

@@ -272,7 +272,8 @@ func (in *Inputs) listedAction(m *snapshot.Model, r *Record, free int64) Action 
 		}
 		return do(Validate, Active, "installed, not validated yet")
 	case Inactive:
-		if r.Verdict != nil && r.Verdict.Passed && r.Holds == key {
+		d, known := in.Runtimes[m.Compat.Runtime]
+		if r.Verdict != nil && r.Verdict.Passed && r.Holds == key && (!known || d.Allowed) {
 			return do(Enable, Active, "enabled again; its last verdict still holds")
 		}
 		return do(Validate, Active, "enabled again")

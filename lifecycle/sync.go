@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -132,6 +133,10 @@ func (n *Node) refresh(ctx context.Context, o SyncOptions, res *SyncResult) (*sn
 		t = scratch.Trust
 	}
 	acc, err := n.accept(ctx, !o.DryRun, func() (*snapshot.Accepted, error) { return t.Pull(ctx, o.Source, n.now()) })
+	if _, late := errors.AsType[*unlogged](err); late {
+		res.SnapshotFailure = AsFailure(err)
+		err = nil
+	}
 	if err == nil {
 		res.Changed = acc.Changed
 		return acc, nil
@@ -162,14 +167,15 @@ func (n *Node) Apply(ctx context.Context, bundle []byte, source string) (*snapsh
 		return nil, nil, err
 	}
 	acc, err := n.accept(ctx, true, func() (*snapshot.Accepted, error) { return t.Apply(bundle, n.now()) })
-	if err != nil {
+	if _, late := errors.AsType[*unlogged](err); err != nil && !late {
 		return nil, nil, errors.Join(err, n.rejected(err, source))
 	}
 	var res SyncResult
-	if err := n.takeOut(ctx, acc, &res); err != nil {
-		return acc, nil, err
+	err = errors.Join(err, n.takeOut(ctx, acc, &res))
+	if err == nil {
+		err = ctx.Err()
 	}
-	return acc, res.Outcomes, ctx.Err()
+	return acc, res.Outcomes, err
 }
 
 // takeOut takes every model out of use that a newly accepted snapshot does not
@@ -195,9 +201,19 @@ func (n *Node) accept(ctx context.Context, exclusive bool, take func() (*snapsho
 	defer lk.release()
 	acc, err := take()
 	if err == nil && acc.Changed {
-		err = n.accepted(acc)
+		if lerr := n.accepted(acc); lerr != nil { // it is in force all the same
+			err = &unlogged{lerr}
+		}
 	}
 	return acc, err
+}
+
+// unlogged says that a snapshot was accepted but not written to the log.
+type unlogged struct{ error }
+
+func (e *unlogged) Unwrap() error { return e.error }
+func (e *unlogged) Error() string {
+	return "the snapshot is in force, but not in the log: " + e.error.Error()
 }
 
 // rejected writes the incident of a snapshot that did not verify. A source
@@ -428,9 +444,12 @@ func (n *Node) plan(ctx context.Context, acc *snapshot.Accepted, o SyncOptions) 
 	}
 	runtimes := make(map[string]policy.Decision, len(acc.Document.Runtimes))
 	for _, rt := range acc.Document.Runtimes {
-		var rec RuntimeRecord
-		if n.runtimes.read(modelID(rt.Name, rt.Version), &rec) == nil && rec.Reference == rt.Reference {
-			runtimes[rt.Name] = n.readmit(acc, rt.Policy, rt.Reference, rec.Receipt)
+		judged := slices.ContainsFunc(acc.Document.Models, func(m snapshot.Model) bool {
+			r := byID[m.ID()]
+			return m.Compat.Runtime == rt.Name && r != nil && r.Verdict != nil
+		})
+		if d, known := n.readmitRuntime(acc, rt, judged); known {
+			runtimes[rt.Name] = d
 		}
 	}
 	for _, want := range o.Only {
@@ -452,6 +471,21 @@ func (n *Node) plan(ctx context.Context, acc *snapshot.Accepted, o SyncOptions) 
 		Accepted: acc, Records: recs, Facts: f, Free: free, Present: n.present, Admitted: admitted, Runtimes: runtimes,
 		Now: n.now(), Only: o.Only, Force: o.Force, Retest: o.Retest, Install: o.Install, Archive: n.o.Archive != "",
 	}), nil
+}
+
+// readmitRuntime makes the decision on a runtime's image again, offline. Where
+// models were judged on it, an image without a receipt is not admitted; where
+// none was, nothing is known of it before it is fetched.
+func (n *Node) readmitRuntime(acc *snapshot.Accepted, rt snapshot.Runtime, judged bool) (d policy.Decision, known bool) {
+	if rev, ok := policy.Revoked(acc.Document, rt.Digest()); ok {
+		return policy.Decision{Class: policy.ClassRevoked, Rule: "revocations", Reason: "the image is revoked " + rev.Reason, Expected: "an image that is not revoked", Found: rt.Digest().String()}, true
+	}
+	var rec RuntimeRecord
+	err := n.runtimes.read(modelID(rt.Name, rt.Version), &rec)
+	if err == nil && rec.Reference == rt.Reference {
+		return n.readmit(acc, rt.Policy, rt.Reference, rec.Receipt), true
+	}
+	return policy.Decision{Class: policy.ClassSignature, Rule: "evidence", Reason: "this node has no receipt of its image"}, judged
 }
 
 // runPlan executes the actions that are wanted and adds their outcomes.

@@ -65,7 +65,10 @@ func (n *Node) validate(ctx context.Context, acc *snapshot.Accepted, m *snapshot
 		n.o.Log.Warn("orphans of earlier runs", "error", err)
 	}
 	step := n.step(m.ID(), "test inference")
-	v, err := eng.Validate(ctx, *job)
+	watched, stop := n.watched(ctx, acc, m.ID())
+	v, err := eng.Validate(watched, *job)
+	err = endedFor(watched, err)
+	stop()
 	if err != nil {
 		step(err, "")
 		if f := AsFailure(err); f.Cause == CauseRuntime {
