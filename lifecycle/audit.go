@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"slices"
 	"time"
 
@@ -158,7 +157,7 @@ func (n *Node) Audit(each func(line []byte) error) (AuditResult, error) {
 // auditLines reads a log line by line. A line longer than any that is written
 // is handed on cut off: it was not written by this program.
 func auditLines(path string, each func(line []byte) error) error {
-	f, err := os.Open(path)
+	f, err := durable.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

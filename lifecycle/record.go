@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -16,6 +15,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/resultity/rmodels/internal/durable"
 	"github.com/resultity/rmodels/policy"
@@ -122,17 +122,12 @@ func (rs records) path(id string) string { return filepath.Join(rs.dir, id+".jso
 var errCorrupt = errors.New("state file is damaged")
 
 func (rs records) read(id string, v any) error {
-	f, err := os.Open(rs.path(id))
-	if err != nil {
+	b, err := durable.ReadFile(rs.path(id), recordMax)
+	switch {
+	case errors.Is(err, durable.ErrNotRegular), errors.Is(err, durable.ErrTooLong), errors.Is(err, unix.EIO):
+		return fmt.Errorf("%v: %w", err, errCorrupt)
+	case err != nil:
 		return err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, recordMax+1))
-	if err != nil {
-		return fmt.Errorf("read %s: %w", rs.path(id), err)
-	}
-	if len(b) > recordMax {
-		return fmt.Errorf("%s: larger than %d bytes: %w", rs.path(id), recordMax, errCorrupt)
 	}
 	if err := unseal(b, v); err != nil {
 		return fmt.Errorf("%s: %v: %w", rs.path(id), err, errCorrupt)

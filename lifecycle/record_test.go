@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,9 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"golang.org/x/sys/unix"
+
+	"github.com/resultity/rmodels/internal/durable"
 )
 
 func TestRecordsComeBackAsWritten(t *testing.T) {
@@ -68,6 +72,43 @@ func TestDamagedRecordsAreNotRead(t *testing.T) {
 				t.Errorf("still listed: %v", ids)
 			}
 		})
+	}
+}
+
+// What lies in a record's place and is no file is set aside like a damaged
+// one; no FIFO is waited for.
+func TestNoFileInARecordsPlace(t *testing.T) {
+	for name, put := range map[string]func(path string) error{
+		"FIFO":      func(path string) error { return unix.Mkfifo(path, 0o600) },
+		"directory": func(path string) error { return os.Mkdir(path, 0o700) },
+		"link":      func(path string) error { return os.Symlink(path, path) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			rs := records{t.TempDir()}
+			var r Record
+			if err := rs.read("tiny@v1", &r); !errors.Is(err, fs.ErrNotExist) || errors.Is(err, errCorrupt) {
+				t.Errorf("nothing there: %v", err)
+			}
+			if err := put(rs.path("tiny@v1")); err != nil {
+				t.Fatal(err)
+			}
+			if err := rs.read("tiny@v1", &r); !errors.Is(err, errCorrupt) {
+				t.Errorf("got %v, want errCorrupt", err)
+			}
+			if _, err := rs.setAside("tiny@v1", testNow); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestAuditOfAFIFO(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := auditLines(path, func([]byte) error { return nil }); !errors.Is(err, durable.ErrNotRegular) {
+		t.Errorf("got %v", err)
 	}
 }
 

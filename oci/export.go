@@ -279,27 +279,20 @@ func lockLayout(dir string) (unlock func(), err error) {
 func editIndex(dir string, change func([]ocispec.Descriptor) []ocispec.Descriptor) error {
 	path := filepath.Join(dir, ocispec.ImageIndexFile)
 	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
-	f, err := os.Open(path)
+	b, err := durable.ReadFile(path, maxManifest)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, durable.ErrTooLong):
+		return fmt.Errorf("%w: %w", ErrTooLarge, err)
 	case err != nil:
 		return err
 	default:
-		b, err := io.ReadAll(io.LimitReader(f, maxManifest+1))
-		f.Close()
-		if err != nil {
-			return err
-		}
-		if len(b) > maxManifest {
-			return fmt.Errorf("%s: %w", path, ErrTooLarge)
-		}
 		if err := json.Unmarshal(b, &index); err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
 	}
 	index.Manifests = change(index.Manifests)
-	b, err := marshal(index)
-	if err != nil {
+	if b, err = marshal(index); err != nil {
 		return err
 	}
 	return durable.WriteFile(path, b, 0o644)
@@ -364,7 +357,7 @@ func (w *layoutWriter) blob(d digest.Digest, size int64, open func() (io.ReadClo
 // present reports whether the layout holds a blob already, on its disk: an
 // export that died may have left it in memory alone.
 func (w *layoutWriter) present(path string, d digest.Digest, size int64) bool {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	f, err := durable.Open(path)
 	if err != nil {
 		return false
 	}
@@ -378,7 +371,7 @@ func (w *layoutWriter) present(path string, d digest.Digest, size int64) bool {
 
 // verified reads a blob of the layout whole and compares it with its digest.
 func (w *layoutWriter) verified(path string, d digest.Digest, size int64) error {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	f, err := durable.Open(path)
 	if err != nil {
 		return err
 	}
@@ -387,7 +380,7 @@ func (w *layoutWriter) verified(path string, d digest.Digest, size int64) error 
 	if err != nil {
 		return err
 	}
-	if !st.Mode().IsRegular() || st.Size() != size {
+	if st.Size() != size {
 		return fmt.Errorf("%s: %d bytes, want %d", path, st.Size(), size)
 	}
 	h := sha256.New()

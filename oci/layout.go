@@ -15,6 +15,8 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/resultity/rmodels/internal/durable"
 )
 
 // layoutScheme names an OCI image layout on this machine: a directory, or a
@@ -65,30 +67,27 @@ func (l *layout) open(name string) (section, error) {
 	if l.err != nil {
 		return section{}, l.err
 	}
-	at, file := member{}, l.path
-	if l.members == nil {
-		file = filepath.Join(l.path, filepath.FromSlash(name))
-	} else if m, ok := l.members[name]; ok {
-		at = m
-	} else {
-		return section{}, fmt.Errorf("%s: %w", name, fs.ErrNotExist)
+	if l.members != nil {
+		m, ok := l.members[name]
+		if !ok {
+			return section{}, fmt.Errorf("%s: %w", name, fs.ErrNotExist)
+		}
+		f, err := durable.OpenLink(l.path)
+		if err != nil {
+			return section{}, err
+		}
+		return section{io.NewSectionReader(f, m.off, m.size), f}, nil
 	}
-	f, err := os.Open(file)
+	f, err := durable.Open(filepath.Join(l.path, filepath.FromSlash(name)))
 	if err != nil {
 		return section{}, err
 	}
 	st, err := f.Stat()
-	if err == nil && !st.Mode().IsRegular() {
-		err = fmt.Errorf("%s is no regular file", name)
-	}
 	if err != nil {
 		f.Close()
 		return section{}, err
 	}
-	if l.members == nil {
-		at.size = st.Size()
-	}
-	return section{io.NewSectionReader(f, at.off, at.size), f}, nil
+	return section{io.NewSectionReader(f, 0, st.Size()), f}, nil
 }
 
 // maxMembers bounds the table of a tar.
@@ -96,7 +95,7 @@ const maxMembers = 200_000
 
 // tarMembers indexes an uncompressed tar, so that blobs are read in place.
 func tarMembers(file string) (map[string]member, error) {
-	f, err := os.Open(file)
+	f, err := durable.OpenLink(file)
 	if err != nil {
 		return nil, err
 	}

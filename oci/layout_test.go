@@ -6,7 +6,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/resultity/rmodels/oci"
 )
@@ -76,5 +79,55 @@ func TestLayoutAsSource(t *testing.T) {
 	_, err = c.Resolve(background(t), ref, []string{"oci-layout://" + dir + "/nowhere"})
 	if err == nil || errors.Is(err, fs.ErrExist) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A layout may come from anyone: what is no file in it is neither waited for
+// nor followed.
+func TestLayoutOfNoFiles(t *testing.T) {
+	p, err := oci.Pack(background(t), writeTree(t, file{"a.gguf", noise(1, 100)}), oci.PackOptions{Name: "m"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	down := newRegistry(t)
+	down.server.Close()
+	ref := oci.Reference{Registry: down.name, Repository: "m", Digest: p.Digest}
+	for name, replace := range map[string]func(path string) error{
+		"FIFO": func(path string) error { return errors.Join(os.Remove(path), unix.Mkfifo(path, 0o600)) },
+		"link": func(path string) error {
+			return errors.Join(os.Rename(path, path+"-real"), os.Symlink(path+"-real", path))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			export := func() error {
+				_, err := oci.Export(background(t), dir, "m", p, nil)
+				return err
+			}
+			if err := export(); err != nil {
+				t.Fatal(err)
+			}
+			c := newClient(t, oci.Options{Attempts: 1}, down)
+			manifest := filepath.Join(dir, "blobs/sha256", p.Digest.Encoded())
+			if err := replace(manifest); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Resolve(background(t), ref, []string{"oci-layout://" + dir}); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+				t.Errorf("manifest: %v", err)
+			}
+			if err := export(); err != nil {
+				t.Errorf("exported again: %v", err)
+			}
+			resolve(t, c, ref, "oci-layout://"+dir)
+			if err := replace(filepath.Join(dir, "index.json")); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Evidence(background(t), ref, []string{"oci-layout://" + dir}); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+				t.Errorf("index: %v", err)
+			}
+			if err := export(); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+				t.Errorf("exported over: %v", err)
+			}
+		})
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -92,7 +91,7 @@ func (f floor) check(doc *Snapshot, d digest.Digest) error {
 // readOwn reads a file of the node's own state. Links are not followed: the
 // directory belongs to the program.
 func readOwn(path string, max int64) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|oNoFollow, 0)
+	f, err := durable.Open(path)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"maps"
@@ -202,13 +203,25 @@ func signersOf(root *metadata.Metadata[metadata.RootType], role string, m any) [
 }
 
 // roleKeys names the keys of a role by the digest of their public halves, so
-// that the same key under a second ID is still the same key.
+// that the same key under a second ID or in another spelling is still the same
+// key.
 func roleKeys(root *metadata.Metadata[metadata.RootType], role string) []digest.Digest {
 	set := map[digest.Digest]bool{}
 	for _, id := range root.Signed.Roles[role].KeyIDs {
 		if k := root.Signed.Keys[id]; k != nil {
-			set[digest.FromString(k.Type+" "+k.Value.PublicKey)] = true
+			set[keyDigest(k)] = true
 		}
 	}
 	return slices.Sorted(maps.Keys(set))
+}
+
+// keyDigest is that of the SubjectPublicKeyInfo; a key that is none counts by
+// its text.
+func keyDigest(k *metadata.Key) digest.Digest {
+	if pub, err := k.ToPublicKey(); err == nil {
+		if der, err := x509.MarshalPKIXPublicKey(pub); err == nil {
+			return digest.FromBytes(der)
+		}
+	}
+	return digest.FromString(k.Type + " " + k.Value.PublicKey)
 }

@@ -2,6 +2,7 @@ package snapshot_test
 
 import (
 	"math"
+	"strings"
 	"testing"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -100,6 +101,27 @@ func TestFloorStays(t *testing.T) {
 	net.release()
 	f := net.forge()
 	f.document(f.edited(func(s *snapshot.Snapshot) { s.Sequence = 2 }), "targets-2", "targets-3")
+	_, err := n.Apply(f.bundle(), net.now())
+	wantErr(t, err, snapshot.ErrReplay, "sequence 2", "3")
+}
+
+// TestFloorKnowsKeysInAnySpelling: a root that writes the same targets keys
+// otherwise replaces none of them.
+func TestFloorKnowsKeysInAnySpelling(t *testing.T) {
+	net := newNetwork(t)
+	n := newNode(t, "mainnet", net.root())
+	for range 3 {
+		must1(n.Apply(net.release(), net.now()))(t)
+	}
+	f := net.forge()
+	root := f.root(1)
+	root.Signed.Version = 2
+	for _, id := range root.Signed.Roles[metadata.TARGETS].KeyIDs {
+		k := root.Signed.Keys[id]
+		k.Value.PublicKey = strings.ToUpper(k.Value.PublicKey)
+	}
+	put(f, "2.root.json", root, "root-1", "root-2")
+	f.document(f.edited(func(s *snapshot.Snapshot) { s.Sequence = 2 }), "targets-1", "targets-2")
 	_, err := n.Apply(f.bundle(), net.now())
 	wantErr(t, err, snapshot.ErrReplay, "sequence 2", "3")
 }

@@ -36,7 +36,7 @@ retention does it by itself for versions that a newer one replaced.`,
 				return err
 			}
 			return a.result(r, func(w io.Writer) {
-				fmt.Fprintf(w, "%s is %s; its hot copy goes with the next: rmodels gc\n", r.ID(), r.State)
+				line(w, "%s is %s; its hot copy goes with the next: rmodels gc", r.ID(), r.State)
 			})
 		},
 	}
@@ -116,12 +116,12 @@ missing.`,
 						what = "runtime " + what
 					}
 					if x.Missing {
-						fmt.Fprintf(w, "%s: not on this node, so not exported; it comes with the first: rmodels validate\n", what)
+						line(w, "%s: not on this node, so not exported; it comes with the first: rmodels validate", what)
 						continue
 					}
-					fmt.Fprintf(w, "%s: %s written and compared, %s there already\n", what, amount.Bytes(x.Bytes), amount.Bytes(x.Present))
+					line(w, "%s: %s written and compared, %s there already", what, amount.Bytes(x.Bytes), amount.Bytes(x.Present))
 				}
-				fmt.Fprintf(w, "take it to the other node and run: rmodels import %s\n", dir)
+				line(w, "take it to the other node and run: rmodels import %s", dir)
 			})
 		},
 	}

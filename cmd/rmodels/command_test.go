@@ -2,16 +2,21 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/resultity/rmodels/internal/progress"
 	"github.com/resultity/rmodels/lifecycle"
+	"github.com/resultity/rmodels/runner"
 )
 
 // all visits every command of the tree that does something.
@@ -314,6 +319,51 @@ func TestCleanTakesControlAway(t *testing.T) {
 	} {
 		if got := clean(in); got != want {
 			t.Errorf("clean(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+// A value from outside begins no line of its own.
+func TestOneValueOneLine(t *testing.T) {
+	evil := "no\nadmitted\tby me\r\u2028too"
+	var out bytes.Buffer
+	printRecord(&out, &lifecycle.Record{
+		Name: "tiny", Version: "v1", Reason: evil,
+		Verdict: &runner.Verdict{Reason: evil, LogTail: "one\nadmitted by me"},
+	}, time.Now())
+	printExplanation(&out, lifecycle.Explanation{Reason: evil, Incidents: []lifecycle.Incident{{Reason: evil}}}, time.Now())
+	table(&out, [][]string{{evil}})
+	for l := range strings.SplitSeq(out.String(), "\n") {
+		if strings.HasPrefix(l, "admitted") || strings.ContainsAny(l, "\t\r\u2028") {
+			t.Errorf("forged line %q in\n%s", l, &out)
+		}
+	}
+	if !strings.Contains(out.String(), "\n             admitted by me\n") {
+		t.Errorf("the engine log lost its lines:\n%s", &out)
+	}
+}
+
+func TestJSONHoldsNothingThatATerminalObeys(t *testing.T) {
+	const evil = "\u009b31m\u202ered\x7f, grüße \U0001F600"
+	var out, events bytes.Buffer
+	a := &app{stdout: &out, stderr: &events, output: "json"}
+	if err := a.result(map[string]string{"s": evil}, nil); err != nil {
+		t.Fatal(err)
+	}
+	a.progress()(progress.Event{Kind: progress.Note, Model: "s", Message: evil})
+	a.printError(nil, errors.New(evil), 1)
+	for _, s := range []string{out.String(), events.String()} {
+		if strings.ContainsAny(s, "\u009b\u202e\x7f") || !strings.Contains(s, `\u009b31m\u202ered\u007f, grüße`+" \U0001F600") {
+			t.Errorf("%q", s)
+		}
+	}
+	var back map[string]string
+	if err := json.Unmarshal(out.Bytes(), &back); err != nil || back["s"] != evil {
+		t.Errorf("%q, %v", back, err)
+	}
+	for l := range strings.Lines(events.String()) {
+		if !json.Valid([]byte(l)) {
+			t.Errorf("no JSON: %q", l)
 		}
 	}
 }

@@ -52,7 +52,7 @@ run beside it may make it report what is only under way.`,
 					}
 					field(w, "", "next: %s", f.Remedy)
 				}
-				fmt.Fprintf(w, "%d findings in %s\n", len(fs), st.Root())
+				line(w, "%d findings in %s", len(fs), st.Root())
 			})
 			if err == nil && len(fs) > 0 {
 				err = foundBad(len(fs))

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"io"
 	"strings"
 
@@ -40,7 +39,7 @@ reason. It is safe beside running commands and meant for cron.`,
 				}
 				return a.result(p, func(w io.Writer) {
 					printItems(w, p.Items, all)
-					fmt.Fprintf(w, "would free %s\n", amount.Bytes(p.FreeBytes))
+					line(w, "would free %s", amount.Bytes(p.FreeBytes))
 				})
 			}
 			r, err := st.GC(cmd.Context(), o)
@@ -51,7 +50,7 @@ reason. It is safe beside running commands and meant for cron.`,
 				if !a.quiet {
 					printItems(w, r.Items, all)
 				}
-				fmt.Fprintf(w, "freed %s\n", amount.Bytes(r.Freed))
+				line(w, "freed %s", amount.Bytes(r.Freed))
 			})
 		},
 	}

@@ -44,10 +44,11 @@ func (a *app) incidentsCommand() *cobra.Command {
 					if in.Model != "" {
 						subject = in.Model + "@" + in.Version
 					}
-					fmt.Fprintf(w, "%s  %s  %s\n  %s\n", in.Time.Format(time.RFC3339), subject, in.Kind, in.Reason)
+					line(w, "%s  %s  %s", in.Time.Format(time.RFC3339), subject, in.Kind)
+					line(w, "  %s", in.Reason)
 					for _, l := range [][2]string{{"expected", in.Expected}, {"found", in.Found}, {"source", in.Source}, {"action", in.Action}} {
 						if l[1] != "" {
-							fmt.Fprintf(w, "  %-9s %s\n", l[0], l[1])
+							line(w, "  %-9s %s", l[0], l[1])
 						}
 					}
 				}

@@ -229,22 +229,22 @@ func (a *app) printError(args []string, err error, code int) {
 			Error    *lifecycle.Failure `json:"error"`
 		}{"error", code, &f})
 		if merr == nil {
-			fmt.Fprintf(a.stderr, "%s\n", b)
+			fmt.Fprintf(escaped{a.stderr}, "%s\n", b)
 			return
 		}
 	}
 	w := plain{a.stderr}
-	fmt.Fprintf(w, "rmodels: %s\n", f.Reason)
+	line(w, "rmodels: %s", f.Reason)
 	if f.Expected != "" && !strings.Contains(f.Reason, f.Expected) {
-		fmt.Fprintf(w, "  expected: %s\n", f.Expected)
+		line(w, "  expected: %s", f.Expected)
 	}
 	if f.Found != "" && !strings.Contains(f.Reason, f.Found) {
-		fmt.Fprintf(w, "  found:    %s\n", f.Found)
+		line(w, "  found:    %s", f.Found)
 	}
 	if f.Source != "" && !strings.Contains(f.Reason, f.Source) {
-		fmt.Fprintf(w, "  source:   %s\n", f.Source)
+		line(w, "  source:   %s", f.Source)
 	}
 	if f.Hint != "" {
-		fmt.Fprintf(w, "  next:     %s\n", f.Hint)
+		line(w, "  next:     %s", f.Hint)
 	}
 }

@@ -27,11 +27,47 @@ func (p plain) Write(b []byte) (int, error) {
 // ranges, and those that reverse the direction of text.
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' || !unicode.IsControl(r) && !unicode.Is(unicode.Bidi_Control, r) {
+		if r == '\n' || r == '\t' || !obeyed(r) {
 			return r
 		}
 		return utf8.RuneError
 	}, s)
+}
+
+func obeyed(r rune) bool { return unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) }
+
+// oneLine is [clean] for what may not begin a line of its own.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' || r == '\u2028' || r == '\u2029' {
+			return ' '
+		}
+		return r
+	}, clean(s))
+}
+
+// line prints one line, whatever its values hold: none can forge another.
+func line(w io.Writer, format string, v ...any) {
+	fmt.Fprintln(w, oneLine(fmt.Sprintf(format, v...)))
+}
+
+// escaped is a writer of JSON, whole texts at a time. What a terminal would
+// obey stands there only within strings: it is written as \u00XX.
+type escaped struct{ w io.Writer }
+
+func (e escaped) Write(b []byte) (int, error) {
+	out := make([]byte, 0, len(b))
+	for rest := b; len(rest) > 0; {
+		r, n := utf8.DecodeRune(rest)
+		if r >= 0x7f && obeyed(r) {
+			out = fmt.Appendf(out, `\u%04x`, r)
+		} else {
+			out = append(out, rest[:n]...)
+		}
+		rest = rest[n:]
+	}
+	_, err := e.w.Write(out)
+	return len(b), err
 }
 
 // result prints what a command found: JSON, or text for a person.
@@ -42,7 +78,7 @@ func (a *app) result(v any, text func(w io.Writer)) error {
 		if err != nil {
 			return fmt.Errorf("encode the result: %w", err)
 		}
-		_, err = fmt.Fprintf(a.stdout, "%s\n", b)
+		_, err = fmt.Fprintf(escaped{a.stdout}, "%s\n", b)
 		return err
 	}
 	text(plain{a.stdout})
@@ -54,7 +90,7 @@ func table(w io.Writer, rows [][]string) {
 	tw := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	for _, r := range rows {
 		for i := range r {
-			r[i] = strings.ReplaceAll(clean(r[i]), "\n", " ")
+			r[i] = oneLine(r[i])
 		}
 		fmt.Fprintln(tw, strings.Join(r, "\t"))
 	}
@@ -67,7 +103,7 @@ func (a *app) log() *slog.Logger {
 		return slog.New(slog.DiscardHandler)
 	}
 	if a.output == "json" {
-		return slog.New(slog.NewJSONHandler(a.stderr, nil))
+		return slog.New(slog.NewJSONHandler(escaped{a.stderr}, nil))
 	}
 	return slog.New(slog.NewTextHandler(plain{a.stderr}, nil))
 }

@@ -93,7 +93,7 @@ which nodes that hold another version fetch only what changed.
 				}
 			}
 			return a.result(res, func(w io.Writer) {
-				fmt.Fprintf(w, "%s\n", res.Reference)
+				line(w, "%s", res.Reference)
 				if !a.quiet {
 					word := "packed, not pushed"
 					switch {
@@ -102,7 +102,7 @@ which nodes that hold another version fetch only what changed.
 					case res.Pushed:
 						word = "pushed, not signed"
 					}
-					fmt.Fprintf(w, "%s: %d layers, %s\n", word, res.Layers, amount.Bytes(res.Size))
+					line(w, "%s: %d layers, %s", word, res.Layers, amount.Bytes(res.Size))
 				}
 			})
 		},
@@ -227,7 +227,7 @@ shape that cosign 3 writes; cosign verifies it with --new-bundle-format.`,
 			if err := attach(cmd.Context(), cl, ref, signer); err != nil {
 				return err
 			}
-			return a.result(map[string]string{"reference": ref.String()}, func(w io.Writer) { fmt.Fprintf(w, "signed %s\n", ref) })
+			return a.result(map[string]string{"reference": ref.String()}, func(w io.Writer) { line(w, "signed %s", ref) })
 		},
 	}
 	c.Flags().StringVar(&key, "key", "", "private key (PEM)")
@@ -261,7 +261,7 @@ func (a *app) keygenCommand() *cobra.Command {
 				return err
 			}
 			return a.result(map[string]string{"private": as[0] + ".key", "public": as[0] + ".pub"}, func(w io.Writer) {
-				fmt.Fprintf(w, "%s.key is secret; %s.pub goes into the policy\n", as[0], as[0])
+				line(w, "%s.key is secret; %s.pub goes into the policy", as[0], as[0])
 			})
 		},
 	}

@@ -141,7 +141,7 @@ func (a *app) progress() progress.Sink {
 		f, isFile := a.stderr.(*os.File)
 		switch {
 		case a.output == "json":
-			a.show.w, a.show.mode = a.stderr, "json"
+			a.show.w, a.show.mode = escaped{a.stderr}, "json"
 		case a.quiet:
 			a.show.mode = "none"
 		case isFile && term.IsTerminal(int(f.Fd())):
@@ -209,7 +209,7 @@ func (d *display) event(e progress.Event) {
 // line prints above the status line.
 func (d *display) line(s string) {
 	d.clear()
-	_, _ = io.WriteString(d.w, clean(s)+"\n")
+	line(d.w, "%s", s)
 }
 
 func (d *display) bytes(e progress.Event) {
@@ -287,7 +287,7 @@ func (d *display) draw(now time.Time) {
 		width = 80
 	}
 	// Not through plain: the carriage return is ours.
-	_, _ = io.WriteString(d.terminal, "\r"+clean(d.now.status(rate, d.all.status(d.now, rate), width-1))+"\x1b[K")
+	_, _ = io.WriteString(d.terminal, "\r"+oneLine(d.now.status(rate, d.all.status(d.now, rate), width-1))+"\x1b[K")
 	d.drawn = true
 }
 

@@ -79,12 +79,12 @@ enough of them have signed it.`,
 				return err
 			}
 			return a.result(map[string]string{"directory": as[0], "network": o.Network, "root": rootFile}, func(w io.Writer) {
-				fmt.Fprintf(w, "network %s is set up in %s\n", o.Network, as[0])
+				line(w, "network %s is set up in %s", o.Network, as[0])
 				if rootFile == "" {
-					fmt.Fprintf(w, "the root waits for its holders; each signs with: rmodels snapshot sign %s --key FILE\n", as[0])
+					line(w, "the root waits for its holders; each signs with: rmodels snapshot sign %s --key FILE", as[0])
 					return
 				}
-				fmt.Fprintf(w, "nodes pin %s; the keys in %s belong to different people\n", rootFile, filepath.Join(as[0], "keys"))
+				line(w, "nodes pin %s; the keys in %s belong to different people", rootFile, filepath.Join(as[0], "keys"))
 			})
 		},
 	}
@@ -351,21 +351,21 @@ func printSigned(w io.Writer, res *snapshot.SignResult, dir string) {
 		if !x.Expires.IsZero() {
 			expires = "expires " + x.Expires.Format(time.RFC3339)
 		}
-		fmt.Fprintf(w, "%-10s version %d: %d signatures, %d needed, %s\n", x.Role, x.Version, len(x.Signed), x.Threshold, expires)
+		line(w, "%-10s version %d: %d signatures, %d needed, %s", x.Role, x.Version, len(x.Signed), x.Threshold, expires)
 		for _, id := range x.Signed {
-			fmt.Fprintf(w, "             %s signed\n", short(id))
+			line(w, "             %s signed", short(id))
 		}
 		for _, id := range x.Missing {
-			fmt.Fprintf(w, "             %s has not signed\n", short(id))
+			line(w, "             %s has not signed", short(id))
 		}
 	}
 	switch {
 	case res.Draft:
-		fmt.Fprintf(w, "the draft holds changes that nobody has signed: who holds a key of targets runs: rmodels snapshot sign %s --key FILE\n", dir)
+		line(w, "the draft holds changes that nobody has signed: who holds a key of targets runs: rmodels snapshot sign %s --key FILE", dir)
 	case res.Complete:
-		fmt.Fprintf(w, "snapshot %d is signed; hand it out with: rmodels snapshot publish %s --to DIRECTORY\n", res.Sequence, dir)
+		line(w, "snapshot %d is signed; hand it out with: rmodels snapshot publish %s --to DIRECTORY", res.Sequence, dir)
 	default:
-		fmt.Fprintf(w, "more signatures are needed: the next holder runs: rmodels snapshot sign %s --key FILE\n", dir)
+		line(w, "more signatures are needed: the next holder runs: rmodels snapshot sign %s --key FILE", dir)
 	}
 }
 
@@ -430,10 +430,10 @@ func (a *app) snapshotPublishCommand() *cobra.Command {
 			}
 			return a.result(map[string]string{"to": to, "bundle": bundle}, func(w io.Writer) {
 				if to != "" {
-					fmt.Fprintf(w, "published to %s\n", to)
+					line(w, "published to %s", to)
 				}
 				if bundle != "" {
-					fmt.Fprintf(w, "wrote %s\n", bundle)
+					line(w, "wrote %s", bundle)
 				}
 			})
 		},

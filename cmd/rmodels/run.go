@@ -42,7 +42,7 @@ quickest way to see that a model works. It changes no state.`,
 				switch {
 				case a.quiet || !v.Passed:
 				case v.Tokens == 0:
-					fmt.Fprintf(plain{a.stderr}, "the model ended without a word; %d checks of the container held\n", held(v))
+					line(plain{a.stderr}, "the model ended without a word; %d checks of the container held", held(v))
 				default:
 					fmt.Fprintf(plain{a.stderr}, "%d tokens, %.1f a second, first after %s; %d checks of the container held\n",
 						v.Tokens, v.TokensPerSecond, v.TimeToFirstToken.Std().Round(time.Millisecond), held(v))

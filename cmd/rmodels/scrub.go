@@ -59,7 +59,7 @@ again; verify --repair mends it, or the sync after the one that meets it.`,
 				if res.Whole {
 					word = "the whole store"
 				}
-				fmt.Fprintf(w, "%d blobs, %s read, %d findings: %s\n", res.Blobs, amount.Bytes(res.Bytes), len(res.Findings), word)
+				line(w, "%d blobs, %s read, %d findings: %s", res.Blobs, amount.Bytes(res.Bytes), len(res.Findings), word)
 			})
 			if err == nil && len(res.Findings) > 0 {
 				err = foundBad(len(res.Findings))

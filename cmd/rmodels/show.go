@@ -40,7 +40,7 @@ func (a *app) showCommand() *cobra.Command {
 
 // field prints one line of a description.
 func field(w io.Writer, name, format string, v ...any) {
-	fmt.Fprintf(w, "%-12s %s\n", name, fmt.Sprintf(format, v...))
+	line(w, "%-12s %s", name, fmt.Sprintf(format, v...))
 }
 
 func printRecord(w io.Writer, r *lifecycle.Record, now time.Time) {
@@ -135,6 +135,10 @@ func printVerdict(w io.Writer, v *runner.Verdict, now time.Time) {
 		field(w, "box", "%d of %d checks of the sealed container held", len(v.Isolation)-bad, len(v.Isolation))
 	}
 	if !v.Passed && v.LogTail != "" {
-		field(w, "engine log", "%s", strings.ReplaceAll(strings.TrimRight(v.LogTail, "\n"), "\n", "\n             "))
+		name := "engine log"
+		for l := range strings.SplitSeq(strings.TrimRight(v.LogTail, "\n"), "\n") {
+			field(w, name, "%s", l)
+			name = ""
+		}
 	}
 }

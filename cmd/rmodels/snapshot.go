@@ -190,13 +190,13 @@ use at once; sync brings in the rest.`,
 					if o.Failure != nil && o.Failure.Cause == lifecycle.CauseBusy {
 						why = o.Failure.Reason + "; it goes out of use when that ends: " + o.Reason
 					}
-					fmt.Fprintf(w, "%s is %s: %s\n", o.ID(), o.After, why)
+					line(w, "%s is %s: %s", o.ID(), o.After, why)
 				}
 				if !acc.Changed {
-					fmt.Fprintf(w, "snapshot %d of %s was in force already\n", acc.Document.Sequence, acc.Document.Network)
+					line(w, "snapshot %d of %s was in force already", acc.Document.Sequence, acc.Document.Network)
 					return
 				}
-				fmt.Fprintf(w, "snapshot %d of %s is in force (%s, %s); make it so with: rmodels sync\n",
+				line(w, "snapshot %d of %s is in force (%s, %s); make it so with: rmodels sync",
 					acc.Document.Sequence, acc.Document.Network, short(acc.Digest.String()), acc.Freshness)
 			})
 			if err != nil {
@@ -249,6 +249,6 @@ func (a *app) drafted(r *snapshot.Repository, did string) error {
 	}
 	slices.Sort(res.Models)
 	return a.result(res, func(w io.Writer) {
-		fmt.Fprintf(w, "%s; the draft lists %d models, %d runtimes, %d policies\n", did, len(res.Models), len(res.Runtimes), len(res.Policies))
+		line(w, "%s; the draft lists %d models, %d runtimes, %d policies", did, len(res.Models), len(res.Runtimes), len(res.Policies))
 	})
 }

@@ -155,9 +155,9 @@ quarantined.`,
 func (a *app) pass(res *lifecycle.SyncResult, o lifecycle.SyncOptions, named bool) error {
 	err := a.result(res, func(w io.Writer) {
 		if f := res.SnapshotFailure; f != nil {
-			fmt.Fprintf(w, "snapshot: %s\n", f.Reason)
+			line(w, "snapshot: %s", f.Reason)
 			if f.Hint != "" {
-				fmt.Fprintf(w, "  next: %s\n", f.Hint)
+				line(w, "  next: %s", f.Hint)
 			}
 		}
 		if o.DryRun {
@@ -212,7 +212,7 @@ func printPlan(w io.Writer, p lifecycle.Plan) {
 		rows = append(rows, []string{x.ID(), string(x.Verb), state, fetch, x.Reason})
 	}
 	table(w, rows)
-	fmt.Fprintf(w, "network %s, snapshot %d (%s, %s): %s of models to fetch at most, %s free\n",
+	line(w, "network %s, snapshot %d (%s, %s): %s of models to fetch at most, %s free",
 		p.Network, p.Sequence, short(p.Snapshot.String()), p.Freshness, amount.Bytes(p.FetchBytes), amount.Bytes(max(0, p.FreeBytes)))
 }
 
@@ -227,7 +227,8 @@ func printPreflight(w io.Writer, all []lifecycle.Preflight, files bool) {
 		if f.Failure != nil {
 			verdict = "would fail (" + string(f.Failure.Cause) + "): " + f.Failure.Reason
 		}
-		fmt.Fprintf(w, "\n%s@%s: %s\n", f.Name, f.Version, verdict)
+		fmt.Fprintln(w)
+		line(w, "%s@%s: %s", f.Name, f.Version, verdict)
 		if f.Source == "" {
 			continue
 		}
@@ -235,7 +236,7 @@ func printPreflight(w io.Writer, all []lifecycle.Preflight, files bool) {
 		if f.Packed {
 			more = " and the files of packed layers"
 		}
-		fmt.Fprintf(w, "  %s to fetch from %s, %s here already, %s of disk%s\n", amount.Bytes(f.Fetch), f.Source, amount.Bytes(f.Here), amount.Bytes(f.Disk), more)
+		line(w, "  %s to fetch from %s, %s here already, %s of disk%s", amount.Bytes(f.Fetch), f.Source, amount.Bytes(f.Here), amount.Bytes(f.Disk), more)
 		if !files {
 			continue
 		}
@@ -248,7 +249,7 @@ func printPreflight(w io.Writer, all []lifecycle.Preflight, files bool) {
 			if b.Here {
 				do = "here "
 			}
-			fmt.Fprintf(w, "  %s %10s  %s  %s\n", do, amount.Bytes(b.Size), short(b.Digest.String()), what)
+			line(w, "  %s %10s  %s  %s", do, amount.Bytes(b.Size), short(b.Digest.String()), what)
 		}
 	}
 }
@@ -290,11 +291,11 @@ func printOutcomes(w io.Writer, res *lifecycle.SyncResult, quiet bool) {
 	if counts == nil {
 		counts = []string{"no models"}
 	}
-	fmt.Fprintf(w, "network %s, snapshot %d (%s): %s; %s fetched in %s\n", res.Plan.Network, res.Plan.Sequence,
+	line(w, "network %s, snapshot %d (%s): %s; %s fetched in %s", res.Plan.Network, res.Plan.Sequence,
 		res.Plan.Freshness, strings.Join(counts, ", "), amount.Bytes(res.Fetched), secondsText(res.Seconds))
 	for _, x := range res.Outcomes {
 		if x.Failure != nil && x.Failure.Hint != "" && x.Verb != lifecycle.Refuse {
-			fmt.Fprintf(w, "next for %s: %s\n", x.ID(), x.Failure.Hint)
+			line(w, "next for %s: %s", x.ID(), x.Failure.Hint)
 		}
 	}
 }

@@ -15,13 +15,18 @@ var OS FS = osFS{}
 type osFS struct{}
 
 func (osFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
+	f, err := openPatiently(name, flag|unix.O_NOFOLLOW, perm)
+	if err != nil {
+		return nil, err
+	}
+	return osFile{f}, nil
+}
+
+func openPatiently(name string, flag int, perm fs.FileMode) (*os.File, error) {
 	for began := time.Now(); ; time.Sleep(100 * time.Microsecond) {
-		f, err := os.OpenFile(name, flag|unix.O_NOFOLLOW|unix.O_CLOEXEC, perm)
-		if err == nil {
-			return osFile{f}, nil
-		}
+		f, err := os.OpenFile(name, flag, perm)
 		if !errors.Is(err, unix.EAGAIN) || time.Since(began) > leasePatience {
-			return nil, err
+			return f, err
 		}
 	}
 }

@@ -83,15 +83,19 @@ func AppendAfter(path string, perm fs.FileMode, next func(last []byte) ([]byte, 
 // AppendAfterFS is [AppendAfter] on fsys.
 func AppendAfterFS(fsys FS, path string, perm fs.FileMode, next func(last []byte) ([]byte, error)) (err error) {
 	created := false
-	f, err := fsys.OpenFile(path, os.O_RDWR|os.O_APPEND, perm)
+	const flag = os.O_RDWR | os.O_APPEND | syscall.O_NONBLOCK // a FIFO is not waited for
+	f, err := fsys.OpenFile(path, flag, perm)
 	if errors.Is(err, fs.ErrNotExist) {
 		created = true
-		f, err = fsys.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE, perm)
+		f, err = fsys.OpenFile(path, flag|os.O_CREATE, perm)
 	}
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := checkRegular(f, path); err != nil {
+		return err
+	}
 	// The lock is what makes "look at the last byte, then append" one step.
 	if err := retry(func() error { return syscall.Flock(int(f.Fd()), syscall.LOCK_EX) }); err != nil {
 		return &fs.PathError{Op: "flock", Path: path, Err: err}
