@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/durable"
 	"github.com/resultity/rmodels/internal/progress"
 	"github.com/resultity/rmodels/policy"
 	"github.com/resultity/rmodels/runner"
@@ -252,7 +253,7 @@ func (n *Node) trustCopy() (trustScratch, error) {
 		return fail(fmt.Errorf("copy trust state: %w", err))
 	}
 	floor := filepath.Join(dir, "floor", filepath.Base(n.floorPath()))
-	if b, err := os.ReadFile(n.floorPath()); err == nil {
+	if b, err := durable.ReadFile(n.floorPath(), 1<<20); err == nil {
 		if err := os.MkdirAll(filepath.Dir(floor), 0o700); err != nil {
 			return fail(err)
 		}
