@@ -35,7 +35,7 @@ func TestKillInMidPull(t *testing.T) {
 	n.publish()
 	d := n.startNode()
 	d.run("sync", "--dry-run").ok()
-	n.registry.fault(`{"name":"slow","kind":"blob","digest":"` + a.weights + `","rate":4000000}`)
+	n.registry.fault(`{"name":"slow","kind":"blob","digest":"` + a.weights + `","rate":2000000}`)
 
 	c := d.command("sync")
 	stderr, err := c.StderrPipe()
@@ -87,13 +87,13 @@ func TestKillInMidPull(t *testing.T) {
 		}
 	}
 	t.Logf("killed after %d of %d bytes; the next sync began at %d and asked for %d", fetched, a.size, first, sent)
-	// What was checkpointed is not fetched again. How much that is depends on
-	// the speed of line and disk, so its bound is a wide one.
-	if most := a.size - first + a.size/10; sent > most { // ranges that two connections shared are sent in part twice
-		t.Errorf("%d bytes were fetched, want at most %d of %d", sent, most, a.size)
+	// What was checkpointed is not fetched again, but for ranges that two
+	// connections shared.
+	if most := min(a.size*6/10, a.size-first+a.size/10); sent > most {
+		t.Errorf("%d of %d bytes were sent again after %d had been fetched, want at most %d", sent, a.size, fetched, most)
 	}
-	if first < a.size/4 {
-		t.Errorf("%d of %d fetched bytes outlived the kill, want at least %d", first, fetched, a.size/4)
+	if first < a.size*4/10 {
+		t.Errorf("progress begins at %d bytes after a resume, want at least %d", first, a.size*4/10)
 	}
 	if in := d.incidents(); len(in) != 0 {
 		t.Errorf("incidents: %+v", in)
