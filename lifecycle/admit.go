@@ -131,8 +131,9 @@ func signatureAnnotations(all map[string]string) map[string]string {
 }
 
 // readmit makes the decision of a receipt again, offline, under the snapshot
-// in force: a revoked key, a changed policy or a withdrawn digest shows here.
-func (n *Node) readmit(acc *snapshot.Accepted, policyName, reference string, rc *Receipt) policy.Decision {
+// in force: a revoked key, a changed policy or a withdrawn digest shows here,
+// also one of a single file. Root is the artifact's in the store.
+func (n *Node) readmit(acc *snapshot.Accepted, policyName, reference string, rc *Receipt, root string) policy.Decision {
 	_, d, err := snapshot.SplitReference(reference)
 	if err != nil {
 		return policy.Decision{Class: policy.ClassListing, Rule: "models.reference", Reason: err.Error()}
@@ -158,7 +159,43 @@ func (n *Node) readmit(acc *snapshot.Accepted, policyName, reference string, rc 
 			n.o.Log.Warn("files of an installed model unreadable", "digest", d, "error", err)
 		}
 	}
-	return policy.AdmitSignatures(acc, policyName, reference, d, ev, n.now(), files...)
+	dec := policy.AdmitSignatures(acc, policyName, reference, d, ev, n.now(), files...)
+	if !dec.Allowed || !slices.ContainsFunc(acc.Document.Revocations, func(r snapshot.Revocation) bool { return r.Digest != "" }) {
+		return dec
+	}
+	held, err := n.heldBy(root)
+	if err != nil {
+		return policy.Decision{Class: policy.ClassRevoked, Rule: "revocations", Reason: "whether it holds what is revoked cannot be told: " + err.Error()}
+	}
+	if rev := policy.AdmitDigests(acc.Document, held...); !rev.Allowed {
+		return rev
+	}
+	return dec
+}
+
+// heldBy is everything that a root keeps in the store; nothing, when it is not
+// there any more.
+func (n *Node) heldBy(root string) ([]digest.Digest, error) {
+	st, err := n.store()
+	if err != nil {
+		return nil, err
+	}
+	ref, err := st.Ref(root)
+	if err != nil || ref.Tree == "" {
+		return ref.Blobs, unlessAbsent(err)
+	}
+	t, err := st.Tree(ref.Tree)
+	for _, e := range t.Entries {
+		ref.Blobs = append(ref.Blobs, e.Blob)
+	}
+	return ref.Blobs, unlessAbsent(err)
+}
+
+func unlessAbsent(err error) error {
+	if errors.Is(err, cas.ErrNotFound) {
+		return nil
+	}
+	return err
 }
 
 // aboutFiles tells whether the policy asks for a statement about an artifact's

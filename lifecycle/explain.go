@@ -42,7 +42,7 @@ func (n *Node) Explain(ctx context.Context, nameOrID string) ([]Explanation, err
 		if a.model != nil {
 			e.Listed, e.Enabled = true, a.model.Enabled
 			if e.Record != nil && e.Record.Receipt != nil {
-				d := n.readmit(acc, a.model.Policy, a.model.Reference, e.Record.Receipt)
+				d := n.readmit(acc, a.model.Policy, a.model.Reference, e.Record.Receipt, n.modelRef(a.ID()))
 				e.Admission = &d
 			}
 		}

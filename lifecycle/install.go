@@ -72,6 +72,13 @@ func (n *Node) install(ctx context.Context, acc *snapshot.Accepted, m *snapshot.
 	if d := policy.AdmitLayout(pol, *m, string(a.Format), claims(a)); !d.Allowed {
 		return refusal(d, ad.ref.Digest, a.From)
 	}
+	blobs := append([]digest.Digest{ad.ref.Digest}, ad.blobs...)
+	for _, d := range a.Blobs() {
+		blobs = append(blobs, d.Digest)
+	}
+	if d := policy.AdmitDigests(acc.Document, blobs...); !d.Allowed {
+		return refusal(d, ad.ref.Digest, a.From)
+	}
 	if err := st.Put(ctx, l, ad.ref.Digest, a.Raw); err != nil {
 		return fmt.Errorf("keep manifest: %w", err)
 	}
@@ -102,7 +109,7 @@ func (n *Node) install(ctx context.Context, acc *snapshot.Accepted, m *snapshot.
 		return sentBy(ad.ref, fmt.Errorf("list files: %w", err))
 	}
 	step = n.step(m.ID(), "check content")
-	err = n.checkContent(st, pol, m, ad.ref, a.From, entries)
+	err = n.checkContent(st, acc.Document, pol, m, ad.ref, a.From, entries)
 	step(err, fmt.Sprintf("%d files", len(entries)))
 	if err != nil {
 		return err
@@ -113,10 +120,6 @@ func (n *Node) install(ctx context.Context, acc *snapshot.Accepted, m *snapshot.
 	step(err, "read-only, "+amount.Bytes(tree.Size))
 	if err != nil {
 		return fmt.Errorf("build tree: %w", err)
-	}
-	blobs := append([]digest.Digest{ad.ref.Digest}, ad.blobs...)
-	for _, d := range a.Blobs() {
-		blobs = append(blobs, d.Digest)
 	}
 	if err := st.PutRef(ctx, cas.Ref{Name: n.modelRef(m.ID()), Tree: ad.ref.Digest, Blobs: blobs, Pinned: true, LastUsed: n.now()}); err != nil {
 		return fmt.Errorf("root %s in the store: %w", m.ID(), err)
@@ -176,19 +179,24 @@ func claims(a *oci.Artifact) []policy.FileClaim {
 
 // checkContent runs the path guard and the content gate on every file before
 // a tree exists.
-func (n *Node) checkContent(st *cas.Store, pol snapshot.Policy, m *snapshot.Model, ref oci.Reference, source string, entries []cas.TreeEntry) error {
+func (n *Node) checkContent(st *cas.Store, doc *snapshot.Snapshot, pol snapshot.Policy, m *snapshot.Model, ref oci.Reference, source string, entries []cas.TreeEntry) error {
 	files := make([]policy.ArtifactFile, len(entries))
 	paths := make([]string, len(entries))
+	digests := make([]digest.Digest, len(entries))
 	for i, e := range entries {
 		stat, err := st.Stat(e.Blob)
 		if err != nil {
 			return err
 		}
-		paths[i] = e.Path
+		paths[i], digests[i] = e.Path, e.Blob
 		files[i] = policy.ArtifactFile{Path: e.Path, Size: stat.Size, Open: func() (policy.ReaderAtCloser, error) { return st.Open(e.Blob) }}
 	}
 	if err := policy.SafePaths(paths); err != nil {
 		return &Failure{Cause: CauseContent, Reason: err.Error(), Digest: ref.Digest, Expected: "relative paths that stay inside the model", Found: shorten(err.Error(), 200), Source: source, Err: err}
+	}
+	// Files of packed layers have no digest in the manifest.
+	if d := policy.AdmitDigests(doc, digests...); !d.Allowed {
+		return refusal(d, ref.Digest, source)
 	}
 	if d := policy.AdmitContent(pol, *m, files); !d.Allowed {
 		return refusal(d, ref.Digest, source)

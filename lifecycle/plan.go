@@ -198,8 +198,7 @@ func (in *Inputs) listedAction(m *snapshot.Model, r *Record, free int64) Action 
 		}
 		return do(Quarantine, Failed, d.Reason)
 	}
-	if rev, ok := policy.Revoked(doc, r.Manifest); ok && r.State.Installed() && !same {
-		d := policy.Decision{Class: policy.ClassRevoked, Rule: "revocations", Reason: "what is installed is revoked " + rev.Reason, Expected: "an artifact that is not revoked", Found: r.Manifest.String()}
+	if d := policy.AdmitDigests(doc, r.Manifest); !d.Allowed && r.State.Installed() && !same {
 		a.Cause, a.decision = CauseRevoked, &d
 		return do(Quarantine, Failed, d.Reason)
 	}

@@ -440,7 +440,7 @@ func (n *Node) plan(ctx context.Context, acc *snapshot.Accepted, o SyncOptions) 
 	admitted := make(map[string]policy.Decision, len(recs))
 	for _, m := range acc.Document.Models {
 		if r := byID[m.ID()]; r != nil && r.State.Installed() {
-			admitted[m.ID()] = n.readmit(acc, m.Policy, m.Reference, r.Receipt)
+			admitted[m.ID()] = n.readmit(acc, m.Policy, m.Reference, r.Receipt, n.modelRef(m.ID()))
 		}
 	}
 	runtimes := make(map[string]policy.Decision, len(acc.Document.Runtimes))
@@ -478,13 +478,14 @@ func (n *Node) plan(ctx context.Context, acc *snapshot.Accepted, o SyncOptions) 
 // models were judged on it, an image without a receipt is not admitted; where
 // none was, nothing is known of it before it is fetched.
 func (n *Node) readmitRuntime(acc *snapshot.Accepted, rt snapshot.Runtime, judged bool) (d policy.Decision, known bool) {
-	if rev, ok := policy.Revoked(acc.Document, rt.Digest()); ok {
-		return policy.Decision{Class: policy.ClassRevoked, Rule: "revocations", Reason: "the image is revoked " + rev.Reason, Expected: "an image that is not revoked", Found: rt.Digest().String()}, true
+	if d := policy.AdmitDigests(acc.Document, rt.Digest()); !d.Allowed {
+		return d, true
 	}
 	var rec RuntimeRecord
-	err := n.runtimes.read(modelID(rt.Name, rt.Version), &rec)
+	id := modelID(rt.Name, rt.Version)
+	err := n.runtimes.read(id, &rec)
 	if err == nil && rec.Reference == rt.Reference {
-		return n.readmit(acc, rt.Policy, rt.Reference, rec.Receipt), true
+		return n.readmit(acc, rt.Policy, rt.Reference, rec.Receipt, n.runtimeRef(id)), true
 	}
 	return policy.Decision{Class: policy.ClassSignature, Rule: "evidence", Reason: "this node has no receipt of its image"}, judged
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/internal/progress"
 	"github.com/resultity/rmodels/oci"
+	"github.com/resultity/rmodels/policy"
 	"github.com/resultity/rmodels/runner"
 	"github.com/resultity/rmodels/snapshot"
 )
@@ -187,7 +188,7 @@ func (n *Node) runtimeImage(ctx context.Context, l *cas.Lease, acc *snapshot.Acc
 	}
 	platform := runtime.GOOS + "/" + runtime.GOARCH
 	if rec.Reference == rt.Reference {
-		if d := n.readmit(acc, rt.Policy, rt.Reference, rec.Receipt); d.Allowed {
+		if d := n.readmit(acc, rt.Policy, rt.Reference, rec.Receipt, n.runtimeRef(id)); d.Allowed {
 			if im, err := oci.StoredImage(st, ref, platform); err == nil {
 				return im, nil
 			}
@@ -268,6 +269,9 @@ func (n *Node) fetchImage(ctx context.Context, c *oci.Client, st *cas.Store, l *
 	})
 	if err != nil {
 		return nil, nil, nil, err
+	}
+	if d := policy.AdmitDigests(acc.Document, slices.Concat(im.Blobs, ad.blobs)...); !d.Allowed {
+		return nil, nil, nil, refusal(d, ad.ref.Digest, ad.ref.Name())
 	}
 	return im, &ad.receipt, ad.blobs, nil
 }

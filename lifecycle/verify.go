@@ -168,7 +168,7 @@ func (n *Node) verifyRecord(ctx context.Context, acc *snapshot.Accepted, r *Reco
 	if !ok || m.Digest() != r.Manifest {
 		return nil // not what is listed: the next sync takes it out of use
 	}
-	v.Decision = n.readmit(acc, m.Policy, m.Reference, r.Receipt)
+	v.Decision = n.readmit(acc, m.Policy, m.Reference, r.Receipt, n.modelRef(r.ID()))
 	if !v.Decision.Allowed {
 		return n.settle(acc, r, refusal(v.Decision, r.Manifest, r.Receipt.source()))
 	}

@@ -24,8 +24,8 @@ func Listed(doc *snapshot.Snapshot, name, version string) Decision {
 		}
 		return refuse(ClassListing, "models", "the snapshot does not list the model", brief(id), found)
 	}
-	if r, ok := Revoked(doc, m.Digest()); ok {
-		return refuse(ClassRevoked, "revocations", "the artifact is revoked"+because(r), "an artifact that is not revoked", m.Digest().String())
+	if d := AdmitDigests(doc, m.Digest()); !d.Allowed {
+		return d
 	}
 	return Decision{Allowed: true, Rule: "models[" + id + "]", Reason: fmt.Sprintf("listed by snapshot %d", doc.Sequence)}
 }

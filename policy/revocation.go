@@ -6,20 +6,21 @@ import (
 	"github.com/resultity/rmodels/snapshot"
 )
 
-// Revoked finds the revocation of any of the digests: an artifact's manifest
-// and, where they are known, its config and layers.
-func Revoked(doc *snapshot.Snapshot, digests ...digest.Digest) (snapshot.Revocation, bool) {
+// AdmitDigests decides whether anything that an artifact consists of is
+// revoked: its manifest, config, layers and files, as far as they are known.
+func AdmitDigests(doc *snapshot.Snapshot, digests ...digest.Digest) Decision {
+	revoked := map[digest.Digest]snapshot.Revocation{}
 	for _, r := range doc.Revocations {
-		if r.Digest == "" {
-			continue
-		}
-		for _, d := range digests {
-			if r.Digest == d {
-				return r, true
-			}
+		if r.Digest != "" {
+			revoked[r.Digest] = r
 		}
 	}
-	return snapshot.Revocation{}, false
+	for _, d := range digests {
+		if r, ok := revoked[d]; ok {
+			return refuse(ClassRevoked, "revocations", "it is revoked, or holds what is"+because(r), "content that is not revoked", d.String())
+		}
+	}
+	return Decision{Allowed: true, Rule: "revocations", Reason: "nothing of it is revoked"}
 }
 
 func revokedKey(doc *snapshot.Snapshot, d digest.Digest) (snapshot.Revocation, bool) {

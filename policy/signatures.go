@@ -57,8 +57,8 @@ func admitSignatures(acc *snapshot.Accepted, policyName, reference string, manif
 	if pin != manifest {
 		return refuse(ClassSignature, rule+".images", "the manifest at hand is not the pinned one", pin.String(), brief(manifest.String()))
 	}
-	if r, ok := Revoked(acc.Document, manifest); ok {
-		return refuse(ClassRevoked, "revocations", "the artifact is revoked"+because(r), "an artifact that is not revoked", manifest.String())
+	if d := AdmitDigests(acc.Document, manifest); !d.Allowed {
+		return d
 	}
 	if !slices.ContainsFunc(pol.Images, func(g snapshot.ImageGlob) bool { return snapshot.MatchGlob(g.Glob, repository) }) {
 		var globs []string

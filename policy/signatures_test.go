@@ -197,6 +197,15 @@ func TestRevocation(t *testing.T) {
 	wantRefused(t, admit(build(snapshot.Revocation{Digest: manifest, Reason: "backdoor"}), signedBy(t, a)), policy.ClassRevoked, "revocations", "backdoor")
 }
 
+// TestRevokedParts: what holds something revoked is revoked.
+func TestRevokedParts(t *testing.T) {
+	doc := &snapshot.Snapshot{Revocations: []snapshot.Revocation{{Key: manifest}, {Digest: digest.FromString("bad"), Reason: "backdoor"}}}
+	if d := policy.AdmitDigests(doc, manifest, digest.FromString("good")); !d.Allowed {
+		t.Errorf("%+v", d)
+	}
+	wantRefused(t, policy.AdmitDigests(doc, manifest, digest.FromString("good"), digest.FromString("bad")), policy.ClassRevoked, "revocations", "backdoor")
+}
+
 // TestKeyless: exact identities under a private trust root, with a log.
 func TestKeyless(t *testing.T) {
 	s, foreign := newSigstore(t), newSigstore(t)

@@ -241,9 +241,10 @@ type Cosine struct {
 	Min       float64   `json:"min"`
 }
 
-// Revocation withdraws an artifact by digest, or a signer by its key
-// (sha256 of the SubjectPublicKeyInfo in DER) or identity. Exactly one of
-// Digest, Key and Identity is set.
+// Revocation withdraws every artifact that is a digest or holds it (manifest,
+// config, layer or file), or a signer by its key (sha256 of the
+// SubjectPublicKeyInfo in DER) or identity. Exactly one of Digest, Key and
+// Identity is set.
 type Revocation struct {
 	Digest   digest.Digest `json:"digest,omitzero"`
 	Key      digest.Digest `json:"key,omitzero"`

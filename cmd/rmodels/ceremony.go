@@ -79,8 +79,9 @@ func (a *app) snapshotRevokeCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "revoke DIR",
 		Short: "Withdraw an artifact, a signer's key or an identity in the draft",
-		Long: `revoke adds a revocation to the draft. Nodes take a revoked model out of use
-when they accept the snapshot; signatures by a revoked key or identity no
+		Long: `revoke adds a revocation to the draft. A digest is that of an artifact's
+manifest, of its config, of a layer or of a file: nodes take every model that is
+it or holds it out of use when they accept the snapshot; signatures by a revoked key or identity no
 longer count, also for what is installed.`,
 		Example: `  rmodels snapshot revoke ./ceremony --digest sha256:... --reason "found harmful"
   rmodels snapshot revoke ./ceremony --key sha256:... --reason "stolen"
@@ -102,7 +103,7 @@ longer count, also for what is installed.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&dg, "digest", "", "digest of the artifact's manifest")
+	f.StringVar(&dg, "digest", "", "digest of a manifest, config, layer or file")
 	f.StringVar(&key, "key", "", "sha256 of the public key (SubjectPublicKeyInfo); rmodels show prints it")
 	f.StringVar(&issuer, "issuer", "", "issuer of a keyless identity")
 	f.StringVar(&subject, "subject", "", "subject of a keyless identity")
