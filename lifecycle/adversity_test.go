@@ -368,6 +368,23 @@ func TestRevocationHoldsWithoutALog(t *testing.T) {
 		t.Error("nobody was told that the log cannot be written")
 	}
 	w.state(n, "tiny@v1", Failed)
+
+	w.must(os.Remove(audit))
+	w.must(os.Rename(audit+".aside", audit))
+	acc, err := n.Current()
+	w.must(err)
+	times := 0
+	w.sync(n)
+	w.sync(n)
+	all, res := auditLog(t, n)
+	for _, e := range all {
+		if e.Accepted != nil && e.Accepted.Snapshot == acc.Digest {
+			times++
+		}
+	}
+	if times != 1 || res.Broken != 0 || res.Cut {
+		t.Errorf("the snapshot that could not be logged is in the log %d times: %+v", times, res)
+	}
 }
 
 // A disabled model does not come back on an engine that was revoked meanwhile,

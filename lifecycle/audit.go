@@ -21,8 +21,9 @@ import (
 // Entry is one line of the audit log, which is appended to and never changed.
 // One of its members besides Previous is set. Previous chains it to the line
 // before: the SHA-256 of that line's bytes, whatever they are, so that none
-// can be changed, dropped or put in without breaking the chain. Who can write
-// the file can write all of it anew: keep the head somewhere else.
+// can be changed, dropped or put in without breaking the chain; the head that
+// is kept beside it tells when its end is missing. Who can write the files can
+// write all of them anew: keep the head on another machine.
 type Entry struct {
 	Previous digest.Digest `json:"previous,omitzero"` // empty in the first line
 	Incident *Incident     `json:"incident,omitzero"`
@@ -93,14 +94,41 @@ func (e Entry) shortened(limit int) Entry {
 	return e
 }
 
+// auditMark is kept beside the log.
+type auditMark struct {
+	Digest digest.Digest `json:"digest"`
+}
+
+// The marks: the SHA-256 of a line that was appended, seldom not the last when
+// two processes append at once, and the snapshot that was logged last.
+const (
+	markHead     = "audit-head"
+	markSnapshot = "audit-snapshot"
+)
+
+// mark reads a mark; one that is absent or damaged says nothing.
+func (n *Node) mark(which string) digest.Digest {
+	var m auditMark
+	if (records{n.dir}).read(which, &m) != nil {
+		return ""
+	}
+	return m.Digest
+}
+
 // record appends e, chained to the line before, and makes it durable.
 func (n *Node) record(e Entry) error {
+	var head digest.Digest
 	err := durable.AppendAfter(n.auditPath(), 0o644, func(last []byte) ([]byte, error) {
-		if last != nil {
+		if e.Previous = n.mark(markHead); last != nil {
 			e.Previous = digest.FromBytes(last)
 		}
-		return e.encode()
+		b, err := e.encode()
+		head = digest.FromBytes(b)
+		return b, err
 	})
+	if err == nil {
+		err = records{n.dir}.write(markHead, auditMark{head})
+	}
 	if err != nil {
 		return fmt.Errorf("record in %s: %w", n.auditPath(), err)
 	}
@@ -114,11 +142,19 @@ func (n *Node) admitted(acc *snapshot.Accepted, policyName, reference string, d 
 	}})
 }
 
-// accepted records a snapshot that came into force.
+// accepted records a snapshot that came into force, once; also one that could
+// not be recorded when it did. The caller holds the lock of the snapshot.
 func (n *Node) accepted(acc *snapshot.Accepted) error {
-	return n.record(Entry{Accepted: &Acceptance{
+	if n.mark(markSnapshot) == acc.Digest {
+		return nil
+	}
+	err := n.record(Entry{Accepted: &Acceptance{
 		Time: n.now(), Sequence: acc.Document.Sequence, Snapshot: acc.Digest, Before: acc.Previous, Signers: acc.Signers, RootVersion: acc.RootVersion,
 	}})
+	if err != nil {
+		return err
+	}
+	return records{n.dir}.write(markSnapshot, auditMark{acc.Digest})
 }
 
 // AuditResult is what reading the whole log showed.
@@ -127,11 +163,14 @@ type AuditResult struct {
 	Torn    int           `json:"torn"`            // lines that a crash cut off
 	Head    digest.Digest `json:"head,omitzero"`   // of the last line: keep it elsewhere, and nothing before it can be changed unseen
 	Broken  int           `json:"broken,omitzero"` // number of the first line that does not follow from the one before it
+	Cut     bool          `json:"cut,omitzero"`    // it ends before a line that this node has written
 }
 
 // Audit hands every line of the log to each, oldest first, and checks the chain.
 func (n *Node) Audit(each func(line []byte) error) (AuditResult, error) {
 	var res AuditResult
+	written := n.mark(markHead) // before the log: what is appended meanwhile comes later
+	res.Cut = written != ""
 	number := 0
 	err := auditLines(n.auditPath(), func(line []byte) error {
 		number++
@@ -149,6 +188,7 @@ func (n *Node) Audit(each func(line []byte) error) (AuditResult, error) {
 			}
 		}
 		res.Head = digest.FromBytes(line)
+		res.Cut = res.Cut && res.Head != written
 		return nil
 	})
 	return res, err

@@ -106,14 +106,24 @@ func TestAuditChain(t *testing.T) {
 		"moved":   {slices.Concat(lines[:7], [][]byte{lines[8], lines[7]}, lines[9:]), 8},
 		"put in":  {slices.Insert(slices.Clone(lines), 7, []byte(`{"incident":{"kind":"hash"}}`+"\n")), 8},
 		"cut off": {lines[:39], 0},
+		"emptied": {nil, 0},
 		"begun":   {lines[1:], 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := os.WriteFile(n.auditPath(), bytes.Join(c.lines, nil), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if _, res := auditLog(t, n); res.Broken != c.broken || res.Broken == 0 && res.Head == honest.Head {
+			if _, res := auditLog(t, n); res.Broken != c.broken || res.Broken == 0 && !res.Cut {
 				t.Errorf("%+v, the whole log's head is %s", res, honest.Head)
+			}
+			if len(c.lines) > 0 {
+				return
+			}
+			if err := n.incident(Incident{Kind: CauseHash}); err != nil {
+				t.Fatal(err)
+			}
+			if _, res := auditLog(t, n); res.Broken != 1 {
+				t.Errorf("a log that went on after it was emptied: %+v", res)
 			}
 		})
 	}

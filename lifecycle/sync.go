@@ -201,7 +201,7 @@ func (n *Node) accept(ctx context.Context, exclusive bool, take func() (*snapsho
 	}
 	defer lk.release()
 	acc, err := take()
-	if err == nil && acc.Changed {
+	if err == nil {
 		if lerr := n.accepted(acc); lerr != nil { // it is in force all the same
 			err = &unlogged{lerr}
 		}

@@ -39,6 +39,13 @@ the end somewhere else: nothing up to it can be changed unseen.`,
 					Hint: "compare it with an export made before; who can write the state directory?",
 				}
 			}
+			if res.Cut {
+				return &lifecycle.Failure{
+					Cause: lifecycle.CauseHash, Reason: fmt.Sprintf("the audit log ends after %d lines, before one that this node has written", res.Entries+res.Torn),
+					Expected: "a log that was only appended to", Found: "one that was cut off",
+					Hint: "compare it with an export made before; who can write the state directory?",
+				}
+			}
 			switch {
 			case a.output == "json":
 				_, err = fmt.Fprintf(a.stderr, `{"event":"audit","entries":%d,"torn":%d,"head":%q}`+"\n", res.Entries, res.Torn, res.Head)
