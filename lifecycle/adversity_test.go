@@ -42,6 +42,24 @@ func (w *network) forge(n *Node, id string, change func(*Record)) {
 	w.must(n.save(r))
 }
 
+// State that somebody else could have written is not believed.
+func TestExposedState(t *testing.T) {
+	w, n := installed(t)
+	for _, dir := range []string{n.o.StateDir, n.dir, n.models.dir, n.trustDir(), filepath.Dir(n.floorPath())} {
+		before, err := os.Stat(dir)
+		w.must(err)
+		for _, mode := range []os.FileMode{0o777, 0o775, os.ModeSticky | 0o777} {
+			w.must(os.Chmod(dir, mode))
+			if _, err := Open(n.o); AsFailure(err).Cause != CauseState {
+				t.Errorf("%s with mode %v: %v", dir, mode, err)
+			}
+		}
+		w.must(os.Chmod(dir, before.Mode()))
+	}
+	_, err := Open(n.o)
+	w.must(err)
+}
+
 func TestApplyRepinned(t *testing.T) {
 	w, n := installed(t)
 	w.forge(n, "tiny@v1", nil)

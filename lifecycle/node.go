@@ -73,7 +73,19 @@ func Open(o Options) (*Node, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("open node state: %w", err)
 	}
-	return n, nil
+	return n, n.unexposed()
+}
+
+// unexposed refuses state that somebody else could have written.
+func (n *Node) unexposed() error {
+	for _, d := range []string{n.o.StateDir, filepath.Dir(n.dir), n.dir, n.models.dir, n.runtimes.dir, n.trustDir(), filepath.Dir(n.floorPath())} {
+		if err := durable.CheckUnexposed(d); errors.Is(err, durable.ErrExposed) {
+			return &Failure{Cause: CauseState, Reason: "the state of this node cannot be trusted: " + err.Error(), Hint: "then check what is in it, or begin with an empty one: rmodels init", Err: err}
+		} else if err != nil {
+			return fmt.Errorf("open node state: %w", err)
+		}
+	}
+	return nil
 }
 
 func newNode(o Options) *Node {
@@ -116,6 +128,9 @@ func Init(o Options, root []byte) error {
 		if err := durable.MkdirAll(d, 0o755); err != nil {
 			return err
 		}
+	}
+	if err := n.unexposed(); err != nil {
+		return err
 	}
 	return snapshot.Pin(n.trustDir(), n.floorPath(), o.Network, root)
 }

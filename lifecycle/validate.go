@@ -137,8 +137,16 @@ func (n *Node) job(ctx context.Context, l *cas.Lease, acc *snapshot.Accepted, m 
 	if err != nil {
 		return nil, err
 	}
+	st, err := n.store()
+	if err != nil {
+		return nil, err
+	}
+	tree, err := st.Tree(r.Manifest) // a record names a place, the store knows it
+	if err != nil {
+		return nil, treeFailure(r, err)
+	}
 	return &runner.Job{
-		Name: m.Name, Version: m.Version, Manifest: r.Manifest, ModelDir: r.Tree,
+		Name: m.Name, Version: m.Version, Manifest: r.Manifest, ModelDir: tree.Path,
 		Runtime: rt, Image: runner.Image{Reference: rt.Reference, Manifest: im.ManifestDigest, Config: im.ConfigDigest, Name: im.LocalName(), Archive: im.WriteArchive},
 		Validation: m.Validation, Devices: devices, StateDir: n.runsDir(),
 		Lock: n.runLock(), GPULock: filepath.Join(n.o.StateDir, "gpu.lock"),

@@ -164,6 +164,9 @@ func TestVerdictOverTime(t *testing.T) {
 		}
 	})
 	t.Run("tested again after it, and nothing changed", func(t *testing.T) {
+		r := w.state(n, "alpha@v1", Active)
+		r.Tree = t.TempDir() // the store, not a record, says where the files are
+		w.must(n.save(r))
 		clock = clock.Add(2 * time.Minute)
 		if o := w.sync(n)["alpha@v1"]; o.Verb != Retest || o.After != Active {
 			t.Errorf("%+v", o)

@@ -143,7 +143,7 @@ publish_third_snapshot() {
 
 # node_setup writes the node's configuration; from here on rmodels is the node's.
 node_setup() {
-  mkdir -p "$demo/node"
+  (umask 022 && mkdir -p "$demo/node")
   {
     printf 'network = "demo"\nstate-dir = "%s"\n\n[snapshot]\nsource = "%s"\n\n[engine]\n' "$demo/node/state" "$demo/publisher/site"
     case $engine in
