@@ -110,7 +110,7 @@ func (n *Node) install(ctx context.Context, acc *snapshot.Accepted, m *snapshot.
 	}
 	step = n.step(m.ID(), "check content")
 	err = n.checkContent(st, acc.Document, pol, m, ad.ref, a.From, entries)
-	step(err, fmt.Sprintf("%d files", len(entries)))
+	step(err, amount.Count(len(entries), "file"))
 	if err != nil {
 		return err
 	}

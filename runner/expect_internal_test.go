@@ -119,6 +119,23 @@ func TestSpeedCannotBeClaimed(t *testing.T) {
 	}
 }
 
+// A speed is of the time in which it was generated, not of a burst at its end.
+func TestSpeed(t *testing.T) {
+	for name, c := range map[string]struct {
+		first, took time.Duration
+		want        float64
+	}{
+		"streamed":           {time.Second, 2 * time.Second, 10},
+		"held back to the end": {1999 * time.Millisecond, 2 * time.Second, 5.5},
+		"not streamed":       {0, 2 * time.Second, 5.5},
+	} {
+		a := &answer{pieces: 11, first: c.first, took: c.took}
+		if got := a.perSecond(); got != c.want {
+			t.Errorf("%s: %v a second, want %v", name, got, c.want)
+		}
+	}
+}
+
 func TestStreams(t *testing.T) {
 	piece := func(s string) string { return fmt.Sprintf(`{"choices":[{"index":0,"delta":{"content":%q}}]}`, s) }
 	for name, c := range map[string]struct {

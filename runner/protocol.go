@@ -88,11 +88,15 @@ func (a *answer) count() int64 {
 	return n
 }
 
+// MeasurableSpan is the shortest time over which a speed is one: what comes
+// within less was generated before, and only sent then.
+const MeasurableSpan = 100 * time.Millisecond
+
 // perSecond is the speed of generation: tokens after the first over the time
 // after the first when the answer was streamed, else all over all.
 func (a *answer) perSecond() float64 {
 	n, d := a.count(), a.took
-	if a.first > 0 && n > 1 && a.took > a.first && a.pieces > 1 {
+	if a.first > 0 && n > 1 && a.pieces > 1 && a.took-a.first >= MeasurableSpan {
 		n, d = n-1, a.took-a.first
 	}
 	if d <= 0 {

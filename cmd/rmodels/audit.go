@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/lifecycle"
 )
 
@@ -41,7 +42,7 @@ the end somewhere else: nothing up to it can be changed unseen.`,
 			}
 			if res.Cut {
 				return &lifecycle.Failure{
-					Cause: lifecycle.CauseHash, Reason: fmt.Sprintf("the audit log ends after %d lines, before one that this node has written", res.Entries+res.Torn),
+					Cause: lifecycle.CauseHash, Reason: fmt.Sprintf("the audit log ends after %s, before one that this node has written", amount.Count(res.Entries+res.Torn, "line")),
 					Expected: "a log that was only appended to", Found: "one that was cut off",
 					Hint: "compare it with an export made before; who can write the state directory?",
 				}
@@ -50,7 +51,7 @@ the end somewhere else: nothing up to it can be changed unseen.`,
 			case a.output == "json":
 				_, err = fmt.Fprintf(a.stderr, `{"event":"audit","entries":%d,"torn":%d,"head":%q}`+"\n", res.Entries, res.Torn, res.Head)
 			case !a.quiet:
-				_, err = fmt.Fprintf(a.stderr, "%d entries, unbroken; head %s\n", res.Entries, res.Head)
+				_, err = fmt.Fprintf(a.stderr, "%s, unbroken; head %s\n", amount.Count(res.Entries, "entry"), res.Head)
 			}
 			return err
 		},

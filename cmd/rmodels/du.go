@@ -32,7 +32,7 @@ costs nothing; what trees show of blobs is listed as shared.`,
 			return a.result(u, func(w io.Writer) {
 				field(w, "blobs", "%10s  in %d", amount.Bytes(u.BlobBytes), u.Blobs)
 				field(w, "trees", "%10s  in %d, which share %s with blobs", amount.Bytes(u.TreeBytes), u.Trees, amount.Bytes(u.SharedBytes))
-				field(w, "partial", "%10s  in %d transfers to be resumed", amount.Bytes(u.PartialBytes), u.Partials)
+				field(w, "partial", "%10s  in %s to be resumed", amount.Bytes(u.PartialBytes), amount.Count(u.Partials, "transfer"))
 				field(w, "trash", "%10s  until the next gc", amount.Bytes(u.TrashBytes))
 				field(w, "other", "%10s  maps, refs, leases, directories", amount.Bytes(u.OtherBytes))
 				field(w, "total", "%10s", amount.Bytes(u.Total))

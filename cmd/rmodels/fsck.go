@@ -1,19 +1,19 @@
 package main
 
 import (
-	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
 
 	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/lifecycle"
 )
 
 // foundBad is the exit of a command that looked through the store.
 func foundBad(n int) error {
 	return exitError{exitCheckFailed, lifecycle.Failure{
-		Cause: lifecycle.CauseHash, Reason: fmt.Sprintf("%d findings in the store", n), Hint: "mend what models use with: rmodels verify --repair",
+		Cause: lifecycle.CauseHash, Reason: amount.Count(n, "finding") + " in the store", Hint: "mend what models use with: rmodels verify --repair",
 	}}
 }
 
@@ -52,7 +52,7 @@ run beside it may make it report what is only under way.`,
 					}
 					field(w, "", "next: %s", f.Remedy)
 				}
-				line(w, "%d findings in %s", len(fs), st.Root())
+				line(w, "%s in %s", amount.Count(len(fs), "finding"), st.Root())
 			})
 			if err == nil && len(fs) > 0 {
 				err = foundBad(len(fs))

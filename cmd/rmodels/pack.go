@@ -102,7 +102,7 @@ which nodes that hold another version fetch only what changed.
 					case res.Pushed:
 						word = "pushed, not signed"
 					}
-					line(w, "%s: %d layers, %s", word, res.Layers, amount.Bytes(res.Size))
+					line(w, "%s: %s, %s", word, amount.Count(res.Layers, "layer"), amount.Bytes(res.Size))
 				}
 			})
 		},

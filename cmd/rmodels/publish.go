@@ -14,6 +14,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/spf13/cobra"
 
+	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/internal/durable"
 	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/snapshot"
@@ -351,7 +352,7 @@ func printSigned(w io.Writer, res *snapshot.SignResult, dir string) {
 		if !x.Expires.IsZero() {
 			expires = "expires " + x.Expires.Format(time.RFC3339)
 		}
-		line(w, "%-10s version %d: %d signatures, %d needed, %s", x.Role, x.Version, len(x.Signed), x.Threshold, expires)
+		line(w, "%-10s version %d: %s, %d needed, %s", x.Role, x.Version, amount.Count(len(x.Signed), "signature"), x.Threshold, expires)
 		for _, id := range x.Signed {
 			line(w, "             %s signed", short(id))
 		}

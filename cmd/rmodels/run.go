@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/lifecycle"
 	"github.com/resultity/rmodels/runner"
 )
@@ -44,8 +45,12 @@ quickest way to see that a model works. It changes no state.`,
 				case v.Tokens == 0:
 					line(plain{a.stderr}, "the model ended without a word; %d checks of the container held", held(v))
 				default:
-					fmt.Fprintf(plain{a.stderr}, "%d tokens, %.1f a second, first after %s; %d checks of the container held\n",
-						v.Tokens, v.TokensPerSecond, v.TimeToFirstToken.Std().Round(time.Millisecond), held(v))
+					speed := ""
+					if v.AnswerTime.Std() >= runner.MeasurableSpan {
+						speed = fmt.Sprintf("%.1f a second, ", v.TokensPerSecond)
+					}
+					fmt.Fprintf(plain{a.stderr}, "%s, %sfirst after %s; %d checks of the container held\n",
+						amount.Count(v.Tokens, "token"), speed, v.TimeToFirstToken.Std().Round(time.Millisecond), held(v))
 				}
 			} else if err := a.result(v, nil); err != nil {
 				return err

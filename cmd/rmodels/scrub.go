@@ -59,7 +59,7 @@ again; verify --repair mends it, or the sync after the one that meets it.`,
 				if res.Whole {
 					word = "the whole store"
 				}
-				line(w, "%d blobs, %s read, %d findings: %s", res.Blobs, amount.Bytes(res.Bytes), len(res.Findings), word)
+				line(w, "%s, %s read, %s: %s", amount.Count(res.Blobs, "blob"), amount.Bytes(res.Bytes), amount.Count(len(res.Findings), "finding"), word)
 			})
 			if err == nil && len(res.Findings) > 0 {
 				err = foundBad(len(res.Findings))

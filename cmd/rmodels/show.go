@@ -47,7 +47,7 @@ func printRecord(w io.Writer, r *lifecycle.Record, now time.Time) {
 	field(w, "model", "%s", r.ID())
 	field(w, "state", "%s, %s: %s", r.State, ago(r.Updated, now), r.Reason)
 	if !r.RetryAfter.IsZero() && r.State == lifecycle.Failed {
-		field(w, "retry", "%s (%d failures in a row)", ago(r.RetryAfter, now), r.Failures)
+		field(w, "retry", "%s (%s in a row)", ago(r.RetryAfter, now), amount.Count(r.Failures, "failure"))
 	}
 	if r.Reference != "" {
 		field(w, "reference", "%s", r.Reference)
@@ -115,7 +115,7 @@ func printVerdict(w io.Writer, v *runner.Verdict, now time.Time) {
 	if v.TimeToFirstToken > 0 {
 		figures = append(figures, "first token after "+v.TimeToFirstToken.Std().Round(time.Millisecond).String())
 	}
-	if v.TokensPerSecond > 0 {
+	if v.TokensPerSecond > 0 && v.AnswerTime.Std() >= runner.MeasurableSpan {
 		figures = append(figures, fmt.Sprintf("%.0f tokens/s", v.TokensPerSecond))
 	}
 	if v.PeakMemory > 0 {

@@ -249,6 +249,6 @@ func (a *app) drafted(r *snapshot.Repository, did string) error {
 	}
 	slices.Sort(res.Models)
 	return a.result(res, func(w io.Writer) {
-		line(w, "%s; the draft lists %d models, %d runtimes, %d policies", did, len(res.Models), len(res.Runtimes), len(res.Policies))
+		line(w, "%s; the draft lists %s, %s, %s", did, amount.Count(len(res.Models), "model"), amount.Count(len(res.Runtimes), "runtime"), amount.Count(len(res.Policies), "policy"))
 	})
 }

@@ -1,7 +1,10 @@
 // Package amount words quantities for people.
 package amount
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 var units = []struct {
 	name string
@@ -20,4 +23,15 @@ func Bytes(n int64) string {
 		}
 	}
 	return fmt.Sprintf("%d B", n)
+}
+
+// Count is a number of things, as people write it: "1 file", "2 files".
+func Count[N int | int64](n N, thing string) string {
+	if n != 1 {
+		if stem, ok := strings.CutSuffix(thing, "y"); ok {
+			thing = stem + "ie"
+		}
+		thing += "s"
+	}
+	return fmt.Sprintf("%d %s", n, thing)
 }

@@ -15,3 +15,14 @@ func TestBytes(t *testing.T) {
 		}
 	}
 }
+
+func TestCount(t *testing.T) {
+	for _, c := range []struct {
+		n           int
+		thing, want string
+	}{{0, "file", "0 files"}, {1, "file", "1 file"}, {2, "file", "2 files"}, {1, "policy", "1 policy"}, {3, "policy", "3 policies"}} {
+		if got := Count(c.n, c.thing); got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
+		}
+	}
+}
