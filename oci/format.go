@@ -20,6 +20,7 @@ const (
 	mediaTypeBundle        = "application/vnd.dev.sigstore.bundle.v0.3+json"
 	mediaTypeBundlePrefix  = "application/vnd.dev.sigstore.bundle"
 	mediaTypeSimpleSigning = "application/vnd.dev.cosign.simplesigning.v1+json"
+	mediaTypeEnvelope      = "application/vnd.dsse.envelope.v1+json" // of an attestation by cosign 2
 	artifactTypeSignature  = "application/vnd.dev.cosign.artifact.sig.v1+json"
 )
 

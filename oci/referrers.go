@@ -108,8 +108,8 @@ func (r *remote) listReferrers(ctx context.Context, d digest.Digest, max int) ([
 }
 
 // Evidence collects signatures and bundles of ref from every source: OCI
-// referrers (through the API or the tag sha256-<hex>), and cosign's tag
-// sha256-<hex>.sig. What is malformed or too large is left out. The error is
+// referrers (through the API or the tag sha256-<hex>), and cosign's tags
+// sha256-<hex>.sig and .att. What is malformed or too large is left out. The error is
 // not nil when nothing was found and a source could not be asked: then the
 // artifact may well be signed.
 func (c *Client) Evidence(ctx context.Context, ref Reference, mirrors []string) ([]Evidence, error) {
@@ -184,7 +184,9 @@ func (c *Client) evidenceFrom(ctx context.Context, s source, subject digest.Dige
 			candidates = append(candidates, candidate{d.Digest.String(), true, true})
 		}
 	}
-	candidates = append(candidates, candidate{reference: fallbackTag(subject) + ".sig"})
+	for _, suffix := range []string{".sig", ".att"} {
+		candidates = append(candidates, candidate{reference: fallbackTag(subject) + suffix})
+	}
 	var out []Evidence
 	budget := int64(maxEvidenceBytes)
 	for _, cand := range candidates {
@@ -212,7 +214,8 @@ func (c *Client) evidenceFrom(ctx context.Context, s source, subject digest.Dige
 		budget -= int64(len(raw))
 		for _, l := range m.Layers {
 			bundle := strings.HasPrefix(l.MediaType, mediaTypeBundlePrefix)
-			if !bundle && l.MediaType != mediaTypeSimpleSigning || l.Size > budget || len(out) >= maxEvidence {
+			known := bundle || l.MediaType == mediaTypeSimpleSigning || l.MediaType == mediaTypeEnvelope
+			if !known || l.Size > budget || len(out) >= maxEvidence {
 				continue
 			}
 			var content []byte

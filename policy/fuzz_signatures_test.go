@@ -26,10 +26,15 @@ func FuzzEvidence(f *testing.F) {
 	moved := legacyBy(f, k, other)
 	f.Add(uint8(1), moved.Payload, moved.Annotations[policy.LegacySignature])
 	f.Add(uint8(1), []byte(`{"critical":null}`), "AAAA")
+	f.Add(uint8(2), envelopeOf(f, must(policy.SignAttestation(k, manifest, slsa, []byte("{}")))(f)), "")
+	f.Add(uint8(2), envelopeOf(f, must(policy.SignBundle(k, manifest))(f)), "")
 	f.Fuzz(func(t *testing.T, kind uint8, payload []byte, annotation string) {
 		e := policy.Evidence{MediaType: policy.BundleMediaType, Payload: bytes.Clone(payload)}
-		if kind%2 == 1 {
+		switch kind % 3 {
+		case 1:
 			e.MediaType, e.Annotations = policy.LegacyMediaType, map[string]string{policy.LegacySignature: annotation}
+		case 2:
+			e.MediaType = policy.LegacyAttestation
 		}
 		if d := admit(acc, e); d.Allowed {
 			t.Fatalf("admitted: %+v", d)

@@ -56,7 +56,8 @@ func nowherePolicy(authorities ...snapshot.Authority) snapshot.Policy {
 	return snapshot.Policy{Name: "acme", Images: []snapshot.ImageGlob{{Glob: "127.0.0.1:1/acme/*"}}, Threshold: 1, Authorities: authorities}
 }
 
-// TestCosign2: the tag that cosign 2 writes.
+// TestCosign2: the tags that cosign 2 writes, of a signature and of an
+// attestation.
 func TestCosign2(t *testing.T) {
 	const release = "cosign-2.6.5"
 	d, ev := cosigned(t, release)
@@ -68,6 +69,12 @@ func TestCosign2(t *testing.T) {
 	wantRefused(t, ask(p, other), policy.ClassSignature, "policies[acme].threshold", "another artifact", d.String())
 	wantRefused(t, ask(nowherePolicy(keyAuthority(t, "ci", "legacy", newKey(t))), d), policy.ClassSignature, "policies[acme].threshold")
 	wantRefused(t, ask(nowherePolicy(fixtureKey("ci", "bundle", readFixture(t, release, "cosign.pub"))), d), policy.ClassSignature, "policies[acme].threshold", "format")
+
+	p.Attestations = []snapshot.Attestation{{PredicateType: slsa, Authorities: []string{"ci"}}}
+	wantAllowed(t, ask(p, d), "ci")
+	p.Authorities = append(p.Authorities, keyAuthority(t, "builder", "legacy", newKey(t)))
+	p.Attestations[0].Authorities[0] = "builder" // who did not attest
+	wantRefused(t, ask(p, d), policy.ClassAttestation, "policies[acme].attestations[0]")
 }
 
 // TestCosign3: the bundles that cosign 3 attaches as referrers, a signature

@@ -35,7 +35,8 @@ var ErrKey = errors.New("unusable key")
 const (
 	BundleMediaType    = "application/vnd.dev.sigstore.bundle.v0.3+json"
 	LegacyMediaType    = "application/vnd.dev.cosign.simplesigning.v1+json"
-	LegacySignature    = "dev.cosignproject.cosign/signature" // annotation: the signature in base64
+	LegacySignature    = "dev.cosignproject.cosign/signature"    // annotation: the signature in base64
+	LegacyAttestation  = "application/vnd.dsse.envelope.v1+json" // a bare DSSE envelope, as cosign 2 attests
 	SignaturePredicate = snapshot.SignaturePredicate
 
 	inTotoPayload = "application/vnd.in-toto+json"

@@ -134,17 +134,25 @@ func (c *counting) take(e Evidence) error {
 			return err
 		}
 		return c.each(e, &c.signers, func(v *verifier) (Signer, error) { return v.legacy(e.Payload, sig) })
+	case e.MediaType == LegacyAttestation:
+		env, s, err := openEnvelope(e.Payload)
+		if err != nil {
+			return err
+		}
+		return c.takeStatement(e, s, func(v *verifier, _ digest.Digest) (Signer, error) { return v.envelope(env, s) })
 	case strings.HasPrefix(e.MediaType, "application/vnd.dev.sigstore.bundle"):
-		return c.takeBundle(e)
+		b, s, err := openBundle(e.Payload)
+		if err != nil {
+			return err
+		}
+		return c.takeStatement(e, s, func(v *verifier, about digest.Digest) (Signer, error) { return v.bundle(b, s, about) })
 	}
 	return fmt.Errorf("media type %q is no kind of signature that is known", brief(e.MediaType))
 }
 
-func (c *counting) takeBundle(e Evidence) error {
-	b, s, err := openBundle(e.Payload)
-	if err != nil {
-		return err
-	}
+// takeStatement looks at what a statement is about before verify looks at who
+// signed it.
+func (c *counting) takeStatement(e Evidence, s *statement, verify func(v *verifier, about digest.Digest) (Signer, error)) error {
 	into := &c.attestations
 	if s.PredicateType == SignaturePredicate {
 		into = &c.signers
@@ -164,7 +172,7 @@ func (c *counting) takeBundle(e Evidence) error {
 	if !s.about(about) {
 		return &otherArtifact{s.subjects()}
 	}
-	return c.each(e, into, func(v *verifier) (Signer, error) { return v.bundle(b, s, about) })
+	return c.each(e, into, func(v *verifier) (Signer, error) { return verify(v, about) })
 }
 
 // each holds one piece against every authority.

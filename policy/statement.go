@@ -103,6 +103,45 @@ func openBundle(payload []byte) (*bundle.Bundle, *statement, error) {
 	return &b, s, nil
 }
 
+// envelope is a DSSE envelope (secure-systems-lab/dsse, envelope.md) as JSON;
+// byte slices are base64 there.
+type envelope struct {
+	PayloadType string              `json:"payloadType"`
+	Payload     []byte              `json:"payload"`
+	Signatures  []envelopeSignature `json:"signatures"`
+}
+
+type envelopeSignature struct {
+	KeyID string `json:"keyid"` // selects nothing
+	Sig   []byte `json:"sig"`
+}
+
+// openEnvelope decodes a bare envelope as strictly as [openBundle] does one in
+// a bundle. A plain signature has another shape in this format.
+func openEnvelope(payload []byte) (*envelope, *statement, error) {
+	if len(payload) > maxBundle {
+		return nil, nil, fmt.Errorf("envelope of %d bytes, at most %d", len(payload), maxBundle)
+	}
+	var e envelope
+	if err := json.Unmarshal(payload, &e); err != nil {
+		return nil, nil, fmt.Errorf("envelope: %w", err)
+	}
+	if n := len(e.Signatures); n != 1 {
+		return nil, nil, fmt.Errorf("envelope has %d signatures, must have exactly one", n)
+	}
+	if e.PayloadType != inTotoPayload {
+		return nil, nil, fmt.Errorf("envelope's payload is %q, must be %q", brief(e.PayloadType), inTotoPayload)
+	}
+	s, err := parseStatement(e.Payload)
+	if err != nil {
+		return nil, nil, err
+	}
+	if s.PredicateType == SignaturePredicate {
+		return nil, nil, fmt.Errorf("a bare envelope carries attestations, not signatures")
+	}
+	return &e, s, nil
+}
+
 func parseStatement(raw []byte) (*statement, error) {
 	var s statement
 	if err := json.Unmarshal(raw, &s); err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/opencontainers/go-digest"
+	"github.com/secure-systems-lab/go-securesystemslib/dsse"
 	"github.com/sigstore/sigstore-go/pkg/bundle"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"github.com/sigstore/sigstore-go/pkg/verify"
@@ -243,6 +244,16 @@ func (v *verifier) bundle(b *bundle.Bundle, s *statement, manifest digest.Digest
 
 // legacy verifies a simplesigning payload for the authority.
 func (v *verifier) legacy(payload, sig []byte) (Signer, error) {
+	return v.bare(payload, sig, "")
+}
+
+// envelope verifies a DSSE envelope that came without a bundle.
+func (v *verifier) envelope(e *envelope, s *statement) (Signer, error) {
+	return v.bare(dsse.PAE(e.PayloadType, e.Payload), e.Signatures[0].Sig, s.PredicateType)
+}
+
+// bare verifies a signature that comes with nothing to say when it was made.
+func (v *verifier) bare(message, sig []byte, predicateType string) (Signer, error) {
 	if v.authority.SignatureFormat != snapshot.FormatLegacy {
 		return Signer{}, fmt.Errorf("signs in the format %q", v.authority.SignatureFormat)
 	}
@@ -257,12 +268,12 @@ func (v *verifier) legacy(payload, sig []byte) (Signer, error) {
 		if err != nil {
 			return err
 		}
-		return ver.VerifySignature(bytesReader(sig), bytesReader(payload))
+		return ver.VerifySignature(bytesReader(sig), bytesReader(message))
 	})
 	if err != nil {
 		return Signer{}, err
 	}
-	return Signer{Authority: v.authority.Name, Format: snapshot.FormatLegacy, Key: v.keyDigest}, nil
+	return Signer{Authority: v.authority.Name, Format: snapshot.FormatLegacy, PredicateType: predicateType, Key: v.keyDigest}, nil
 }
 
 // openLegacy reads a simplesigning payload and its signature. What the

@@ -160,12 +160,8 @@ func checkAttestation(p *problems, path string, a Attestation, names map[string]
 		return
 	}
 	for i, n := range a.Authorities {
-		auth, ok := names[n]
-		switch {
-		case !ok:
+		if _, ok := names[n]; !ok {
 			p.add(fmt.Sprintf("%s.authorities[%d]", path, i), "%q is not an authority of this policy", clip(n))
-		case auth.SignatureFormat == FormatLegacy:
-			p.add(fmt.Sprintf("%s.authorities[%d]", path, i), "%q signs in the legacy format, which carries no attestations", clip(n))
 		}
 	}
 }

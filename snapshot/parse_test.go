@@ -170,7 +170,7 @@ func TestCheck(t *testing.T) {
 		}, "policies[0].authorities[2]"},
 		{"attestation without authority", func(s *snapshot.Snapshot) { s.Policies[0].Attestations[0].Authorities = nil }, "policies[0].attestations[0].authorities"},
 		{"attestation of a stranger", func(s *snapshot.Snapshot) { s.Policies[0].Attestations[0].Authorities[0] = "who" }, "policies[0].attestations[0].authorities[0]"},
-		{"attestation in legacy", func(s *snapshot.Snapshot) { s.Policies[0].Attestations[0].Authorities[0] = "old" }, "policies[0].attestations[0].authorities[0]"},
+		{"attestation by a stranger", func(s *snapshot.Snapshot) { s.Policies[0].Attestations[0].Authorities[0] = "who" }, "policies[0].attestations[0].authorities[0]"},
 		{"attestation type", func(s *snapshot.Snapshot) { s.Policies[0].Attestations[0].PredicateType = "" }, "predicateType"},
 		{"attestation is a signature", func(s *snapshot.Snapshot) {
 			s.Policies[0].Attestations[0].PredicateType = snapshot.SignaturePredicate
