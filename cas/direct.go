@@ -2,6 +2,7 @@ package cas
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"unsafe"
@@ -46,10 +47,10 @@ func (r *diskReader) close() {
 	}
 }
 
-// read returns the bytes [off, off+n) as the disk has them, in buf, which
-// [alignedBuffer] made for at least n bytes. Less come back at the end of the
-// file.
-func (r *diskReader) read(buf []byte, off, n int64) ([]byte, error) {
+// read returns the bytes [off, off+n) as the disk has them, in d, which was
+// made for at least n bytes. Less come back at the end of the file.
+func (r *diskReader) read(d *directBuffer, off, n int64) ([]byte, error) {
+	buf := d.b
 	if r.direct == nil {
 		return readFull(r.cached, buf[:n], off)
 	}
@@ -74,10 +75,32 @@ func readFull(f io.ReaderAt, p []byte, off int64) ([]byte, error) {
 	return p[:n], err
 }
 
-// alignedBuffer has room for n bytes at any offset, and an address that
-// O_DIRECT takes.
-func alignedBuffer(n int64) []byte {
-	b := make([]byte, n+3*directAlign)
-	skip := directAlign - int(uintptr(unsafe.Pointer(&b[0]))%directAlign)
-	return b[skip : int64(skip)+n+2*directAlign]
+// hugePage is what the hardware of amd64 and arm64 maps as one, in bytes.
+const hugePage = 2 << 20
+
+// directBuffer is memory for [diskReader.read], outside the Go heap: it has
+// room for n bytes at any offset and an address that O_DIRECT takes, and lies
+// in huge pages where the kernel has some. A disk takes a request of so many
+// pieces of memory at most; in pieces of 4 KiB, a chunk is several requests
+// instead of one, at less than half the speed.
+type directBuffer struct {
+	b      []byte
+	mapped []byte
 }
+
+func newDirectBuffer(n int64) (*directBuffer, error) {
+	room := n + 2*directAlign
+	mapped, err := unix.Mmap(-1, 0, int(room+hugePage), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		return nil, fmt.Errorf("map %d bytes to read into: %w", room, err)
+	}
+	skip := -int64(uintptr(unsafe.Pointer(&mapped[0]))) & (hugePage - 1)
+	b := mapped[skip : skip+room]
+	if whole := n / hugePage * hugePage; whole > 0 {
+		_ = unix.Madvise(b[:whole], unix.MADV_HUGEPAGE) // advice only
+	}
+	return &directBuffer{b, mapped}, nil
+}
+
+// free ends the use of the buffer and of what was read into it.
+func (d *directBuffer) free() { _ = unix.Munmap(d.mapped) }

@@ -120,7 +120,11 @@ func (s *Store) repair(ctx context.Context, k key, fetch Fetch) error {
 // badRanges compares the disk with the map.
 func (r *diskReader) badRanges(ctx context.Context, m chunkMap) (rangeSet, error) {
 	var bad rangeSet
-	buf := alignedBuffer(ChunkSize)
+	buf, err := newDirectBuffer(ChunkSize)
+	if err != nil {
+		return nil, err
+	}
+	defer buf.free()
 	for _, c := range m.chunks {
 		if err := context.Cause(ctx); err != nil {
 			return nil, err
@@ -157,7 +161,11 @@ func (p *patch) try(ctx context.Context, ranges rangeSet, fetch Fetch) (digest.D
 		p.have = p.have.add(r)
 	}
 	h := newHasher()
-	buf := alignedBuffer(readBack)
+	buf, err := newDirectBuffer(readBack)
+	if err != nil {
+		return "", chunkMap{}, err
+	}
+	defer buf.free()
 	for h.off < p.size {
 		if err := context.Cause(ctx); err != nil {
 			return "", chunkMap{}, err
@@ -175,11 +183,11 @@ func (p *patch) try(ctx context.Context, ranges rangeSet, fetch Fetch) (digest.D
 
 // read returns some bytes from off on. What the disk no longer has reads as
 // zeros, which will not hash to the right digest.
-func (p *patch) read(buf []byte, off int64) ([]byte, error) {
+func (p *patch) read(buf *directBuffer, off int64) ([]byte, error) {
 	n := min(readBack, p.size-off)
 	if end := p.have.endFrom(off); end > off {
 		n = min(n, end-off)
-		return readFull(p.side, buf[:n], off)
+		return readFull(p.side, buf.b[:n], off)
 	}
 	for _, r := range p.have {
 		if r.Off > off {
@@ -194,8 +202,8 @@ func (p *patch) read(buf []byte, off int64) ([]byte, error) {
 	if err != nil || len(b) > 0 {
 		return b, err
 	}
-	clear(buf[:n])
-	return buf[:n], nil
+	clear(buf.b[:n])
+	return buf.b[:n], nil
 }
 
 // window lets a fetch write its range and nothing else.
@@ -356,7 +364,11 @@ func (s *Store) patchHolds(ctx context.Context, k key, p *patch, fresh chunkMap)
 		return false, err
 	}
 	defer disk.close()
-	buf := alignedBuffer(ChunkSize)
+	buf, err := newDirectBuffer(ChunkSize)
+	if err != nil {
+		return false, err
+	}
+	defer buf.free()
 	for _, c := range fresh.chunks {
 		if err := context.Cause(ctx); err != nil {
 			return false, err
@@ -383,12 +395,16 @@ func (s *Store) replace(ctx context.Context, k key, p *patch, fresh chunkMap) er
 	if err := s.fs.Unlink(data); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	buf, err := newDirectBuffer(readBack)
+	if err != nil {
+		return err
+	}
+	defer buf.free()
 	f, err := s.fs.OpenFile(data, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return noSpace(err)
 	}
 	h := newHasher()
-	buf := alignedBuffer(readBack)
 	for h.off < p.size && err == nil {
 		if err = context.Cause(ctx); err != nil {
 			break

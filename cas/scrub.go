@@ -22,11 +22,17 @@ import (
 type ScrubOptions struct {
 	// Budget is how many bytes one run reads. The next run goes on behind
 	// them, so what was not looked at for longest comes first. Zero: all.
-	Budget   int64
-	Parallel int // chunks at a time; zero: one for each processor
+	Budget int64
+	// Parallel is how many chunks are read and compared at a time, up to
+	// 12. Zero: two for each processor, so that the disk reads while
+	// they compute.
+	Parallel int
 	// OnProgress is called from several goroutines with bytes read.
 	OnProgress func(done, total int64)
 }
+
+// chunksInMemory bounds what a scrub reads at a time: 48 MiB.
+const chunksInMemory = 12
 
 // ScrubResult is what a scrub looked at and found.
 type ScrubResult struct {
@@ -86,16 +92,18 @@ func (s *Store) readCursor() (scrubCursor, error) {
 
 func (s *Store) scrub(ctx context.Context, keys []key, from scrubCursor, o ScrubOptions) (r ScrubResult, err error) {
 	if o.Parallel <= 0 {
-		o.Parallel = runtime.GOMAXPROCS(0)
+		o.Parallel = 2 * runtime.GOMAXPROCS(0)
 	}
+	o.Parallel = min(o.Parallel, chunksInMemory)
 	start, found := slices.BinarySearchFunc(keys, from.Next, func(k key, h string) int { return strings.Compare(k.hex(), h) })
 	if !found {
 		from.Chunk = 0
 	}
-	run := &scrubRun{s: s, o: o, buffers: make(chan []byte, o.Parallel)}
+	run := &scrubRun{s: s, o: o, buffers: make(chan *directBuffer, o.Parallel)}
 	for range o.Parallel {
 		run.buffers <- nil // made when first used
 	}
+	defer run.freeBuffers()
 	next := scrubCursor{}
 	done := 0
 	for n := 0; n <= len(keys); n++ {
@@ -152,12 +160,21 @@ func (s *Store) scrub(ctx context.Context, keys []key, from scrubCursor, o Scrub
 type scrubRun struct {
 	s       *Store
 	o       ScrubOptions
-	buffers chan []byte // a token for each chunk at a time, with its buffer
+	buffers chan *directBuffer // a token for each chunk at a time, with its buffer
 
 	mu       sync.Mutex
 	read     int64
 	total    int64
 	findings []Finding
+}
+
+// freeBuffers comes when every chunk is done with.
+func (r *scrubRun) freeBuffers() {
+	for range r.o.Parallel {
+		if buf := <-r.buffers; buf != nil {
+			buf.free()
+		}
+	}
 }
 
 func (r *scrubRun) bytes() int64 {
@@ -255,10 +272,13 @@ func (r *scrubRun) blob(ctx context.Context, k key, first, last int) (reached in
 		buf := <-r.buffers
 		r.count(c.len)
 		g.Go(func() error {
-			if buf == nil {
-				buf = alignedBuffer(ChunkSize)
-			}
 			defer func() { r.buffers <- buf }()
+			if buf == nil {
+				var err error
+				if buf, err = newDirectBuffer(ChunkSize); err != nil {
+					return err
+				}
+			}
 			cause, err := disk.checkChunk(buf, c)
 			mu.Lock()
 			defer mu.Unlock()
@@ -292,7 +312,7 @@ func (r *scrubRun) blob(ctx context.Context, k key, first, last int) (reached in
 }
 
 // checkChunk reads a chunk and, when it does not match, once more.
-func (r *diskReader) checkChunk(buf []byte, c chunk) (cause string, err error) {
+func (r *diskReader) checkChunk(buf *directBuffer, c chunk) (cause string, err error) {
 	good := func() (bool, error) {
 		b, err := r.read(buf, c.off, c.len)
 		if errors.Is(err, unix.EIO) {
