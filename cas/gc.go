@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -81,6 +82,7 @@ type collection struct {
 	plan  GCPlan
 	short bool // space is short
 	run   string
+	mu    sync.Mutex // of the plan and the result, while entries are deleted on all processors
 
 	evict    []evictable
 	trees    []candidate

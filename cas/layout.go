@@ -43,7 +43,7 @@ func keyOfHex(h string) (k key, ok bool) {
 		return key{}, false
 	}
 	for n := range k {
-		high, low := nibble(h[2*n]), nibble(h[2*n+1])
+		high, low := nibbles[h[2*n]], nibbles[h[2*n+1]]
 		if high|low > 0xf {
 			return key{}, false
 		}
@@ -52,15 +52,17 @@ func keyOfHex(h string) (k key, ok bool) {
 	return k, true
 }
 
-func nibble(c byte) byte {
-	switch {
-	case c >= '0' && c <= '9':
-		return c - '0'
-	case c >= 'a' && c <= 'f':
-		return c - 'a' + 10
+// nibbles is what each byte stands for; a table, since no processor foresees
+// whether the next is a letter.
+var nibbles = func() (t [256]byte) {
+	for c := range t {
+		t[c] = 0xff
 	}
-	return 0xff
-}
+	for n, c := range []byte("0123456789abcdef") {
+		t[c] = byte(n)
+	}
+	return t
+}()
 
 func (k key) hex() string { return hex.EncodeToString(k[:]) }
 

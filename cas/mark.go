@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -106,20 +107,47 @@ func (m *marks) openTrees() error {
 	for _, k := range names {
 		there[k] = m.s.treePath(k)
 	}
-	for k, dir := range there {
+	var held []key
+	for k := range there {
 		if m.keepTrees != "" {
 			m.tree(k, m.keepAll)
 		}
-		if why, marked := m.trees[k]; marked {
-			if err := m.openTree(k, dir, why); err != nil {
-				return err
+		if _, marked := m.trees[k]; marked {
+			held = append(held, k)
+		}
+	}
+	for some := range slices.Chunk(held, readAhead) {
+		found := make([]openedTree, len(some))
+		err := spread(context.Background(), len(some), func(n int) (err error) {
+			found[n], err = m.openTree(some[n], there[some[n]])
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for n, t := range found {
+			if t.ino == 0 {
+				continue
+			}
+			m.opened[some[n]] = t.ino
+			for _, b := range t.blobs {
+				m.blob(b, m.trees[some[n]])
 			}
 		}
 	}
 	return nil
 }
 
-func (m *marks) openTree(k key, dir string, why uint32) error {
+// openedTree is a tree's directory and the blobs that it holds.
+type openedTree struct {
+	ino   uint64
+	blobs []key
+}
+
+// openTree reads a tree that is new or another than the one whose files are
+// marked; the zero value says that it is not, or that it was discarded
+// meanwhile.
+func (m *marks) openTree(k key, dir string) (openedTree, error) {
 	var st unix.Stat_t
 	err := unix.Lstat(dir, &st)
 	if errors.Is(err, unix.ENOENT) && dir != m.s.treePath(k) {
@@ -127,13 +155,13 @@ func (m *marks) openTree(k key, dir string, why uint32) error {
 		err = unix.Lstat(dir, &st)
 	}
 	if errors.Is(err, unix.ENOENT) {
-		return nil // discarded meanwhile
+		return openedTree{}, nil
 	}
 	if err != nil {
-		return &fs.PathError{Op: "lstat", Path: dir, Err: err}
+		return openedTree{}, &fs.PathError{Op: "lstat", Path: dir, Err: err}
 	}
 	if ino, known := m.opened[k]; known && ino == st.Ino {
-		return nil
+		return openedTree{}, nil
 	}
 	index, err := m.s.readIndex(dir, k)
 	if errors.Is(err, ErrNotFound) {
@@ -141,20 +169,18 @@ func (m *marks) openTree(k key, dir string, why uint32) error {
 		index, err = m.s.readTree(k)
 	}
 	if errors.Is(err, ErrNotFound) {
-		return nil // discarded meanwhile
+		return openedTree{}, nil
 	}
 	if err != nil {
-		return fmt.Errorf("a tree in use cannot be read, so nothing is collected: %w", err) // invariant 5
+		return openedTree{}, fmt.Errorf("a tree in use cannot be read, so nothing is collected: %w", err) // invariant 5
 	}
-	m.opened[k] = st.Ino
-	for _, e := range index.Entries {
-		b, err := keyOf(e.Blob)
-		if err != nil {
-			return err
+	found := openedTree{ino: st.Ino, blobs: make([]key, len(index.Entries))}
+	for n, e := range index.Entries {
+		if found.blobs[n], err = keyOf(e.Blob); err != nil {
+			return openedTree{}, err
 		}
-		m.blob(b, why)
 	}
-	return nil
+	return found, nil
 }
 
 // readLeases marks what leases announce.
@@ -188,32 +214,54 @@ func (m *marks) loadRefs(mark bool) error {
 	if err != nil {
 		return err
 	}
-	for _, file := range files {
-		var st unix.Stat_t
-		path := filepath.Join(m.s.path("refs"), file)
-		if err := unix.Lstat(path, &st); errors.Is(err, unix.ENOENT) {
-			continue // deleted meanwhile
-		} else if err != nil {
-			return &fs.PathError{Op: "lstat", Path: path, Err: err}
-		}
-		if known, ok := m.refs[file]; ok && known.ino == st.Ino && known.ctim == st.Ctim {
-			continue
-		}
-		r, err := m.s.readRef(file)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
+	for some := range slices.Chunk(files, readAhead) {
+		found := make([]refAt, len(some))
+		err := spread(context.Background(), len(some), func(n int) (err error) {
+			found[n], err = m.loadRef(some[n])
+			return err
+		})
 		if err != nil {
-			return fmt.Errorf("a ref cannot be read, so nothing is collected: %w", err)
+			return err
 		}
-		m.refs[file] = refAt{ino: st.Ino, ctim: st.Ctim, ref: r}
-		if mark {
-			if err := m.markRef(file); err != nil {
-				return err
+		for n, file := range some {
+			if found[n].ino == 0 {
+				continue
+			}
+			m.refs[file] = found[n]
+			if mark {
+				if err := m.markRef(file); err != nil {
+					return err
+				}
 			}
 		}
 	}
 	return nil
+}
+
+// readAhead is how many refs or trees are in memory before they are marked.
+const readAhead = 128
+
+// loadRef reads a ref that is new or changed; the zero value says that it is
+// not, or that it was deleted meanwhile.
+func (m *marks) loadRef(file string) (refAt, error) {
+	var st unix.Stat_t
+	path := filepath.Join(m.s.path("refs"), file)
+	if err := unix.Lstat(path, &st); errors.Is(err, unix.ENOENT) {
+		return refAt{}, nil
+	} else if err != nil {
+		return refAt{}, &fs.PathError{Op: "lstat", Path: path, Err: err}
+	}
+	if known, ok := m.refs[file]; ok && known.ino == st.Ino && known.ctim == st.Ctim {
+		return refAt{}, nil
+	}
+	r, err := m.s.readRef(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return refAt{}, nil
+	}
+	if err != nil {
+		return refAt{}, fmt.Errorf("a ref cannot be read, so nothing is collected: %w", err)
+	}
+	return refAt{ino: st.Ino, ctim: st.Ctim, ref: r}, nil
 }
 
 // markRefs marks what refs keep, but for those that the plan evicts.

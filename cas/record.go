@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/opencontainers/go-digest"
 	"github.com/zeebo/xxh3"
 	"golang.org/x/sys/unix"
 )
@@ -48,10 +49,44 @@ func unseal(b []byte, body any) error {
 	if got := sum(e.Body); got != e.Sum {
 		return fmt.Errorf("%w: record has the sum %s and says %s", ErrCorrupt, got, e.Sum)
 	}
-	if err := json.Unmarshal(e.Body, body, json.RejectUnknownMembers(true)); err != nil {
+	if err := json.Unmarshal(e.Body, body, json.RejectUnknownMembers(true), digestLists); err != nil {
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	return nil
+}
+
+// digestLists takes lists of digests, the bulk of what records hold, in one
+// piece: the digests are parts of one string.
+var digestLists = json.WithUnmarshalers(json.UnmarshalFromFunc(func(dec *jsontext.Decoder, list *[]digest.Digest) error {
+	v, err := dec.ReadValue()
+	if err != nil {
+		return err
+	}
+	if ds, ok := cutDigests(string(v)); ok {
+		*list = ds
+		return nil
+	}
+	return json.Unmarshal(v, list)
+}))
+
+// cutDigests takes a list apart that looks as this package writes it: nothing
+// but sha256 digests, and no space between them.
+func cutDigests(list string) ([]digest.Digest, bool) {
+	const one = len(`"sha256:`) + 64 + len(`",`)
+	n := len(list) / one
+	if n == 0 || len(list) != 1+n*one || list[0] != '[' || list[len(list)-1] != ']' {
+		return nil, false
+	}
+	ds := make([]digest.Digest, n)
+	for i := range ds {
+		part := list[1+i*one:][:one]
+		d := digest.Digest(part[1 : one-2])
+		if _, err := keyOf(d); err != nil || part[0] != '"' || part[one-2] != '"' || part[one-1] != ',' && i < n-1 {
+			return nil, false
+		}
+		ds[i] = d
+	}
+	return ds, true
 }
 
 func sum(b []byte) string { return strconv.FormatUint(xxh3.Hash(b), 16) }

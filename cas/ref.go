@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/resultity/rmodels/internal/durable"
@@ -183,21 +181,13 @@ func (s *Store) Refs() ([]Ref, error) {
 		return nil, err
 	}
 	refs := make([]Ref, len(files))
-	var g errgroup.Group
-	workers := min(runtime.GOMAXPROCS(0), len(files))
-	for w := range workers {
-		g.Go(func() error {
-			for n := w; n < len(files); n += workers {
-				r, err := s.readRef(files[n])
-				if err != nil && !errors.Is(err, fs.ErrNotExist) {
-					return err
-				}
-				refs[n] = r
-			}
+	err = spread(context.Background(), len(files), func(n int) (err error) {
+		if refs[n], err = s.readRef(files[n]); errors.Is(err, fs.ErrNotExist) {
 			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
+		}
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
 	refs = slices.DeleteFunc(refs, func(r Ref) bool { return r.Name == "" }) // deleted meanwhile

@@ -225,32 +225,35 @@ func (c *collection) emptyTrash(ctx context.Context, r *GCResult, list []candida
 	if err := c.lookAgain(ctx, r); err != nil {
 		return err
 	}
-	// Trees first, so that a blob's last name is the one in the trash.
-	for _, trees := range []bool{true, false} {
-		for _, d := range list {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			var st unix.Stat_t
-			if err := unix.Lstat(d.path, &st); err != nil {
-				continue // restored
-			}
-			if isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR; isDir != trees {
-				continue
-			}
+	// Trees before blobs, so that a blob's last name is the one in the trash;
+	// maps after blobs, which take them along when they are put back.
+	var phases [3][]candidate
+	for _, d := range list {
+		n := 0
+		switch filepath.Base(d.path)[0] {
+		case 'b':
+			n = 1
+		case 'm':
+			n = 2
+		}
+		phases[n] = append(phases[n], d)
+	}
+	for _, some := range phases {
+		err := spread(ctx, len(some), func(n int) error {
+			d := some[n]
 			inUse := ""
-			why, live := c.marks.whyTrashed(trashed{kind: filepath.Base(d.path)[0], k: d.k})
+			kind := filepath.Base(d.path)[0]
+			why, live := c.marks.whyTrashed(trashed{kind: kind, k: d.k})
 			switch {
-			case live && filepath.Base(d.path)[0] != 'x':
+			case live && kind != 'x':
 				inUse = why
 			case found[d.k]:
 				inUse = "mounted"
-			case trees && blind != "":
-				inUse = blind
 			}
-			if err := c.delete(ctx, r, d, inUse); err != nil {
-				return err
-			}
+			return c.delete(ctx, r, d, inUse, blind)
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil
@@ -267,10 +270,18 @@ func (c *collection) lookAgain(ctx context.Context, r *GCResult) error {
 }
 
 // delete probes one entry of the trash and deletes it, or puts it back when
-// someone uses it without a lease.
-func (c *collection) delete(ctx context.Context, r *GCResult, d candidate, inUse string) error {
+// someone uses it without a lease. While mounts cannot be seen (blind), no
+// directory is deleted.
+func (c *collection) delete(ctx context.Context, r *GCResult, d candidate, inUse, blind string) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(d.path, &st); err != nil {
+		return nil // restored
+	}
+	if inUse == "" && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		inUse = blind
+	}
 	if inUse == "" {
-		open, err := anyOpen(d.path)
+		open, err := anyOpen(d.path, st)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
@@ -284,7 +295,9 @@ func (c *collection) delete(ctx context.Context, r *GCResult, d candidate, inUse
 	if inUse != "" {
 		return c.returnUsed(ctx, r, d, inUse)
 	}
-	freed, err := c.s.deleteTrashed(ctx, d)
+	freed, err := c.s.deleteTrashed(ctx, d, st)
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	r.Freed += freed
 	return err
 }
@@ -305,6 +318,8 @@ func (c *collection) returnUsed(ctx context.Context, r *GCResult, d candidate, w
 			return err
 		}
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if d.item >= 0 && c.plan.Items[d.item].Action == Drop {
 		c.spare(d.item, why)
 	}
@@ -316,11 +331,7 @@ func (c *collection) returnUsed(ctx context.Context, r *GCResult, d candidate, w
 
 // deleteTrashed unlinks an entry. A tree is hidden first, so that nobody
 // restores half of it.
-func (s *Store) deleteTrashed(ctx context.Context, d candidate) (freed int64, err error) {
-	var st unix.Stat_t
-	if err := unix.Lstat(d.path, &st); err != nil {
-		return 0, nil
-	}
+func (s *Store) deleteTrashed(ctx context.Context, d candidate, st unix.Stat_t) (freed int64, err error) {
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		hidden := d.path
 		if filepath.Base(d.path)[0] != 'x' {
@@ -345,7 +356,14 @@ func (s *Store) deleteTrashed(ctx context.Context, d candidate) (freed int64, er
 }
 
 // anyOpen is isOpen for a file, or for the files of a directory.
-func anyOpen(path string) (bool, error) {
+func anyOpen(path string, st unix.Stat_t) (bool, error) {
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		return isOpen(path)
+	case unix.S_IFDIR:
+	default:
+		return false, nil // something else in a blob's place
+	}
 	open := false
 	err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
