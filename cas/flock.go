@@ -110,8 +110,12 @@ func wait(ctx context.Context, d time.Duration) error {
 }
 
 func openRetry(path string, flags int, perm uint32) (int, error) {
+	return openRetryAt(unix.AT_FDCWD, path, flags, perm)
+}
+
+func openRetryAt(dir int, path string, flags int, perm uint32) (int, error) {
 	for {
-		fd, err := unix.Open(path, flags, perm)
+		fd, err := unix.Openat(dir, path, flags, perm)
 		if !errors.Is(err, unix.EINTR) {
 			return fd, err
 		}

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -71,7 +72,11 @@ func (c *collection) planBlobsIn(dir string) (f blobsOfDir, err error) {
 	}
 	defer unix.Close(fd)
 	f.items = make([]GCItem, 0, len(names))
+	const prefix = "sha256:"
+	digests := prefix + strings.Join(names, prefix) // one string for all
 	for _, name := range names {
+		d := digests[:len(prefix)+len(name)]
+		digests = digests[len(d):]
 		k, valid := keyOfHex(name)
 		if !valid || name[:2] != filepath.Base(dir) {
 			f.items = append(f.items, GCItem{Kind: "blob", Name: name, Action: Keep, Reason: "not the name of a blob; fsck says what to do"})
@@ -81,7 +86,7 @@ func (c *collection) planBlobsIn(dir string) (f blobsOfDir, err error) {
 		if unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
 			continue // gone meanwhile
 		}
-		item := GCItem{Kind: "blob", Name: string(k.digest()), Bytes: st.Blocks * 512, Action: Keep}
+		item := GCItem{Kind: "blob", Name: d, Bytes: st.Blocks * 512, Action: Keep}
 		why, kept := c.marks.whyBlob(k)
 		item.Reason = why
 		if !kept {

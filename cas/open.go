@@ -11,8 +11,11 @@ import (
 // mapped, through whatever name or mount: it grants a write lease only to the
 // sole opener (fcntl(2), F_SETLEASE). The lease is given back at once; whoever
 // opens the file in between is held up that long.
-func isOpen(path string) (bool, error) {
-	fd, err := openRetry(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+func isOpen(path string) (bool, error) { return isOpenAt(unix.AT_FDCWD, path) }
+
+// isOpenAt is isOpen for a path below the directory dir.
+func isOpenAt(dir int, path string) (bool, error) {
+	fd, err := openRetryAt(dir, path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.EAGAIN) {
 		return true, nil // another probe, or an opener of it, has it
 	}

@@ -281,7 +281,7 @@ func (c *collection) delete(ctx context.Context, r *GCResult, d candidate, inUse
 		inUse = blind
 	}
 	if inUse == "" {
-		open, err := anyOpen(d.path, st)
+		open, err := anyOpen(d.path, st.Mode)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
@@ -356,25 +356,33 @@ func (s *Store) deleteTrashed(ctx context.Context, d candidate, st unix.Stat_t) 
 }
 
 // anyOpen is isOpen for a file, or for the files of a directory.
-func anyOpen(path string, st unix.Stat_t) (bool, error) {
-	switch st.Mode & unix.S_IFMT {
+func anyOpen(path string, mode uint32) (bool, error) {
+	switch mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		return isOpen(path)
 	case unix.S_IFDIR:
 	default:
 		return false, nil // something else in a blob's place
 	}
-	open := false
-	err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
+	d, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return false, err
+	}
+	defer d.Close()
+	entries, err := d.ReadDir(-1)
+	for _, e := range entries {
+		open := false
+		switch {
+		case e.IsDir():
+			open, err = anyOpen(filepath.Join(path, e.Name()), unix.S_IFDIR)
+		case e.Type().IsRegular():
+			open, err = isOpenAt(int(d.Fd()), e.Name())
 		}
-		if open, err = isOpen(p); open {
-			return filepath.SkipAll
+		if open || err != nil {
+			return open, err
 		}
-		return err
-	})
-	return open, err
+	}
+	return false, err
 }
 
 // removePartials deletes abandoned ingests.

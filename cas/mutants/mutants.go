@@ -104,7 +104,7 @@ var mutants = []mutant{
 	// Invariant 5.
 	{
 		name: "unreadable-ref-is-no-root", breaks: "5: roots that cannot be read count as none",
-		file: "cas/mark.go", old: "		if errors.Is(err, fs.ErrNotExist) {\n			continue\n		}\n		if err != nil {\n			return fmt.Errorf(\"a ref", new: "		if err != nil {\n			continue\n		}\n		if err != nil {\n			return fmt.Errorf(\"a ref",
+		file: "cas/mark.go", old: "	if errors.Is(err, fs.ErrNotExist) {\n		return refAt{}, nil\n	}\n	if err != nil {\n		return refAt{}, fmt.Errorf(\"a ref", new: "	if err != nil {\n		return refAt{}, nil\n	}\n	if err != nil {\n		return refAt{}, fmt.Errorf(\"a ref",
 		tests: "TestGCFailsClosed",
 	},
 	{
@@ -114,7 +114,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "unreadable-tree-is-empty", breaks: "5: a tree index that cannot be read counts as empty",
-		file: "cas/mark.go", old: "	if err != nil {\n		return fmt.Errorf(\"a tree in use", new: "	if err != nil {\n		return nil\n	}\n	if err != nil {\n		return fmt.Errorf(\"a tree in use",
+		file: "cas/mark.go", old: "	if err != nil {\n		return openedTree{}, fmt.Errorf(\"a tree in use", new: "	if err != nil {\n		return openedTree{}, nil\n	}\n	if err != nil {\n		return openedTree{}, fmt.Errorf(\"a tree in use",
 		tests: "TestGCFailsClosed",
 	},
 	{
@@ -131,7 +131,7 @@ var mutants = []mutant{
 	// Invariant 7.
 	{
 		name: "mark-and-sweep", breaks: "7: roots are not looked at again before the sweep",
-		file: "cas/mark.go", old: "	if err != nil || now == m.seen {", new: "	if true || now == m.seen {",
+		file: "cas/mark.go", old: "		if err == nil && now != c.marks.seen {", new: "		if false {",
 		tests: "TestPullDuringCollection",
 	},
 	{
