@@ -20,8 +20,12 @@ import (
 
 // ScrubOptions tune [Store.Scrub].
 type ScrubOptions struct {
-	// Budget is how many bytes one run reads. The next run goes on behind
-	// them, so what was not looked at for longest comes first. Zero: all.
+	// Budget is how many bytes one run reads; zero: all. Runs go round the
+	// store in the order of digests, each from where the last one ended. That
+	// is oldest first: between two readings of a blob, every other one that
+	// was there is read. One that is new, and was verified when it was
+	// published, is met within that round. What a run has to remember is one
+	// place, not a time for each blob.
 	Budget int64
 	// Parallel is how many chunks are read and compared at a time, up to
 	// 12. Zero: two for each processor, so that the disk reads while

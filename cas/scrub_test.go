@@ -9,11 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -437,80 +434,6 @@ func TestMemoryIsToldFromDisk(t *testing.T) {
 		_, err = s.Open(d)
 		wantError(t, err, cas.ErrSuspect)
 	})
-}
-
-// crowdFS holds direct reads up until a number of them has come together.
-type crowdFS struct {
-	durable.FS
-	want int
-
-	mu           *sync.Mutex
-	inside, most *int
-	met          chan struct{}
-}
-
-func (f crowdFS) OpenFile(name string, flag int, perm fs.FileMode) (durable.File, error) {
-	file, err := f.FS.OpenFile(name, flag, perm)
-	if err != nil || flag&unix.O_DIRECT == 0 {
-		return file, err
-	}
-	return crowdFile{file, f}, nil
-}
-
-type crowdFile struct {
-	durable.File
-	f crowdFS
-}
-
-func (c crowdFile) ReadAt(p []byte, off int64) (int, error) {
-	c.f.mu.Lock()
-	*c.f.inside++
-	*c.f.most = max(*c.f.most, *c.f.inside)
-	if *c.f.inside == c.f.want {
-		select {
-		case <-c.f.met:
-		default:
-			close(c.f.met)
-		}
-	}
-	c.f.mu.Unlock()
-	select {
-	case <-c.f.met:
-	case <-time.After(10 * time.Second): // the test fails by most
-	}
-	n, err := c.File.ReadAt(p, off)
-	c.f.mu.Lock()
-	*c.f.inside--
-	c.f.mu.Unlock()
-	return n, err
-}
-
-// A disk is asked for several chunks at once, of one blob or of many, and for
-// no more than fit into the memory that a scrub may take.
-func TestScrubKeepsTheDiskBusy(t *testing.T) {
-	for _, tt := range []struct {
-		name            string
-		blobs, size     int
-		parallel, reads int
-	}{
-		{"many blobs", 40, 100 << 10, 1000, 12},
-		{"one blob", 1, 33 << 20, 0, min(12, 2*runtime.GOMAXPROCS(0), 9)},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			f := crowdFS{FS: durable.OS, want: tt.reads, mu: new(sync.Mutex), inside: new(int), most: new(int), met: make(chan struct{})}
-			s := open(t, filepath.Join(t.TempDir(), "store"), cas.Options{FS: f})
-			l := lease(t, s)
-			for n := range tt.blobs {
-				b, _ := content(uint64(500+n), tt.size)
-				put(t, s, l, b)
-			}
-			r, err := s.Scrub(t.Context(), cas.ScrubOptions{Parallel: tt.parallel})
-			must(t, err)
-			if !r.Whole || len(r.Findings) > 0 || *f.most != tt.reads {
-				t.Errorf("%d reads at a time, want %d: %+v", *f.most, tt.reads, r)
-			}
-		})
-	}
 }
 
 func TestScrubLeavesThePageCacheAlone(t *testing.T) {
