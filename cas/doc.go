@@ -30,7 +30,9 @@
 //  5. Roots are read fail closed: a ref, lease, tree index or mount table that
 //     cannot be read stops a collection. It never counts as "no roots".
 //  6. Locks are believed only where they work: network file systems are
-//     refused, and flock, link and rename are tried at each Open.
+//     refused, and flock, link and rename are tried at each Open. So are names
+//     only where nobody else can make any: a store that is another user's, or
+//     that others can write to, is refused.
 //  7. Announce, then check: a digest is in a lease before the store is asked
 //     whether it is there, and the collector reads leases after it excluded
 //     everyone who asks.

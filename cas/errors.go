@@ -14,6 +14,7 @@ var (
 	ErrVersion        = errors.New("unknown store version")
 	ErrFileSystem     = errors.New("file system cannot hold a store")
 	ErrNotOwner       = errors.New("store belongs to another user")
+	ErrWritable       = errors.New("store can be written to by others")
 	ErrReadOnly       = errors.New("store is read-only")
 	ErrNotFound       = errors.New("not in the store")
 	ErrExists         = errors.New("already in the store")

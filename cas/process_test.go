@@ -28,6 +28,7 @@ var workers = map[string]func(ctx context.Context, s *cas.Store, args []string) 
 	"pull":   workPull,
 	"gc":     workGC,
 	"scrub":  workScrub,
+	"flock":  flockWorker,
 }
 
 func TestMain(m *testing.M) {

@@ -36,7 +36,7 @@ type Store struct {
 
 // Open opens the store at root after trying out the file system under it
 // (invariant 6). It fails with [ErrNoStore], [ErrVersion], [ErrFileSystem],
-// [ErrNotOwner] or [ErrReadOnly].
+// [ErrNotOwner], [ErrWritable] or [ErrReadOnly].
 func Open(root string, o Options) (*Store, error) {
 	root, err := filepath.Abs(root)
 	if err != nil {
@@ -49,6 +49,9 @@ func Open(root string, o Options) (*Store, error) {
 	if s.now == nil {
 		s.now = time.Now
 	}
+	if err := s.checkFileSystem(); err != nil {
+		return nil, err
+	}
 	if o.Create {
 		if err := s.create(); err != nil {
 			return nil, err
@@ -57,10 +60,10 @@ func Open(root string, o Options) (*Store, error) {
 	if err := s.checkVersion(); err != nil {
 		return nil, err
 	}
-	if err := s.checkOwner(); err != nil {
+	if err := s.checkOwners(); err != nil {
 		return nil, err
 	}
-	if err := s.checkFileSystem(); err != nil {
+	if err := s.checkLocks(); err != nil {
 		return nil, err
 	}
 	if s.gen, err = openGeneration(s.path("generation")); err != nil {
@@ -86,6 +89,9 @@ func (s *Store) create() error {
 	}
 	if err := durable.MkdirAllFS(s.fs, s.root, 0o755); err != nil {
 		return fmt.Errorf("create store: %w", readOnly(err))
+	}
+	if err := checkOwner(s.root, 0); err != nil {
+		return err
 	}
 	if err := s.refuseForeignFiles(); err != nil {
 		return err
@@ -149,17 +155,6 @@ func (s *Store) checkVersion() error {
 func parseVersion(b []byte) error {
 	if string(b) != version {
 		return fmt.Errorf("%w: VERSION says %q, this program knows %q; use the release that wrote it", ErrVersion, b, version)
-	}
-	return nil
-}
-
-func (s *Store) checkOwner() error {
-	var st unix.Stat_t
-	if err := unix.Stat(s.root, &st); err != nil {
-		return &fs.PathError{Op: "stat", Path: s.root, Err: err}
-	}
-	if uid := os.Geteuid(); int(st.Uid) != uid {
-		return fmt.Errorf("%w: %s belongs to uid %d and this is uid %d; run as its owner, or chown -R the store", ErrNotOwner, s.root, st.Uid, uid)
 	}
 	return nil
 }

@@ -101,6 +101,16 @@ var mutants = []mutant{
 		file: "cas/repair.go", old: "if another || s.writePatch(k, p) != nil {", new: "if another && false || s.writePatch(k, p) != nil {",
 		tests: "TestRotSwapped",
 	},
+	{
+		name: "scrub-from-the-start", breaks: "4: a scrub with a budget reads the same blobs each time",
+		file: "cas/scrub.go", old: "	from, err := s.readCursor()", new: "	from, err := scrubCursor{}, error(nil)",
+		tests: "TestScrubOldestFirst|TestScrubBudget",
+	},
+	{
+		name: "scrub-unbounded", breaks: "a scrub takes as much memory as it is asked to",
+		file: "cas/scrub.go", old: "	o.Parallel = min(o.Parallel, chunksInMemory)\n", new: "	_ = chunksInMemory\n",
+		tests: "TestScrubKeepsTheDiskBusy",
+	},
 	// Invariant 5.
 	{
 		name: "unreadable-ref-is-no-root", breaks: "5: roots that cannot be read count as none",
@@ -126,6 +136,51 @@ var mutants = []mutant{
 	{
 		name: "any-version", breaks: "6: a store of an unknown layout is opened",
 		file: "cas/store.go", old: "	if string(b) != version {", new: "	if false {",
+		tests: "TestOpen",
+	},
+	{
+		name: "lying-lock", breaks: "6: a lock that lets two owners in is believed",
+		file: "cas/selftest.go", old: "		if second != nil {", new: "		if false {",
+		tests: "TestProbe",
+	},
+	{
+		name: "stuck-lock", breaks: "6: a lock that outlives its owner is believed",
+		file: "cas/selftest.go", old: "	if next == nil {", new: "	if next == nil {\n		return nil\n	}\n	if false {",
+		tests: "TestProbe",
+	},
+	{
+		name: "links-are-copies", breaks: "6: a hard link that is a copy is believed",
+		file: "cas/selftest.go", old: "err != nil || !same {", new: "err != nil || !same && false {",
+		tests: "TestProbe",
+	},
+	{
+		name: "renames-replace", breaks: "6: a rename that replaces what it must not is believed",
+		file: "cas/selftest.go", old: "!errors.Is(err, fs.ErrExist) {", new: "false {",
+		tests: "TestProbe",
+	},
+	{
+		name: "network-file-system", breaks: "6: a server's file system is taken",
+		file: "cas/selftest.go", old: "	if !found {", new: "	if true || !found {",
+		tests: "TestOpenRefusesNetworkFileSystems",
+	},
+	{
+		name: "network-file-system-written", breaks: "6: a store is made before its file system is looked at",
+		file: "cas/store.go", old: "	if err := s.checkFileSystem(); err != nil {\n		return nil, err\n	}\n	if o.Create {", new: "	if o.Create {",
+		tests: "TestOpenRefusesNetworkFileSystems",
+	},
+	{
+		name: "writable-by-others", breaks: "1: a store is opened in which others can put names",
+		file: "cas/owner.go", old: "	if err := durable.CheckUnexposed(dir); err != nil {", new: "	if err := durable.CheckUnexposed(dir); false {",
+		tests: "TestOpenRefusesWhatOthersCanWrite",
+	},
+	{
+		name: "writable-inside", breaks: "1: a store is opened whose directories are another's or links",
+		file: "cas/owner.go", old: "	for _, dir := range directories() {", new: "	for _, dir := range directories()[:0] {",
+		tests: "TestOpenRefusesWhatOthersCanWrite",
+	},
+	{
+		name: "foreign-owner", breaks: "1: a store of another user is opened",
+		file: "cas/owner.go", old: "	case int(st.Uid) != uid:", new: "	case false:",
 		tests: "TestOpen",
 	},
 	// Invariant 7.
