@@ -1,7 +1,8 @@
 // Package cas is the node's content-addressed store: files named by their
 // SHA-256, shared by every process on the machine, kept through kill -9, power
 // loss, full disks, rot and concurrent garbage collection. It knows no OCI and
-// no models: callers name the blobs that belong together.
+// no models: callers name the blobs that belong together. Subpackage orasstore
+// is a store as oras-go's content.Storage.
 //
 // # Life of a blob
 //
