@@ -254,6 +254,11 @@ var mutants = []mutant{
 		tests: "TestGCKeepsWhatIsOpen",
 	},
 	{
+		name: "maps-before-blobs", breaks: "8: a map is deleted while its blob may be put back",
+		file: "cas/sweep.go", old: "			n = 2\n", new: "			n = 0\n",
+		tests: "TestGCOfMany",
+	},
+	{
 		name: "mounts-deleted", breaks: "8: a mounted tree is deleted",
 		file: "cas/mounts.go", old: "				found[k] = true", new: "				_ = k",
 		tests: "TestGCKeepsMountedTrees",
