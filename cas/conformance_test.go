@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -54,17 +55,37 @@ func (s *subject) Ingest(d digest.Digest, size int64) (castest.Ingest, error) {
 	return writer{i}, nil
 }
 
-func (s *subject) Spool(limit int64) (castest.Spool, error) {
-	p, err := s.Store.Spool(context.Background(), s.lease, limit)
+func (s *subject) Unpack(d digest.Digest, size int64) (castest.Unpacking, error) {
+	u, err := s.Store.Unpack(context.Background(), s.lease, d, size, "test", nil)
 	if err != nil {
 		return nil, err
 	}
-	return spooler{p}, nil
+	return unpacker{u}, nil
 }
 
-type spooler struct{ *cas.Spool }
+func (s *subject) HasLayer(d digest.Digest) error {
+	_, err := s.Layer(context.Background(), d, "test")
+	return err
+}
 
-func (p spooler) Commit() (digest.Digest, int64, error) { return p.Spool.Commit(context.Background()) }
+func (s *subject) Layers() ([]digest.Digest, error) {
+	names, err := filepath.Glob(filepath.Join(s.Store.Root(), "layers", "sha256", "[0-9a-f]*"))
+	out := make([]digest.Digest, len(names))
+	for n, name := range names {
+		out[n] = digest.NewDigestFromEncoded(digest.SHA256, filepath.Base(name))
+	}
+	return out, err
+}
+
+type unpacker struct{ *cas.Unpacking }
+
+func (u unpacker) Spool(limit int64) (castest.Spool, error) {
+	return u.Unpacking.Spool(context.Background(), limit)
+}
+
+func (u unpacker) Commit(entries []cas.LayerEntry) error {
+	return u.Unpacking.Commit(context.Background(), entries)
+}
 
 type writer struct{ *cas.Ingest }
 
@@ -100,8 +121,8 @@ func (s *subject) Build(name digest.Digest, files map[string]digest.Digest) (str
 
 func (s *subject) Check(name digest.Digest) error { return s.CheckTree(context.Background(), name) }
 
-func (s *subject) Root(name string, tree digest.Digest, blobs ...digest.Digest) error {
-	return s.PutRef(context.Background(), cas.Ref{Name: name, Tree: tree, Blobs: blobs})
+func (s *subject) Root(name string, r castest.Root) error {
+	return s.PutRef(context.Background(), cas.Ref{Name: name, Tree: r.Tree, Blobs: r.Blobs, Layers: r.Layers})
 }
 
 func (s *subject) Unroot(name string) error { return s.DeleteRef(context.Background(), name) }
@@ -113,7 +134,7 @@ func (s *subject) Roots() (map[string]castest.Root, error) {
 	}
 	out := map[string]castest.Root{}
 	for _, r := range refs {
-		out[r.Name] = castest.Root{Tree: r.Tree, Blobs: r.Blobs}
+		out[r.Name] = castest.Root{Tree: r.Tree, Blobs: r.Blobs, Layers: r.Layers}
 	}
 	return out, nil
 }

@@ -9,7 +9,9 @@
 // A caller takes a [Lease] and announces the digests it will need. [Store.Ingest]
 // opens the one writer of a digest, [Ingest.WriteAt] takes its bytes in any
 // order, [Ingest.Commit] publishes the blob if, and only if, its bytes hash to
-// its name; [Store.Spool] takes bytes whose digest is not known before.
+// its name. [Store.Unpack] is the writer of a packed layer: it publishes the
+// files that the layer unfolds to, and a record of them, if, and only if, the
+// packed bytes hash to the layer's name; those it does not keep.
 // [Store.BuildTree] makes a directory of hard links to blobs,
 // [Store.PutRef] names blobs and trees that must stay, and the lease is
 // released. [Store.GC] frees what no ref, lease, mount or open file holds.
@@ -40,7 +42,11 @@
 //  8. What the collector takes stays restorable: it renames into trash/, and
 //     unlinks later what is still dead and open nowhere. Looking for a blob
 //     looks in the trash too.
-//  9. A ref or tree appears only while everything that it names is published.
+//  9. A ref, tree or layer record appears only while everything that it names
+//     is published.
+//  10. Of a packed layer nothing is published before all of its bytes hashed to
+//     its name; then its files are, in one section under the store lock and
+//     announced by the lease before, and the record of them after them.
 //
 // # Layout
 //
@@ -49,15 +55,16 @@
 //	generation                    two counters: root changes, lease changes
 //	gc.lock                       one collector at a time
 //	ingest/sha256-<hex>/          lock, data, progress of one unfinished blob
-//	ingest/.spool-<lease>-<id>    an unfinished blob of unknown digest
+//	ingest/.spool-<lease>-<id>    a file of a layer that is being unpacked
 //	blobs/sha256/<ab>/<hex>       0444, modification time [Epoch]
 //	maps/sha256/<ab>/<hex>        chunk map of a blob larger than [MapThreshold]
+//	layers/sha256/<hex>           what a packed layer unfolded to: path, mode, size, blob
 //	suspect/sha256-<hex>          why a blob is not trusted
 //	trees/sha256/<hex>/index      what the tree holds
 //	trees/sha256/<hex>/tree/      the directory that is mounted
 //	refs/<name>                   roots; "/" in a name is written "%2F"
 //	leases/p-<id>, leases/t-<id>  process lease (its owner holds a flock), token lease
-//	trash/<run>/                  what a collection took: b-, m-, t-<hex>
+//	trash/<run>/                  what a collection took: b-, m-, t-, l-<hex>
 //
 // Lock order: gc.lock, ingest lock, store lock.
 //

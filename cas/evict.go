@@ -147,6 +147,15 @@ func (c *collection) blobsOf(r Ref) []key {
 			seen[k] = true
 		}
 	}
+	for _, d := range r.Layers {
+		if k, err := keyOf(d); err == nil {
+			if rec, err := c.s.readLayer(c.s.layerPath(k), k); err == nil {
+				for _, b := range rec.blobs() {
+					seen[b] = true
+				}
+			}
+		}
+	}
 	if t, err := keyOf(r.Tree); err == nil {
 		// An index that cannot be read stops the collection when it is marked.
 		if index, err := c.s.readTree(t); err == nil {

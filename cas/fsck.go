@@ -25,7 +25,7 @@ type FsckOptions struct {
 func (s *Store) Fsck(ctx context.Context, o FsckOptions) ([]Finding, error) {
 	c := &fsck{s: s}
 	for _, step := range []func(context.Context) error{
-		c.layout, c.blobs, c.maps, c.flags, c.trees, c.refs, c.leases, c.ingests, c.trash,
+		c.layout, c.blobs, c.maps, c.flags, c.trees, c.layers, c.refs, c.leases, c.ingests, c.trash,
 	} {
 		if err := context.Cause(ctx); err != nil {
 			return nil, err
@@ -68,7 +68,7 @@ func (c *fsck) layout(context.Context) error {
 	if err != nil {
 		return err
 	}
-	known := map[string]bool{"VERSION": true, "lock": true, "gc.lock": true, "generation": true, "scrub": true, "scrub.lock": true, "lost+found": true}
+	known := map[string]bool{"VERSION": true, "lock": true, "gc.lock": true, "generation": true, "layers": true, "scrub": true, "scrub.lock": true, "lost+found": true}
 	for _, dir := range directories() {
 		known[dir] = true
 		if st, err := os.Lstat(c.s.path(dir)); err != nil || !st.IsDir() {
@@ -212,6 +212,27 @@ func (c *fsck) trees(ctx context.Context) error {
 	return nil
 }
 
+// layers: invariant 9.
+func (c *fsck) layers(ctx context.Context) error {
+	keys, err := c.s.layerNames()
+	if err != nil {
+		c.add("layer", "layers/sha256", err.Error(), remedyRemove)
+		return nil
+	}
+	for _, k := range keys {
+		if _, err := c.s.Layer(ctx, k.digest(), ""); err != nil && !errors.Is(err, ErrSuspect) { // that is told of the blob
+			if ctx.Err() != nil {
+				return err
+			}
+			c.add("layer", string(k.digest()), err.Error(), remedyIngest)
+		}
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	return c.hidden("layers/sha256")
+}
+
 // refs: invariants 5 and 9.
 func (c *fsck) refs(ctx context.Context) error {
 	files, err := c.s.refFiles()
@@ -232,6 +253,11 @@ func (c *fsck) refs(ctx context.Context) error {
 		for _, d := range r.Blobs {
 			if _, err := c.s.Stat(d); errors.Is(err, ErrNotFound) {
 				c.add("ref", r.Name, "its blob "+string(d)+" is not there", remedyIngest)
+			}
+		}
+		for _, d := range r.Layers {
+			if _, err := c.s.Layer(ctx, d, ""); errors.Is(err, ErrNotFound) {
+				c.add("ref", r.Name, "its layer "+string(d)+" is not there", remedyIngest)
 			}
 		}
 	}

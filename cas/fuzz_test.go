@@ -172,3 +172,30 @@ func FuzzDigest(f *testing.F) {
 		}
 	})
 }
+
+func FuzzLayer(f *testing.F) {
+	k := key(sha256.Sum256([]byte("layer")))
+	record, _ := seal(layer{Name: k.digest(), Reading: "tar+zstd", Entries: []LayerEntry{
+		{Path: "a", Kind: EntryDir, Mode: 0o755},
+		{Path: "a/f", Kind: EntryFile, Mode: 0o644, Size: 3, Blob: digest.FromString("abc")},
+		{Path: "s", Kind: EntrySymlink, Target: "a/f"},
+		{Path: "l", Kind: EntryLink, Target: "a/f"},
+	}})
+	empty, _ := seal(layer{Name: k.digest(), Reading: "tar", Entries: []LayerEntry{}})
+	f.Add(record)
+	f.Add(empty)
+	f.Add([]byte(`{"version":1,"sum":"0","body":{"name":"","reading":"","entries":null}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		rec, err := parseLayer(b, k)
+		if err != nil {
+			return
+		}
+		again, err := seal(rec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if back, err := parseLayer(again, k); err != nil || !reflect.DeepEqual(back, rec) {
+			t.Errorf("%q is read as %+v, and again as %+v, %v", b, rec, back, err)
+		}
+	})
+}

@@ -42,7 +42,7 @@ const (
 
 // GCItem is one thing in the store, what a collection does with it, and why.
 type GCItem struct {
-	Kind   string `json:"kind"` // ref, tree, blob, partial, trash, lease, temporary, map, flag
+	Kind   string `json:"kind"` // ref, tree, layer, blob, partial, trash, lease, temporary, map, flag
 	Name   string `json:"name"`
 	Bytes  int64  `json:"bytes,omitzero"`
 	Action string `json:"action"` // Keep or Drop
@@ -86,6 +86,7 @@ type collection struct {
 
 	evict    []evictable
 	trees    []candidate
+	layers   []candidate
 	blobs    []candidate
 	partials []candidate
 	leases   []candidate
@@ -160,6 +161,7 @@ func (s *Store) plan(ctx context.Context, o GCOptions) (*collection, error) {
 		m.openTrees,
 		c.planRefs,
 		c.planTrees,
+		c.planLayers,
 		func() error { return c.planBlobs(ctx) },
 		c.planPartials,
 		c.planTrash,
@@ -272,6 +274,8 @@ func (c *collection) planPartial(k key) error {
 		return nil
 	case slices.ContainsFunc(c.evict, func(e evictable) bool { return e.ref == "" && e.k == k }):
 		return nil // listed by chooseEvictions
+	case bytes == 0: // its owner died before there were any, or was unpacking
+		why = "it holds no bytes"
 	case age >= c.o.PartialAge:
 		why = fmt.Sprintf("abandoned %s ago", age.Round(time.Second))
 	default:

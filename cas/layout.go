@@ -90,7 +90,7 @@ func (s *Store) leasePath(id string) string {
 }
 
 // directories are made with the store; those that fan blobs and maps out by
-// their first byte are made when they are needed.
+// their first byte, and that of layers, are made when they are needed.
 func directories() []string {
 	return []string{
 		"blobs", "blobs/sha256", "maps", "maps/sha256", "ingest", "suspect",

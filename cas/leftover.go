@@ -84,7 +84,7 @@ func (c *collection) planUnfinishedIn(kind, prefix, reason string) error {
 // planTemporaries looks for ".…tmp-…" and other hidden names that an
 // interrupted write left.
 func (c *collection) planTemporaries() error {
-	dirs := []string{"", "refs", "leases", "suspect"}
+	dirs := []string{"", "refs", "leases", "suspect", "layers/sha256"}
 	for n, dir := range dirs {
 		dirs[n] = c.s.path(dir)
 	}
@@ -94,7 +94,7 @@ func (c *collection) planTemporaries() error {
 	}
 	for _, dir := range append(dirs, fans...) {
 		names, err := c.s.readNames(dir)
-		if err != nil {
+		if err != nil && !(errors.Is(err, fs.ErrNotExist) && filepath.Dir(dir) == c.s.path("layers")) {
 			return err
 		}
 		for _, name := range names {

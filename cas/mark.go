@@ -16,11 +16,13 @@ import (
 // marks is what a collection may not touch, and why. Marks are only ever
 // added while it runs.
 type marks struct {
-	s       *Store
-	blobs   map[key]uint32 // index into reasons
-	trees   map[key]uint32
-	opened  map[key]uint64 // trees whose files are marked, by the inode of their directory
-	reasons []string
+	s        *Store
+	blobs    map[key]uint32 // index into reasons
+	trees    map[key]uint32
+	opened   map[key]uint64 // trees whose files are marked, by the inode of their directory
+	layers   map[key]uint32
+	unfolded map[key]uint64 // layers whose files are marked, by the inode of their record
+	reasons  []string
 
 	seen      counters         // generation at the last look
 	refs      map[string]refAt // by file, so that an unchanged ref is not read twice
@@ -42,6 +44,7 @@ type refAt struct {
 func (s *Store) newMarks() *marks {
 	return &marks{
 		s: s, blobs: map[key]uint32{}, trees: map[key]uint32{}, opened: map[key]uint64{},
+		layers: map[key]uint32{}, unfolded: map[key]uint64{},
 		refs: map[string]refAt{}, evict: map[string]refAt{},
 	}
 }
@@ -85,8 +88,8 @@ func (m *marks) tree(k key, why uint32) {
 	}
 }
 
-// openTrees marks the blobs of the marked trees that are there, in the trash
-// too. It comes after the look at the roots: whoever builds or replaces a tree
+// openTrees marks the blobs of the marked trees and layers that are there, in
+// the trash too. It comes after the look at the roots: whoever builds or replaces a tree
 // that someone else holds announces its blobs until it is published, so that
 // they were seen in that lease, or are seen in the tree.
 func (m *marks) openTrees() error {
@@ -135,7 +138,7 @@ func (m *marks) openTrees() error {
 			}
 		}
 	}
-	return nil
+	return m.openLayers(trashed)
 }
 
 // openedTree is a tree's directory and the blobs that it holds.
@@ -202,6 +205,7 @@ func (m *marks) readLeases(torn bool) error {
 		for _, k := range l.keys {
 			m.blob(k, why)
 			m.tree(k, why)
+			m.layer(k, why)
 		}
 	}
 	return nil
@@ -286,6 +290,13 @@ func (m *marks) markRef(file string) error {
 			return err
 		}
 		m.blob(k, why)
+	}
+	for _, d := range at.ref.Layers {
+		k, err := keyOf(d)
+		if err != nil {
+			return err
+		}
+		m.layer(k, why)
 	}
 	if at.ref.Tree != "" {
 		k, err := keyOf(at.ref.Tree)

@@ -21,8 +21,10 @@ type Ref struct {
 	Name string        `json:"name"` // see [Store.PutRef]
 	Tree digest.Digest `json:"tree,omitzero"`
 	// Blobs is everything that has to stay besides the tree's files: manifest,
-	// config, layers, signatures. The store parses none of them.
-	Blobs    []digest.Digest `json:"blobs"`
+	// config, raw layers, signatures. The store parses none of them.
+	Blobs []digest.Digest `json:"blobs"`
+	// Layers are the packed layers, of which the store has the files.
+	Layers   []digest.Digest `json:"layers,omitempty"`
 	Pinned   bool            `json:"pinned"`   // never evicted to make space
 	LastUsed time.Time       `json:"lastUsed"` // the least recently used is evicted first
 }
@@ -45,6 +47,10 @@ func (s *Store) PutRef(ctx context.Context, r Ref) error {
 	if err != nil {
 		return err
 	}
+	layers, err := keysOf(r.Layers)
+	if err != nil {
+		return err
+	}
 	if r.Blobs == nil {
 		r.Blobs = []digest.Digest{}
 	}
@@ -62,12 +68,17 @@ func (s *Store) PutRef(ctx context.Context, r Ref) error {
 			return fmt.Errorf("ref %s: %w", r.Name, err)
 		}
 	}
-	return s.writeRef(ctx, file, r, keys)
+	for _, k := range layers {
+		if err := s.findLayerDurable(ctx, k); err != nil {
+			return fmt.Errorf("ref %s: %w", r.Name, err)
+		}
+	}
+	return s.writeRef(ctx, file, r, keys, layers)
 }
 
 // writeRef looks at blobs once more before it publishes; the caller holds the
 // lock of the refs.
-func (s *Store) writeRef(ctx context.Context, file string, r Ref, blobs []key) error {
+func (s *Store) writeRef(ctx context.Context, file string, r Ref, blobs, layers []key) error {
 	b, err := seal(r)
 	if err != nil {
 		return err
@@ -77,7 +88,7 @@ func (s *Store) writeRef(ctx context.Context, file string, r Ref, blobs []key) e
 	if err := durable.CreateFS(s.fs, tmp, b, 0o644); err != nil {
 		return fmt.Errorf("ref %s: %w", r.Name, noSpace(err))
 	}
-	if err := s.publishRef(ctx, tmp, path, r.Tree, blobs); err != nil {
+	if err := s.publishRef(ctx, tmp, path, r.Tree, blobs, layers); err != nil {
 		return errors.Join(fmt.Errorf("ref %s: %w", r.Name, err), s.fs.Unlink(tmp))
 	}
 	return s.fs.SyncDir(s.path("refs"))
@@ -112,7 +123,7 @@ func (s *Store) findDurable(ctx context.Context, k key) error {
 
 // publishRef looks once more and renames in one section under the store lock,
 // so that no collection comes in between.
-func (s *Store) publishRef(ctx context.Context, tmp, path string, tree digest.Digest, blobs []key) error {
+func (s *Store) publishRef(ctx context.Context, tmp, path string, tree digest.Digest, blobs, layers []key) error {
 	guard, err := s.shared(ctx)
 	if err != nil {
 		return err
@@ -124,6 +135,11 @@ func (s *Store) publishRef(ctx context.Context, tmp, path string, tree digest.Di
 	for _, k := range blobs {
 		if _, err := s.lstat(k); err != nil {
 			return err
+		}
+	}
+	for _, k := range layers {
+		if err := unix.Access(s.layerPath(k), unix.F_OK); err != nil {
+			return fmt.Errorf("%w: layer %s", ErrNotFound, k.digest())
 		}
 	}
 	if tree != "" {
@@ -255,6 +271,9 @@ func (r Ref) check(file string) error {
 		return fmt.Errorf("%w: ref file %s holds the ref %q", ErrCorrupt, file, r.Name)
 	}
 	if _, err := keysOf(r.Blobs); err != nil {
+		return fmt.Errorf("%w: ref %s: %w", ErrCorrupt, r.Name, err)
+	}
+	if _, err := keysOf(r.Layers); err != nil {
 		return fmt.Errorf("%w: ref %s: %w", ErrCorrupt, r.Name, err)
 	}
 	if r.Tree != "" {

@@ -132,6 +132,18 @@ func TestSchedules(t *testing.T) {
 		must(t, pullSmall(s, "first"))
 		drop(t, s)
 	}
+	unpacked := func(name string) func(*cas.Store) error {
+		return func(s *cas.Store) error { return unpackSmall(s, name) }
+	}
+	deadLayer := func() {
+		must(t, unpackSmall(s, "first"))
+		drop(t, s)
+	}
+	trashedLayer := func() {
+		deadLayer()
+		_, err := s.GC(t.Context(), cas.GCOptions{Grace: time.Hour, Proc: proc})
+		must(t, err)
+	}
 	// The file is there, and belongs to nothing.
 	loose := func() {
 		nothing()
@@ -172,6 +184,14 @@ func TestSchedules(t *testing.T) {
 					return fmt.Errorf("a blob of the ref %s: %w", r.Name, err)
 				}
 			}
+			for _, d := range r.Layers {
+				if _, err := s.Layer(t.Context(), d, ""); err != nil {
+					return fmt.Errorf("a layer of the ref %s: %w", r.Name, err)
+				}
+			}
+			if r.Tree == "" {
+				continue
+			}
 			if err := s.CheckTree(t.Context(), r.Tree); err != nil {
 				return fmt.Errorf("the tree of the ref %s: %w", r.Name, err)
 			}
@@ -192,11 +212,21 @@ func TestSchedules(t *testing.T) {
 	// A collection does not wait for an ingest, but a pull does.
 	lock := unlocked("lock")
 	locks := unlocked("lock", "refs/.lock", ingestLock(smallPart()), ingestLock(smallManifest()))
+	layer, _ := packed()
+	unpacking := unlocked("lock", "refs/.lock", ingestLock(smallPart()), ingestLock(smallManifest()), ingestLock(layer))
 	for _, c := range []struct {
 		name    string
 		a, b    *actor
 		prepare func()
 	}{
+		{"collection in an unpacking", newActor(t, root, lock, unpacked("a")), newActor(t, root, locks, collect), nothing},
+		{"unpacking in a collection", newActor(t, root, unpacking, collect), newActor(t, root, lock, unpacked("a")), deadLayer},
+		{"collection in an unpacking of what is there", newActor(t, root, lock, unpacked("a")), newActor(t, root, locks, collect), loose},
+		{"collection in an unpacking from the trash", newActor(t, root, lock, unpacked("a")), newActor(t, root, locks, collect), trashedLayer},
+		{"two unpackings", newActor(t, root, unpacking, unpacked("a")), newActor(t, root, unpacking, func(s *cas.Store) error {
+			return errors.Join(unpackSmall(s, "b"), collect(s))
+		}), nothing},
+		{"pull in an unpacking", newActor(t, root, unpacking, unpacked("a")), newActor(t, root, locks, pull("b")), nothing},
 		{"first pull in a collection", newActor(t, root, locks, collect), newActor(t, root, lock, pull("a")), nothing},
 		{"collection in a first pull", newActor(t, root, lock, pull("a")), newActor(t, root, locks, collect), nothing},
 		{"pull in a collection", newActor(t, root, locks, collect), newActor(t, root, lock, pull("a")), dead},

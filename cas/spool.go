@@ -14,13 +14,12 @@ import (
 	"github.com/resultity/rmodels/internal/durable"
 )
 
-// Spool is the writer of a blob whose digest its caller does not know, such as
-// a file in a compressed layer: the bytes are hashed on their way to the disk
-// and published under the digest that they turn out to have. It writes in
-// order and cannot be resumed. Its methods are for one goroutine.
+// Spool is the writer of one file of an [Unpacking]: a blob whose digest is not
+// known before. The bytes are hashed on their way to the disk. It writes in
+// order. Its methods are for one goroutine.
 type Spool struct {
+	u    *Unpacking
 	s    *Store
-	l    *Lease
 	path string
 	max  int64
 	h    *hasher
@@ -31,20 +30,17 @@ type Spool struct {
 // spaceStep is how many bytes are spooled between two looks at the free space.
 const spaceStep = 64 << 20
 
-// Spool opens the writer of a blob of at most limit bytes. What it publishes is
-// added to l.
-func (s *Store) Spool(ctx context.Context, l *Lease, limit int64) (*Spool, error) {
+// Spool opens the writer of a file of at most limit bytes.
+func (u *Unpacking) Spool(ctx context.Context, limit int64) (*Spool, error) {
 	if limit < 0 || limit > MaxSize {
 		return nil, fmt.Errorf("%w: spool of %d bytes; a blob has at most %d", ErrInvalid, limit, int64(MaxSize))
-	}
-	if l == nil {
-		return nil, fmt.Errorf("%w: spool without a lease", ErrInvalid)
 	}
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
+	s := u.s
 	// While the lease lives, a collector leaves the file alone.
-	p := &Spool{s: s, l: l, max: limit, h: newHasher(), path: filepath.Join(s.path("ingest"), ".spool-"+l.ID()+"-"+randomID())}
+	p := &Spool{u: u, s: s, max: limit, h: newHasher(), path: filepath.Join(s.path("ingest"), ".spool-"+u.l.ID()+"-"+randomID())}
 	var err error
 	if p.f, err = s.fs.OpenFile(p.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644); err != nil {
 		return nil, fmt.Errorf("spool: %w", noSpace(err))
@@ -95,9 +91,9 @@ func (p *Spool) write(b []byte) error {
 	return nil
 }
 
-// Commit publishes what was written and returns its digest and size. One that
-// was published before is left as it is. The spool is closed in any case.
-func (p *Spool) Commit(ctx context.Context) (_ digest.Digest, size int64, err error) {
+// Seal makes what was written durable, without a name, and returns its digest
+// and size. The spool is closed in any case.
+func (p *Spool) Seal() (_ digest.Digest, size int64, err error) {
 	if p.f == nil {
 		return "", 0, fmt.Errorf("%w: spool", ErrClosed)
 	}
@@ -110,29 +106,18 @@ func (p *Spool) Commit(ctx context.Context) (_ digest.Digest, size int64, err er
 	if err != nil {
 		return "", 0, err
 	}
-	if err := p.l.Add(ctx, d); err != nil {
-		return "", 0, err
-	}
-	// The ingest directory tells everyone that the name is not durable yet
-	// (invariant 2).
-	lock, err := p.s.claimMissing(ctx, k, nil)
-	if errors.Is(err, ErrExists) {
-		return d, p.h.off, nil
-	}
-	if err != nil {
-		return "", 0, err
-	}
-	defer lock.unlock()
 	if err := sealData(p.f); err != nil {
-		return "", 0, fmt.Errorf("commit %s: %w", d, noSpace(err))
+		return "", 0, fmt.Errorf("spool %s: %w", d, noSpace(err))
 	}
-	if err := p.s.publish(ctx, k, p.path, p.h.finish()); err != nil {
-		return "", 0, fmt.Errorf("commit %s: %w", d, err)
+	f := p.f
+	p.f = nil
+	if err := f.Close(); err != nil {
+		return "", 0, fmt.Errorf("spool %s: %w", d, errors.Join(noSpace(err), p.s.fs.Unlink(p.path)))
 	}
-	return d, p.h.off, p.s.removeIngest(k)
+	return d, p.h.off, p.u.keep(sealedFile{k, p.path, p.h.finish()})
 }
 
-// Close forgets what was not committed. It may be called more than once.
+// Close forgets what was not sealed. It may be called more than once.
 func (p *Spool) Close() error {
 	if p.f == nil {
 		return nil

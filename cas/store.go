@@ -127,7 +127,7 @@ func (s *Store) refuseForeignFiles() error {
 	if err != nil {
 		return fmt.Errorf("create store: %w", err)
 	}
-	ours := map[string]bool{"lock": true, "gc.lock": true, "generation": true, "lost+found": true}
+	ours := map[string]bool{"lock": true, "gc.lock": true, "generation": true, "layers": true, "lost+found": true}
 	for _, dir := range directories() {
 		ours[dir] = true
 	}

@@ -29,13 +29,16 @@ func (c *collection) execute(ctx context.Context, r *GCResult) error {
 	if err := c.evictRefs(ctx); err != nil {
 		return err
 	}
-	if len(c.trees)+len(c.blobs) > 0 {
+	if len(c.trees)+len(c.layers)+len(c.blobs) > 0 {
 		var err error
 		if c.run, err = c.s.newRun(); err != nil {
 			return err
 		}
 	}
 	if err := c.take(ctx, r, c.trees, 't'); err != nil { // G4: trees first
+		return err
+	}
+	if err := c.take(ctx, r, c.layers, 'l'); err != nil {
 		return err
 	}
 	if err := c.take(ctx, r, c.blobs, 'b'); err != nil {
@@ -197,7 +200,7 @@ func (c *collection) takeBatch(ctx context.Context, r *GCResult, list []candidat
 // taken is what this run moved to the trash.
 func (c *collection) taken() []candidate {
 	var out []candidate
-	for kind, list := range map[string][]candidate{"t-": c.trees, "b-": c.blobs} {
+	for kind, list := range map[string][]candidate{"t-": c.trees, "l-": c.layers, "b-": c.blobs} {
 		for _, d := range list {
 			if c.plan.Items[d.item].Action != Drop {
 				continue

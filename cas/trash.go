@@ -13,7 +13,7 @@ import (
 )
 
 // trashed is an entry of the trash. Kind is 'b' (blob), 'm' (chunk map), 't'
-// (tree), or 'x' for what must not come back.
+// (tree), 'l' (layer), or 'x' for what must not come back.
 type trashed struct {
 	kind byte
 	k    key
@@ -61,7 +61,7 @@ func (s *Store) readTrash() ([]trashed, error) {
 		for _, name := range names {
 			kind, h, _ := strings.Cut(name, "-")
 			k, ok := keyOfHex(h)
-			if !ok || len(kind) != 1 || !strings.Contains("bmt", kind) {
+			if !ok || len(kind) != 1 || !strings.Contains("blmt", kind) {
 				return nil, fmt.Errorf("%w: %s does not belong in the trash; remove it", ErrCorrupt, filepath.Join(path, name))
 			}
 			out = append(out, trashed{kind[0], k, filepath.Join(path, name), at})
@@ -87,6 +87,8 @@ func (s *Store) home(t trashed) string {
 		return s.blobPath(t.k)
 	case 'm':
 		return s.mapPath(t.k)
+	case 'l':
+		return s.layerPath(t.k)
 	default:
 		return s.treePath(t.k)
 	}
@@ -126,8 +128,11 @@ func (c *collection) planTrash() error {
 }
 
 func (m *marks) whyTrashed(t trashed) (string, bool) {
-	if t.kind == 't' {
+	switch t.kind {
+	case 't':
 		return m.whyTree(t.k)
+	case 'l':
+		return m.whyLayer(t.k)
 	}
 	return m.whyBlob(t.k)
 }

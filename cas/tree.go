@@ -116,13 +116,8 @@ func checkPaths(entries []TreeEntry) error {
 	files := make(map[string]bool, len(entries))
 	for _, e := range entries {
 		p := e.Path
-		if !fs.ValidPath(p) || p == "." || len(p) > 1024 || strings.ContainsFunc(p, func(r rune) bool { return r < ' ' || r == 0x7f || r == '\\' }) {
-			return fmt.Errorf("%w: unsafe path %q", ErrInvalid, p)
-		}
-		for part := range strings.SplitSeq(p, "/") {
-			if len(part) > 255 {
-				return fmt.Errorf("%w: path with a name of %d bytes", ErrInvalid, len(part))
-			}
+		if err := checkPath(p); err != nil {
+			return err
 		}
 		if files[p] {
 			return fmt.Errorf("%w: path %q twice", ErrInvalid, p)
@@ -134,6 +129,18 @@ func checkPaths(entries []TreeEntry) error {
 			if files[dir] {
 				return fmt.Errorf("%w: path %q is a file and a directory", ErrInvalid, dir)
 			}
+		}
+	}
+	return nil
+}
+
+func checkPath(p string) error {
+	if !fs.ValidPath(p) || p == "." || len(p) > 1024 || strings.ContainsFunc(p, func(r rune) bool { return r < ' ' || r == 0x7f || r == '\\' }) {
+		return fmt.Errorf("%w: unsafe path %q", ErrInvalid, p)
+	}
+	for part := range strings.SplitSeq(p, "/") {
+		if len(part) > 255 {
+			return fmt.Errorf("%w: path with a name of %d bytes", ErrInvalid, len(part))
 		}
 	}
 	return nil
@@ -314,7 +321,7 @@ func (s *Store) findTree(ctx context.Context, k key) (treeIndex, error) {
 	if !errors.Is(err, ErrNotFound) {
 		return index, err
 	}
-	back, restoreErr := s.restoreTree(ctx, k)
+	back, restoreErr := s.restoreNamed(ctx, "t-"+k.hex(), s.treePath(k))
 	if restoreErr != nil {
 		return index, restoreErr
 	}
@@ -361,8 +368,9 @@ func (x treeIndex) check(k key) error {
 	return nil
 }
 
-// restoreTree is [Store.restore] for trees.
-func (s *Store) restoreTree(ctx context.Context, k key) (bool, error) {
+// restoreNamed brings a tree or a layer record back from the trash, as
+// [Store.restore] does a blob.
+func (s *Store) restoreNamed(ctx context.Context, name, home string) (bool, error) {
 	guard, err := s.shared(ctx)
 	if err != nil {
 		return false, err
@@ -376,19 +384,19 @@ func (s *Store) restoreTree(ctx context.Context, k key) (bool, error) {
 		if !strings.HasPrefix(run, "r-") {
 			continue
 		}
-		err := s.fs.RenameNew(filepath.Join(s.trashPath(), run, "t-"+k.hex()), s.treePath(k))
+		err := s.fs.RenameNew(filepath.Join(s.trashPath(), run, name), home)
 		if errors.Is(err, fs.ErrExist) {
 			return true, nil
 		}
 		if err == nil {
 			guard.unlock()
-			return true, s.fs.SyncDir(filepath.Dir(s.treePath(k)))
+			return true, s.fs.SyncDir(filepath.Dir(home))
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			return false, err
 		}
 	}
-	_, err = os.Lstat(s.treePath(k))
+	_, err = os.Lstat(home)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}

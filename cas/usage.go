@@ -19,7 +19,7 @@ type Usage struct {
 	Partials     int   `json:"partials"`
 	PartialBytes int64 `json:"partialBytes"`
 	TrashBytes   int64 `json:"trashBytes"` // of the trash alone
-	OtherBytes   int64 `json:"otherBytes"` // maps, refs, leases, directories
+	OtherBytes   int64 `json:"otherBytes"` // maps, layers, refs, leases, directories
 	Total        int64 `json:"total"`
 	DiskFree     int64 `json:"diskFree"`
 	DiskTotal    int64 `json:"diskTotal"`
@@ -81,7 +81,7 @@ func (s *Store) Usage(ctx context.Context) (Usage, error) {
 			u.PartialBytes += bytes
 		}),
 		measure("trash", func(bytes, _ int64, _ fs.DirEntry) { u.TrashBytes += bytes }),
-		measure("maps", other), measure("refs", other), measure("leases", other), measure("suspect", other),
+		measure("maps", other), measure("layers", other), measure("refs", other), measure("leases", other), measure("suspect", other),
 	)
 	if err != nil {
 		return Usage{}, err

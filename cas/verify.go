@@ -26,7 +26,7 @@ type VerifyOptions struct {
 
 // Finding is something wrong in a store.
 type Finding struct {
-	Kind     string  `json:"kind"` // blob, map, tree, ref, lease, flag, partial, trash, store
+	Kind     string  `json:"kind"` // blob, map, tree, layer, ref, lease, flag, partial, trash, store
 	Name     string  `json:"name"`
 	Problem  string  `json:"problem"`
 	Cause    string  `json:"cause,omitzero"` // CauseDisk or CauseMemory, where that is known

@@ -181,14 +181,15 @@ func (n *Node) heldBy(root string) ([]digest.Digest, error) {
 		return nil, err
 	}
 	ref, err := st.Ref(root)
+	held := append(ref.Blobs, ref.Layers...)
 	if err != nil || ref.Tree == "" {
-		return ref.Blobs, unlessAbsent(err)
+		return held, unlessAbsent(err)
 	}
 	t, err := st.Tree(ref.Tree)
 	for _, e := range t.Entries {
-		ref.Blobs = append(ref.Blobs, e.Blob)
+		held = append(held, e.Blob)
 	}
-	return ref.Blobs, unlessAbsent(err)
+	return held, unlessAbsent(err)
 }
 
 func unlessAbsent(err error) error {

@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/resultity/rmodels/cas"
 	"github.com/resultity/rmodels/internal/amount"
@@ -83,7 +87,12 @@ func (n *Node) archive(ctx context.Context, acc *snapshot.Accepted, why string, 
 		return &Failure{Cause: CauseListing, Reason: fmt.Sprintf("%s is %s: only what is installed can be archived", r.ID(), r.State), Hint: "see why with: rmodels explain " + r.ID()}
 	}
 	step := n.step(r.ID(), "archive")
-	res, err := n.copyOut(ctx, r, n.o.Archive)
+	var res oci.LayoutResult
+	c, err := n.gather(ctx, acc, r, n.o.Archive)
+	if err == nil {
+		defer c.lease.Release()
+		res, err = n.copyOut(ctx, c)
+	}
 	step(err, amount.Bytes(res.Bytes)+" written and compared")
 	if err != nil {
 		// Whatever is wrong with the cold copy, the hot one is good: it stays.
@@ -114,62 +123,128 @@ func (n *Node) archive(ctx context.Context, acc *snapshot.Accepted, why string, 
 	return n.dropRef(r)
 }
 
-// copyOut writes a model's artifact, its signatures and its record to a
-// layout directory or a registry.
-func (n *Node) copyOut(ctx context.Context, r *Record, to string) (oci.LayoutResult, error) {
-	var res oci.LayoutResult
+// copied is a model on its way to a layout directory or a registry: everything
+// of it is here, and held by the lease.
+type copied struct {
+	record   *Record
+	to       string
+	lease    *cas.Lease
+	artifact *oci.Packed
+	evidence []oci.Evidence
+}
+
+// gather makes a model ready to be copied. Packed layers are here as the files
+// that they hold; as they were published they are fetched again, and go with
+// the lease.
+func (n *Node) gather(ctx context.Context, acc *snapshot.Accepted, r *Record, to string) (_ *copied, err error) {
 	st, err := n.store()
 	if err != nil {
-		return res, err
+		return nil, err
 	}
 	l, err := st.Lease(ctx, "copy "+r.ID(), r.Manifest)
 	if err != nil {
-		return res, err
+		return nil, err
 	}
-	defer l.Release()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, l.Release())
+		}
+	}()
 	ref, err := st.Ref(n.modelRef(r.ID()))
 	if err != nil {
-		return res, err
+		return nil, err
 	}
-	if err := l.Add(ctx, ref.Blobs...); err != nil {
-		return res, err
+	if err := l.Add(ctx, append(ref.Blobs, ref.Layers...)...); err != nil {
+		return nil, err
 	}
-	p, err := oci.Stored(st, r.Manifest)
-	if err != nil {
-		return res, err
+	c := &copied{record: r, to: to, lease: l}
+	if c.artifact, err = oci.Stored(st, r.Manifest); err != nil {
+		return nil, err
 	}
-	ev, err := evidenceOf(st, r.Receipt)
-	if err != nil {
-		return res, err
+	if err := n.fetchLayers(ctx, st, acc, c, ref.Layers); err != nil {
+		return nil, err
+	}
+	if c.evidence, err = evidenceOf(st, r.Receipt); err != nil {
+		return nil, err
 	}
 	b, err := seal(r)
 	if err != nil {
-		return res, err
+		return nil, err
 	}
-	ev = append(ev, oci.Evidence{MediaType: receiptType, Payload: b})
-	target, isRegistry := strings.CutPrefix(to, "oci://")
+	c.evidence = append(c.evidence, oci.Evidence{MediaType: receiptType, Payload: b})
+	return c, nil
+}
+
+// fetchLayers brings the packed layers back: from the model's sources, or from
+// where it was copied to before.
+func (n *Node) fetchLayers(ctx context.Context, st *cas.Store, acc *snapshot.Accepted, c *copied, layers []digest.Digest) error {
+	var missing []ocispec.Descriptor
+	for _, b := range c.artifact.Blobs() {
+		if stat, err := st.Stat(b.Digest); slices.Contains(layers, b.Digest) && (err != nil || stat.Suspect) {
+			missing = append(missing, b)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	client, err := n.client()
+	if err != nil {
+		return err
+	}
+	ref, err := oci.ParseReference(c.record.Reference)
+	if err != nil {
+		return err
+	}
+	m, _ := acc.Document.Model(c.record.Name, c.record.Version)
+	mirrors, err := n.mirrors(client, acc.Document, ref, m.Mirrors)
+	if err != nil {
+		return err
+	}
+	if registry, ok := strings.CutPrefix(c.to, "oci://"); ok {
+		mirrors = append(mirrors, strings.TrimSuffix(registry, "/")+"/"+ref.Repository)
+	} else {
+		mirrors = append(mirrors, layoutPrefix+strings.TrimPrefix(c.to, layoutPrefix))
+	}
+	step := n.step(c.record.ID(), "fetch packed layers")
+	res, err := client.FetchLayers(ctx, st, c.lease, ref, mirrors, missing, oci.FetchOptions{Progress: n.o.Progress, Model: c.record.ID()})
+	step(err, fetchedLine(res))
+	if merr := n.reportMismatches(&snapshot.Model{Name: c.record.Name, Version: c.record.Version}, acc, res.Mismatches, err); merr != nil && err == nil {
+		err = merr
+	}
+	if err != nil {
+		f := *AsFailure(sentBy(ref, err))
+		f.Hint = "a copy needs the packed layers as they were published, and this node keeps only their files: make one of the model's sources reachable, or name one with --from"
+		return &f
+	}
+	return nil
+}
+
+// copyOut writes a model's artifact, its signatures and its record.
+func (n *Node) copyOut(ctx context.Context, c *copied) (oci.LayoutResult, error) {
+	var res oci.LayoutResult
+	target, isRegistry := strings.CutPrefix(c.to, "oci://")
 	if !isRegistry {
-		return oci.Export(ctx, strings.TrimPrefix(to, layoutPrefix), r.ID(), p, ev)
+		return oci.Export(ctx, strings.TrimPrefix(c.to, layoutPrefix), c.record.ID(), c.artifact, c.evidence)
 	}
-	c, err := n.client()
+	client, err := n.client()
 	if err != nil {
 		return res, err
 	}
-	pinned, err := oci.ParseReference(r.Reference)
+	pinned, err := oci.ParseReference(c.record.Reference)
 	if err != nil {
 		return res, err
 	}
-	cold, err := c.Push(ctx, p, strings.TrimSuffix(target, "/")+"/"+pinned.Repository)
+	cold, err := client.Push(ctx, c.artifact, strings.TrimSuffix(target, "/")+"/"+pinned.Repository)
 	if err != nil {
 		return res, err
 	}
-	for _, e := range ev {
-		if err := c.Attach(ctx, cold, e); err != nil {
+	for _, e := range c.evidence {
+		if err := client.Attach(ctx, cold, e); err != nil {
 			return res, err
 		}
 	}
-	res.Bytes = p.Size()
-	return res, c.Compare(ctx, cold, p)
+	res.Bytes = c.artifact.Size()
+	return res, client.Compare(ctx, cold, c.artifact)
 }
 
 // evidenceOf is what proves an admission: the signatures that counted.

@@ -46,8 +46,15 @@ func (n *Node) Export(ctx context.Context, models []string, dir string) ([]Expor
 	}
 	var out []Exported
 	var runtimes []snapshot.Runtime
-	for _, r := range recs {
-		res, err := n.copyOut(ctx, r, layoutPrefix+dir)
+	copies := make([]*copied, len(recs))
+	for i, r := range recs {
+		if copies[i], err = n.gather(ctx, acc, r, layoutPrefix+dir); err != nil {
+			return out, err
+		}
+		defer copies[i].lease.Release()
+	}
+	for i, r := range recs {
+		res, err := n.copyOut(ctx, copies[i])
 		if err != nil {
 			return out, err
 		}

@@ -72,11 +72,9 @@ func (n *Node) install(ctx context.Context, acc *snapshot.Accepted, m *snapshot.
 	if d := policy.AdmitLayout(pol, *m, string(a.Format), claims(a)); !d.Allowed {
 		return refusal(d, ad.ref.Digest, a.From)
 	}
-	blobs := append([]digest.Digest{ad.ref.Digest}, ad.blobs...)
-	for _, d := range a.Blobs() {
-		blobs = append(blobs, d.Digest)
-	}
-	if d := policy.AdmitDigests(acc.Document, blobs...); !d.Allowed {
+	blobs, layers := a.Kept()
+	blobs = append(blobs, ad.blobs...)
+	if d := policy.AdmitDigests(acc.Document, slices.Concat(blobs, layers)...); !d.Allowed {
 		return refusal(d, ad.ref.Digest, a.From)
 	}
 	if err := st.Put(ctx, l, ad.ref.Digest, a.Raw); err != nil {
@@ -104,7 +102,7 @@ func (n *Node) install(ctx context.Context, acc *snapshot.Accepted, m *snapshot.
 		return sentBy(ad.ref, fmt.Errorf("fetch: %w", err))
 	}
 
-	entries, err := a.Entries(st)
+	entries, err := a.Entries(ctx, st)
 	if err != nil {
 		return sentBy(ad.ref, fmt.Errorf("list files: %w", err))
 	}
@@ -121,7 +119,7 @@ func (n *Node) install(ctx context.Context, acc *snapshot.Accepted, m *snapshot.
 	if err != nil {
 		return fmt.Errorf("build tree: %w", err)
 	}
-	if err := st.PutRef(ctx, cas.Ref{Name: n.modelRef(m.ID()), Tree: ad.ref.Digest, Blobs: blobs, Pinned: true, LastUsed: n.now()}); err != nil {
+	if err := st.PutRef(ctx, cas.Ref{Name: n.modelRef(m.ID()), Tree: ad.ref.Digest, Blobs: blobs, Layers: layers, Pinned: true, LastUsed: n.now()}); err != nil {
 		return fmt.Errorf("root %s in the store: %w", m.ID(), err)
 	}
 	ad.receipt.Source, ad.receipt.Fetched = a.From, healed+res.Bytes

@@ -22,7 +22,7 @@ type Preflight struct {
 	Signers []string        `json:"signers,omitzero"`
 	Fetch   int64           `json:"fetch"`           // bytes, at most: what an interrupted fetch left is not fetched again
 	Here    int64           `json:"here"`            // bytes of whole blobs that the store holds
-	Disk    int64           `json:"disk"`            // bytes that the store grows by; the files of packed layers come on top
+	Disk    int64           `json:"disk"`            // bytes that the store grows by; at least, where layers are packed: what their files take is known when they are here
 	Packed  bool            `json:"packed,omitzero"` // some layers are archives
 	Blobs   []PreflightBlob `json:"blobs,omitzero"`
 	Failure *Failure        `json:"failure,omitzero"` // why it would be refused
@@ -93,8 +93,7 @@ func (n *Node) foresee(ctx context.Context, acc *snapshot.Accepted, m *snapshot.
 	at := map[digest.Digest]int{}
 	for _, b := range a.Blobs() {
 		x := PreflightBlob{Digest: b.Digest, Size: b.Size}
-		if s, err := st.Stat(b.Digest); err == nil && !s.Suspect {
-			x.Here = true
+		if x.Here = a.Here(ctx, st, b.Digest); x.Here {
 			f.Here += b.Size
 		} else {
 			f.Fetch += b.Size
@@ -128,13 +127,13 @@ func (n *Node) present(m *snapshot.Model) int64 {
 	if err != nil {
 		return 0
 	}
-	p, err := oci.Stored(st, m.Digest())
+	a, err := oci.StoredArtifact(st, m.Digest())
 	if err != nil {
 		return 0
 	}
 	var sum int64
-	for _, b := range p.Blobs() {
-		if s, err := st.Stat(b.Digest); err == nil && !s.Suspect {
+	for _, b := range a.Blobs() {
+		if a.Here(context.Background(), st, b.Digest) {
 			sum += b.Size
 		}
 	}

@@ -3,13 +3,16 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/resultity/rmodels/cas"
 	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/internal/progress"
+	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/policy"
 	"github.com/resultity/rmodels/snapshot"
 )
@@ -142,11 +145,11 @@ func (n *Node) verifyRecord(ctx context.Context, acc *snapshot.Accepted, r *Reco
 	if err != nil {
 		return err
 	}
-	if err := l.Add(ctx, ref.Blobs...); err != nil {
+	if err := l.Add(ctx, append(ref.Blobs, ref.Layers...)...); err != nil {
 		return err
 	}
 	step := n.step(r.ID(), "hash")
-	v.Findings, err = st.Verify(ctx, ref.Blobs, cas.VerifyOptions{OnProgress: func(d digest.Digest, done, total int64) {
+	v.Findings, err = st.Verify(ctx, hashed(st, r, ref), cas.VerifyOptions{OnProgress: func(d digest.Digest, done, total int64) {
 		n.o.Progress.Emit(progress.Event{Kind: progress.Bytes, Model: r.ID(), Step: "hash", Digest: d.String(), Source: "disk", Done: done, Total: total})
 	}})
 	step(err, amount.Bytes(r.Size))
@@ -161,7 +164,7 @@ func (n *Node) verifyRecord(ctx context.Context, acc *snapshot.Accepted, r *Reco
 			Digest: r.Manifest, Hint: "repair it with: rmodels verify --repair " + r.ID(),
 		})
 	}
-	if err := st.CheckTree(ctx, r.Manifest); err != nil {
+	if err := errors.Join(st.CheckTree(ctx, r.Manifest), n.checkLayers(ctx, st, r, ref)); err != nil {
 		return n.settle(acc, r, treeFailure(r, err))
 	}
 	m, ok := acc.Document.Model(r.Name, r.Version)
@@ -171,6 +174,45 @@ func (n *Node) verifyRecord(ctx context.Context, acc *snapshot.Accepted, r *Reco
 	v.Decision = n.readmit(acc, m.Policy, m.Reference, r.Receipt, n.modelRef(r.ID()))
 	if !v.Decision.Allowed {
 		return n.settle(acc, r, refusal(v.Decision, r.Manifest, r.Receipt.source()))
+	}
+	return nil
+}
+
+// hashed are the blobs of a model: what its ref names, and the files of its
+// tree, which are none of these where layers are packed. A tree that cannot be
+// read fails its own check.
+func hashed(st *cas.Store, r *Record, ref cas.Ref) []digest.Digest {
+	blobs := slices.Clone(ref.Blobs)
+	if t, err := st.Tree(r.Manifest); err == nil {
+		for _, e := range t.Entries {
+			blobs = append(blobs, e.Blob)
+		}
+	}
+	slices.Sort(blobs)
+	return slices.Compact(blobs)
+}
+
+// checkLayers compares the tree of a model with packed layers with what the
+// store noted when it unpacked them.
+func (n *Node) checkLayers(ctx context.Context, st *cas.Store, r *Record, ref cas.Ref) error {
+	if len(ref.Layers) == 0 {
+		return nil
+	}
+	a, err := oci.StoredArtifact(st, r.Manifest)
+	if err != nil {
+		return err
+	}
+	want, err := a.Entries(ctx, st)
+	if err != nil {
+		return err
+	}
+	t, err := st.Tree(r.Manifest)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(want, func(a, b cas.TreeEntry) int { return strings.Compare(a.Path, b.Path) })
+	if !slices.Equal(want, t.Entries) {
+		return fmt.Errorf("%w: tree %s does not show what its layers hold; build it again", cas.ErrCorrupt, r.Manifest)
 	}
 	return nil
 }
@@ -234,7 +276,7 @@ func (n *Node) demoteDamaged(ctx context.Context, acc *snapshot.Accepted) (map[s
 		case AsFailure(err).Cause != CauseHash:
 			return nil, err
 		case rerr == nil:
-			for _, d := range ref.Blobs {
+			for _, d := range hashed(st, r, ref) {
 				blobs[d.String()] = true
 			}
 		}

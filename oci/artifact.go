@@ -29,8 +29,6 @@ type Artifact struct {
 	Sources    []string   // where blobs may be fetched from, in order
 	From       string     // the source that the manifest came from
 	Mismatches []Mismatch // sources that answered with another manifest
-
-	unpacked map[digest.Digest]listing // by layer, once Fetch has seen inside
 }
 
 // File is one layer as the model's directory sees it. Path is relative,
@@ -77,6 +75,43 @@ type Range struct {
 // Blobs returns the config and the layers, each digest once.
 func (a *Artifact) Blobs() []ocispec.Descriptor {
 	return uniqueBlobs(append([]ocispec.Descriptor{a.Manifest.Config}, a.Manifest.Layers...))
+}
+
+// Kept is what the store has of an artifact once Fetch has brought it in, and a
+// ref has to name: blobs, the manifest first, and the packed layers, which are
+// there as the files that they unfold to.
+func (a *Artifact) Kept() (blobs, layers []digest.Digest) {
+	plain, packed := a.split()
+	blobs = []digest.Digest{a.Ref.Digest}
+	for _, b := range plain {
+		blobs = append(blobs, b.Digest)
+	}
+	for _, f := range packed {
+		layers = append(layers, f.Desc.Digest)
+	}
+	return blobs, layers
+}
+
+// split tells the blobs that the store keeps as they are from the layers that
+// are unpacked, each once.
+func (a *Artifact) split() (plain []ocispec.Descriptor, packed []File) {
+	unfolds := map[digest.Digest]bool{}
+	asIs := map[digest.Digest]bool{a.Manifest.Config.Digest: true}
+	for _, f := range a.Files {
+		switch {
+		case !f.packed():
+			asIs[f.Desc.Digest] = true
+		case !unfolds[f.Desc.Digest]:
+			unfolds[f.Desc.Digest] = true
+			packed = append(packed, f)
+		}
+	}
+	for _, b := range a.Blobs() {
+		if asIs[b.Digest] || !unfolds[b.Digest] {
+			plain = append(plain, b)
+		}
+	}
+	return plain, packed
 }
 
 // Size is the sum of [Artifact.Blobs] in bytes.

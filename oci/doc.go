@@ -18,8 +18,12 @@
 //     budget of connections per host, resumes from the store's checkpoints,
 //     fails over between sources inside a blob, and says which source sent
 //     wrong bytes, and which. Where the artifact carries chunk maps, what
-//     another version's blobs hold is copied instead of fetched. Packed layers
-//     are unpacked after their digest fits.
+//     another version's blobs hold is copied instead of fetched.
+//   - Packed layers. Tar, gzip and zstd layers are unfolded while they arrive,
+//     in one pass from the network to the disk; the packed bytes are not kept.
+//     [Client.FetchLayers] brings them again for an export. Going on where an
+//     earlier process was cut off, and repair by ranges, are promises about raw
+//     layers: a packed one starts anew.
 //   - Evidence. [Client.Evidence] collects signatures and bundles; package
 //     policy judges them.
 //   - Publishing. [Pack], [PackImage], [Client.Push], [Client.AttachBundle],
@@ -33,6 +37,9 @@
 //  1. No byte of an artifact leaves this package unverified: manifests, configs and evidence
 //     have hashed to the digest that names them before they are parsed, and
 //     blobs are published by the store only under their own SHA-256.
+//     Packed layers are unfolded before they are verified, and nothing of that
+//     has a name, or can be read, until the layer's bytes have hashed to its
+//     digest; whatever else is wrong with a layer is said only after that.
 //  2. Every length that a source claims is bounded before memory is allocated
 //     or disk is reserved for it.
 //  3. Leases come first: Fetch and Image announce every digest to the store
@@ -42,8 +49,9 @@
 //     it; link-local addresses, where clouds serve their metadata, are refused.
 //  5. A path of an artifact is relative, clean and inside the artifact, or the
 //     artifact is refused ([ErrPath]).
-//  6. Memory is bounded by connections × one buffer and by limits on every
-//     table, whatever the size of a blob.
+//  6. Memory is bounded by connections × one buffer, by one window and one
+//     decoder for packed layers, which come one at a time, and by limits on
+//     every table, whatever the size of a blob.
 //  7. No source is blamed on a guess: a mismatch names a source only when the
 //     whole blob came from it, or when the right bytes show what it had sent.
 //

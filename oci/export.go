@@ -23,8 +23,10 @@ import (
 	"github.com/resultity/rmodels/internal/durable"
 )
 
-// Stored is an artifact that the store holds whole, in the form in which it
-// is pushed or exported. The caller holds a lease on its blobs.
+// Stored is an artifact that the store holds, in the form in which it is pushed
+// or exported. The caller holds a lease on its blobs. Packed layers have to be
+// brought back first ([Client.FetchLayers]); opening one that was not is
+// [cas.ErrNotFound].
 func Stored(st *cas.Store, manifest digest.Digest) (*Packed, error) {
 	raw, err := st.ReadAll(manifest, maxManifest)
 	if err != nil {

@@ -6,6 +6,8 @@ import (
 	"io"
 	"testing"
 
+	"github.com/resultity/rmodels/cas"
+
 	"github.com/opencontainers/go-digest"
 )
 
@@ -53,15 +55,15 @@ func ContentRange(s string) (first, last, size int64, err error) { return parseC
 // Unfold walks a packed layer within limits and returns the bytes of files.
 func Unfold(b []byte, c Compression, l Limits) (total int64, paths []string, err error) {
 	l = l.withDefaults()
-	r, err := unfold(bytes.NewReader(b), c, int64(len(b)), l)
+	r, err := unfold(io.NopCloser(bytes.NewReader(b)), c, int64(len(b)), l)
 	if err != nil {
 		return 0, nil, err
 	}
 	defer r.Close()
-	err = walkTar(r, l, nil, func(e tarEntry, content io.Reader) error {
+	err = walkTar(r, l, nil, func(e cas.LayerEntry, content io.Reader) error {
 		n, err := io.Copy(io.Discard, content)
 		total += n
-		paths = append(paths, e.path)
+		paths = append(paths, e.Path)
 		return err
 	})
 	return total, paths, err

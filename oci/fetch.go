@@ -37,9 +37,10 @@ type FetchResult struct {
 // maxOpen bounds the blobs, and so the file descriptors, of one Fetch.
 const maxOpen = 32
 
-// Fetch brings the manifest and every blob of a into the store. The lease
-// announces all digests first; blobs that are present are not fetched again,
-// partial ones go on where their last checkpoint stands. Ranges of one blob
+// Fetch brings the manifest and every blob of a into the store; of a packed
+// layer the files alone. The lease announces all digests first; blobs that are
+// present are not fetched again, partial ones go on where their last checkpoint
+// stands, an interrupted packed layer starts anew. Ranges of one blob
 // and of many are fetched in parallel within each host's budget of
 // connections, and come from the first source in order that serves them.
 //
@@ -61,18 +62,32 @@ func (c *Client) Fetch(ctx context.Context, st *cas.Store, l *cas.Lease, a *Arti
 	if err := st.Put(ctx, l, a.Ref.Digest, a.Raw); err != nil && !errors.Is(err, cas.ErrExists) {
 		return FetchResult{}, fmt.Errorf("fetch %s: manifest: %w", a.Ref, err)
 	}
-	result, err := c.fetchBlobs(ctx, st, l, sources, a.Ref.Digest, a.Blobs(), o)
+	blobs, layers := a.split()
+	result, err := c.fetchBlobs(ctx, st, l, sources, a.Ref.Digest, blobs, layers, o)
 	if err != nil {
-		return result, fmt.Errorf("fetch %s: %w", a.Ref, err)
-	}
-	if err := a.unpackAll(ctx, st, l, o.Limits); err != nil {
 		return result, fmt.Errorf("fetch %s: %w", a.Ref, err)
 	}
 	return result, nil
 }
 
-// fetchBlobs brings blobs, which the lease holds already, into the store.
-func (c *Client) fetchBlobs(ctx context.Context, st *cas.Store, l *cas.Lease, sources []source, subject digest.Digest, blobs []ocispec.Descriptor, o FetchOptions) (FetchResult, error) {
+// FetchLayers brings packed layers of ref into the store as they were
+// published: an export needs them, and the store has only their files. Nothing
+// but the lease holds them.
+func (c *Client) FetchLayers(ctx context.Context, st *cas.Store, l *cas.Lease, ref Reference, mirrors []string, layers []ocispec.Descriptor, o FetchOptions) (FetchResult, error) {
+	sources, err := c.sources(ref, mirrors)
+	if err != nil {
+		return FetchResult{}, err
+	}
+	result, err := c.fetchBlobs(ctx, st, l, sources, ref.Digest, layers, nil, o)
+	if err != nil {
+		return result, fmt.Errorf("fetch packed layers of %s: %w", ref, err)
+	}
+	return result, nil
+}
+
+// fetchBlobs brings blobs, which the lease holds already, and the files of
+// packed layers into the store.
+func (c *Client) fetchBlobs(ctx context.Context, st *cas.Store, l *cas.Lease, sources []source, subject digest.Digest, blobs []ocispec.Descriptor, layers []File, o FetchOptions) (FetchResult, error) {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(maxOpen)
 	p := newPull(ctx, c, sources, o)
@@ -83,18 +98,36 @@ func (c *Client) fetchBlobs(ctx context.Context, st *cas.Store, l *cas.Lease, so
 	for _, b := range blobs {
 		size += b.Size
 	}
+	for _, f := range layers {
+		size += f.Desc.Size
+	}
 	o.Progress.Emit(progress.Event{Kind: progress.Total, Model: o.Model, Total: size})
 	var mu sync.Mutex
 	var total FetchResult
+	count := func(r FetchResult) {
+		mu.Lock()
+		defer mu.Unlock()
+		total.Resumed += r.Resumed
+		total.Present += r.Present
+		total.Copied += r.Copied
+		total.Mismatches = append(total.Mismatches, r.Mismatches...)
+	}
+	if len(layers) > 0 {
+		group.Go(func() error { // one after the other: each takes a window and a decoder's memory
+			for _, f := range layers {
+				r, err := p.layer(ctx, st, l, f)
+				count(r)
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
 	for _, b := range blobs {
 		group.Go(func() error {
 			r, err := p.blob(ctx, st, l, b)
-			mu.Lock()
-			defer mu.Unlock()
-			total.Resumed += r.Resumed
-			total.Present += r.Present
-			total.Copied += r.Copied
-			total.Mismatches = append(total.Mismatches, r.Mismatches...)
+			count(r)
 			return err
 		})
 	}
@@ -143,24 +176,33 @@ func (p *pull) blob(ctx context.Context, st *cas.Store, l *cas.Lease, desc ocisp
 				err = &storeError{fmt.Errorf("blob %s: %w", desc.Digest, err)}
 			}
 		}
-		var wrong *cas.MismatchError
-		switch {
-		case err == nil:
+		if err == nil {
 			p.acquit(t)
 			p.finished(desc)
 			return t.result, nil
-		case errors.As(err, &wrong):
-			err = p.convict(t, wrong.Found)
-		case t.only != nil && ctx.Err() == nil && !isStoreError(err):
-			// The source that was to show the right bytes failed as well.
-			err = p.convict(t, "")
-		case !errors.Is(err, ErrDigest):
+		}
+		wrong, err := p.judge(ctx, t, err)
+		if !wrong {
 			return t.result, errors.Join(err, in.Close())
 		}
 		if derr := in.Discard(); err != nil || derr != nil {
 			return t.result, errors.Join(err, derr)
 		}
 	}
+}
+
+// judge says whether what an attempt brought is wrong, and not only cut short,
+// and why the blob is given up; with no error another attempt may do better.
+func (p *pull) judge(ctx context.Context, t *transfer, err error) (wrong bool, _ error) {
+	var mismatch *cas.MismatchError
+	switch {
+	case errors.As(err, &mismatch):
+		return true, p.convict(t, mismatch.Found)
+	case t.only != nil && ctx.Err() == nil && !isStoreError(err):
+		// The source that was to show the right bytes failed as well.
+		return true, p.convict(t, "")
+	}
+	return errors.Is(err, ErrDigest), err
 }
 
 // finished says that a blob is complete; no older count of it comes later.

@@ -134,7 +134,7 @@ func TestFetch(t *testing.T) {
 					t.Errorf("last event of %s: %+v", b.Digest, v)
 				}
 			}
-			entries, err := a.Entries(st)
+			entries, err := a.Entries(t.Context(), st)
 			if err != nil || len(entries) != 4 {
 				t.Errorf("%d entries, %v", len(entries), err)
 			}

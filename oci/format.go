@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -104,7 +105,14 @@ func planFiles(a *Artifact) ([]File, error) {
 		return nil, fmt.Errorf("%w: no layer becomes a file", ErrFormat)
 	}
 	seen := map[string]bool{}
+	readings := map[digest.Digest]string{}
 	for _, f := range files {
+		if f.packed() {
+			if other, known := readings[f.Desc.Digest]; known && other != f.reading() {
+				return nil, fmt.Errorf("%w: layer %s is to be read as %s and as %s", ErrFormat, f.Desc.Digest, other, f.reading())
+			}
+			readings[f.Desc.Digest] = f.reading()
+		}
 		if f.Tar && f.Path == "." {
 			continue
 		}

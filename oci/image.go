@@ -107,7 +107,7 @@ func (c *Client) image(ctx context.Context, st *cas.Store, l *cas.Lease, ref Ref
 	if err := im.describe(config.content, platform); err != nil {
 		return nil, err
 	}
-	if _, err := c.fetchBlobs(ctx, st, l, sources, im.ManifestDigest, blobs, FetchOptions{Progress: sink, Model: ref.Repository}); err != nil {
+	if _, err := c.fetchBlobs(ctx, st, l, sources, im.ManifestDigest, blobs, nil, FetchOptions{Progress: sink, Model: ref.Repository}); err != nil {
 		return nil, err
 	}
 	return im, nil

@@ -31,8 +31,8 @@ var mutants = []struct {
 
 	// Limits.
 	{"entries are counted", "TestHostileLayers", "tarlayer.go", "if n > l.Files {", "if false {", nil},
-	{"a file is bounded", "TestHostileLayers", "tarlayer.go", "e.size < 0 || e.size > l.FileBytes", "false", nil},
-	{"all files are bounded", "TestHostileLayers", "tarlayer.go", "if total += e.size; total > l.TotalBytes {", "if total += e.size; total > l.TotalBytes && false {", nil},
+	{"a file is bounded", "TestHostileLayers", "tarlayer.go", "e.Size < 0 || e.Size > l.FileBytes", "false", nil},
+	{"all files are bounded", "TestHostileLayers", "tarlayer.go", "if *total += e.Size; *total > l.TotalBytes {", "if *total += e.Size; *total > l.TotalBytes && false {", nil},
 	{"what unfolds is bounded", "TestHostileLayers", "tarlayer.go", "if b.left -= int64(n); b.left < 0 {", "if false {", nil},
 	{"a window is bounded", "TestHostileLayers", "tarlayer.go", "zstd.WithDecoderMaxWindow(maxWindow)", "zstd.WithDecoderMaxWindow(1<<30)", nil},
 	{"documents are bounded", "TestResolveErrorClasses", "source.go", "if int64(len(b)) > max {", "if false {", nil},
@@ -58,6 +58,12 @@ var mutants = []struct {
 	{"a range starts where it was asked", "TestFetchSurvives|TestRandomFaults|TestWrongRanges|TestFetch", "source.go", "if first != off || last > off+n-1 ||", "if last > off+n-1 ||", nil},
 	{"a range is no longer than asked", "TestContentRange|TestFetch|TestRandomFaults", "source.go", "last < first", "false", nil},
 	{"no encoded answer", "TestFetch", "source.go", `enc != "" && enc != "identity" &&`, "false &&", nil},
+
+	// Packed layers.
+	{"a layer's digest is judged before its format", "TestPackedLayerBlame", "unpack.go", "if err := u.Check(); err != nil {", "if err := u.Check(); err != nil && invalid == nil {", nil},
+	{"a layer that is here is held to the limits", "TestPackedLayerIsJudgedAgain", "unpack.go", "err = limits.admitAll(entries, f.Desc.Size)", "err = nil", nil},
+	{"a layer has one reading", "TestPackedLayerIsJudgedAgain", "unpack.go", "		s += \" of /\" + imagePrefix\n	}\n	return s", "		s += \" of /\" + imagePrefix\n	}\n	return \"any\"", nil},
+	{"entries stay under their layer's directory", "TestDirectoryOutsideOfItsTitle", "unpack.go", "if f.Under != \"\" && e.Path != f.Under", "if false && e.Path != f.Under", nil},
 
 	// Digests and blame.
 	{"manifests hash to their digest", "TestResolveTakes", "resolve.go", "if got := digest.FromBytes(content); got != d {", "if got := digest.FromBytes(content); got != d && false {", nil},

@@ -1,7 +1,6 @@
 package oci
 
 import (
-	"archive/tar"
 	"fmt"
 	"path"
 	"sort"
@@ -22,8 +21,8 @@ const maxLinkHops = 40
 // imageEntries lays the layers of an image over each other and takes the
 // files under /models/. Links to files inside of it become files that share
 // the blob; links that lead out, or to directories, are refused.
-func imageEntries(layers []listing) ([]cas.TreeEntry, error) {
-	tree := map[string]unpackedFile{} // what lies under the prefix, by full path
+func imageEntries(layers [][]cas.LayerEntry) ([]cas.TreeEntry, error) {
+	tree := map[string]cas.LayerEntry{} // what lies under the prefix, by full path
 	remove := func(dir string) {
 		for p := range tree {
 			if p == dir || strings.HasPrefix(p, dir+"/") {
@@ -35,7 +34,7 @@ func imageEntries(layers []listing) ([]cas.TreeEntry, error) {
 	for _, layer := range layers {
 		// A layer's whiteouts apply to the layers below, whatever their order.
 		for _, u := range layer {
-			dir, base := path.Split(u.path)
+			dir, base := path.Split(u.Path)
 			switch {
 			case base == opaque:
 				for p := range tree {
@@ -48,44 +47,44 @@ func imageEntries(layers []listing) ([]cas.TreeEntry, error) {
 			}
 		}
 		for _, u := range layer {
-			if strings.HasPrefix(path.Base(u.path), whiteout) {
+			if strings.HasPrefix(path.Base(u.Path), whiteout) {
 				continue
 			}
-			if u.path == prefix && u.kind != tar.TypeDir {
+			if u.Path == prefix && u.Kind != cas.EntryDir {
 				return nil, fmt.Errorf("%w: /%s is no directory", ErrFormat, prefix)
 			}
-			if !strings.HasPrefix(u.path, imagePrefix) {
+			if !strings.HasPrefix(u.Path, imagePrefix) {
 				continue
 			}
-			if u.kind == tar.TypeDir {
-				if old, ok := tree[u.path]; ok && old.kind != tar.TypeDir {
-					delete(tree, u.path)
+			if u.Kind == cas.EntryDir {
+				if old, ok := tree[u.Path]; ok && old.Kind != cas.EntryDir {
+					delete(tree, u.Path)
 				}
 				continue
 			}
-			if u.kind == tar.TypeLink {
-				target, ok := tree[strings.TrimPrefix(path.Clean("/"+u.target), "/")]
+			if u.Kind == cas.EntryLink {
+				target, ok := tree[strings.TrimPrefix(path.Clean("/"+u.Target), "/")]
 				if !ok {
-					return nil, fmt.Errorf("%w: %q is a hard link to %q, which is not under /%s", ErrFormat, u.path, truncate(u.target, 200), prefix)
+					return nil, fmt.Errorf("%w: %q is a hard link to %q, which is not under /%s", ErrFormat, u.Path, truncate(u.Target, 200), prefix)
 				}
-				u.kind, u.blob, u.size, u.target = target.kind, target.blob, target.size, target.target
+				u.Kind, u.Blob, u.Size, u.Target = target.Kind, target.Blob, target.Size, target.Target
 			}
-			remove(u.path)
-			tree[u.path] = u
+			remove(u.Path)
+			tree[u.Path] = u
 		}
 	}
 	var entries []cas.TreeEntry
 	for name, u := range tree {
 		from := name
-		for hops := 0; u.kind == tar.TypeSymlink; hops++ {
-			target := u.target
+		for hops := 0; u.Kind == cas.EntrySymlink; hops++ {
+			target := u.Target
 			if !strings.HasPrefix(target, "/") {
 				target = path.Join("/", path.Dir(from), target)
 			}
 			from = strings.TrimPrefix(path.Clean(target), "/")
 			next, ok := tree[from]
 			if !ok || hops > maxLinkHops {
-				return nil, fmt.Errorf("%w: %q links to %q, which is no file under /%s", ErrFormat, name, truncate(u.target, 200), prefix)
+				return nil, fmt.Errorf("%w: %q links to %q, which is no file under /%s", ErrFormat, name, truncate(u.Target, 200), prefix)
 			}
 			u = next
 		}
@@ -93,7 +92,7 @@ func imageEntries(layers []listing) ([]cas.TreeEntry, error) {
 		if err := CheckPath(rel); err != nil {
 			return nil, err
 		}
-		entries = append(entries, cas.TreeEntry{Path: rel, Blob: u.blob, Executable: u.mode&0o111 != 0})
+		entries = append(entries, cas.TreeEntry{Path: rel, Blob: u.Blob, Executable: u.Mode&0o111 != 0})
 	}
 	if len(entries) == 0 {
 		return nil, fmt.Errorf("%w: the image holds no file under /%s", ErrFormat, prefix)

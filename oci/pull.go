@@ -109,6 +109,9 @@ func (p *pull) watch(now time.Time) {
 		for s := range t.active {
 			p.watchSegment(s, now)
 			from = s.from.String()
+			if s.waiting && len(t.pending) > 0 && t.pending[0].Off < t.window.limit() {
+				s.cancel(errSlow) // what it waits for has to come from another
+			}
 		}
 		if len(t.active) > 0 {
 			reports = append(reports, report{t, done, from})
@@ -130,7 +133,7 @@ func (p *pull) watchSegment(s *segment, now time.Time) {
 	if !s.started {
 		stall *= 3 // a pull-through cache first fetches the blob itself
 	}
-	if now.Sub(s.checked) < stall {
+	if now.Sub(s.checked) < stall || s.waiting {
 		return
 	}
 	slow := s.received-s.atCheck < int64(stall.Seconds()*dripRate)
@@ -171,7 +174,7 @@ func (p *pull) next(now time.Time) *segment {
 	order := slices.Clone(p.transfers)
 	slices.SortStableFunc(order, func(a, b *transfer) int { return len(a.active) - len(b.active) })
 	for _, t := range order {
-		if t.err != nil || len(t.pending) == 0 || t.exclusive() {
+		if t.err != nil || len(t.pending) == 0 || t.exclusive() || t.askable() == 0 {
 			continue
 		}
 		o := p.usable(t, now)
@@ -194,10 +197,10 @@ func (p *pull) plan(t *transfer, o *origin, now time.Time) *segment {
 	case st.whole:
 		// The stream brings everything; what is present is dropped.
 		s.todo, t.pending, s.whole = t.pending, nil, true
-	case len(t.pending) == 1 && t.pending[0] == cas.Range{Len: t.desc.Size} && t.desc.Size <= p.segmentSize(o):
+	case len(t.pending) == 1 && t.pending[0] == cas.Range{Len: t.desc.Size} && t.desc.Size <= p.segmentSize(t, o):
 		s.todo = []cas.Range{t.take(t.desc.Size)}
 	default:
-		s.todo = []cas.Range{t.take(p.segmentSize(o))}
+		s.todo = []cas.Range{t.take(p.segmentSize(t, o))}
 		s.probing = !st.ranged && !o.ranged
 	}
 	return s
@@ -207,13 +210,17 @@ func (p *pull) plan(t *transfer, o *origin, now time.Time) *segment {
 // not in bytes: what arrived is kept.
 const maxSegment = 64 << 20
 
-// segmentSize is what one connection brings in about a second.
-func (p *pull) segmentSize(o *origin) int64 {
-	first := p.c.o.segment()
-	if o.rate == 0 {
-		return first
+// segmentSize is what one connection brings in about a second. A window is
+// shared by all connections.
+func (p *pull) segmentSize(t *transfer, o *origin) int64 {
+	n := p.c.o.segment()
+	if o.rate > 0 {
+		n = max(n/2, min(int64(o.rate)&^(1<<20-1), 8*n, maxSegment))
 	}
-	return max(first/2, min(int64(o.rate)&^(1<<20-1), 8*first, maxSegment))
+	if t.window != nil {
+		n = min(n, t.askable(), max(leastAsked, windowBytes/int64(p.ramp.target)))
+	}
+	return n
 }
 
 // minSplit is the least that is worth a new request.

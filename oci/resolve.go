@@ -11,6 +11,8 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/resultity/rmodels/cas"
 )
 
 // Limits on documents that are held in memory.
@@ -50,7 +52,7 @@ func (c *Client) Resolve(ctx context.Context, ref Reference, mirrors []string) (
 	if a.Format, err = detectFormat(a.Manifest); err != nil {
 		return nil, fmt.Errorf("resolve %s: %w", ref, err)
 	}
-	if a.Format == FormatKitOps || a.Format == FormatImage {
+	if a.needsConfig() {
 		config, err := c.document(ctx, prefer(sources, got.from), a.Manifest.Config, "config", maxConfig)
 		a.Mismatches = append(a.Mismatches, config.mismatches...)
 		if err != nil {
@@ -60,6 +62,37 @@ func (c *Client) Resolve(ctx context.Context, ref Reference, mirrors []string) (
 	}
 	if a.Files, err = planFiles(a); err != nil {
 		return nil, fmt.Errorf("resolve %s: %w", ref, err)
+	}
+	return a, nil
+}
+
+func (a *Artifact) needsConfig() bool { return a.Format == FormatKitOps || a.Format == FormatImage }
+
+// StoredArtifact is [Client.Resolve] of a manifest that the store holds with
+// its config.
+func StoredArtifact(st *cas.Store, manifest digest.Digest) (*Artifact, error) {
+	fail := func(err error) (*Artifact, error) {
+		return nil, fmt.Errorf("stored artifact %s: %w", manifest, err)
+	}
+	a := &Artifact{Ref: Reference{Digest: manifest}}
+	var err error
+	if a.Raw, err = st.ReadAll(manifest, maxManifest); err != nil {
+		return fail(err)
+	}
+	if a.Manifest, err = parseManifest(a.Raw, ""); err != nil {
+		return fail(err)
+	}
+	a.MediaType = a.Manifest.MediaType
+	if a.Format, err = detectFormat(a.Manifest); err != nil {
+		return fail(err)
+	}
+	if a.needsConfig() {
+		if a.Config, err = st.ReadAll(a.Manifest.Config.Digest, maxConfig); err != nil {
+			return fail(err)
+		}
+	}
+	if a.Files, err = planFiles(a); err != nil {
+		return fail(err)
 	}
 	return a, nil
 }

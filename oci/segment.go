@@ -26,6 +26,7 @@ type segment struct {
 
 	begun    time.Time
 	started  bool      // the answer's header is there
+	waiting  bool      // for room in the window; no fault of its source
 	received int64     // bytes of the body
 	checked  time.Time // when received was last compared
 	atCheck  int64
@@ -230,6 +231,9 @@ func (p *pull) keep(s *segment, b []byte, at, last int64) error {
 		prints.take(b, at)
 	}
 	for _, r := range parts {
+		if err := p.await(s, r.Off+r.Len); err != nil {
+			return transportError(s.ctx, err)
+		}
 		if _, err := s.t.in.WriteAt(b[r.Off-at:r.Off-at+r.Len], r.Off); err != nil {
 			return &storeError{fmt.Errorf("blob %s: %w", s.t.desc.Digest, err)}
 		}
@@ -238,6 +242,23 @@ func (p *pull) keep(s *segment, b []byte, at, last int64) error {
 		return errDone
 	}
 	return nil
+}
+
+// await waits for room in the window. Ranges have it when they are asked for; a
+// source that sends the whole blob is held up here.
+func (p *pull) await(s *segment, end int64) error {
+	w := s.t.window
+	if w == nil || end <= w.limit() {
+		return nil
+	}
+	p.mu.Lock()
+	s.waiting = true
+	p.mu.Unlock()
+	err := w.await(s.ctx, end)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s.waiting, s.checked, s.atCheck = false, time.Now(), s.received
+	return err
 }
 
 // sent books who sent a range, joining it to what that source sent before.

@@ -7,9 +7,11 @@ import (
 	"io"
 	"path"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"github.com/resultity/rmodels/cas"
 )
 
 // Limits bound what a packed layer may unfold to. Zero fields are the
@@ -46,11 +48,12 @@ const maxWindow = 32 << 20
 const expandFree = 16 << 20
 
 // unfold reads the bytes behind a layer's compression and stops at the limit.
-func unfold(r io.Reader, c Compression, packed int64, l Limits) (io.ReadCloser, error) {
+// Closing it closes r, which it does first: the decoder may wait for it.
+func unfold(r io.ReadCloser, c Compression, packed int64, l Limits) (io.ReadCloser, error) {
 	var out io.ReadCloser
 	switch c {
 	case Plain:
-		return io.NopCloser(r), nil
+		return r, nil
 	case Gzip:
 		z, err := gzip.NewReader(r)
 		if err != nil {
@@ -66,12 +69,17 @@ func unfold(r io.Reader, c Compression, packed int64, l Limits) (io.ReadCloser, 
 	default:
 		return nil, fmt.Errorf("%w: compression %q", ErrFormat, truncate(string(c), 20))
 	}
-	most := l.TotalBytes
-	if n := packed * int64(l.ExpandRatio); n/int64(l.ExpandRatio) == packed {
-		most = min(most, max(n, expandFree))
-	}
-	return &bounded{ReadCloser: out, left: most, most: most}, nil
+	most := l.unfolded(packed)
+	return &bounded{ReadCloser: decoder{out, r}, left: most, most: most}, nil
 }
+
+// decoder is a decoder and what it reads.
+type decoder struct {
+	io.ReadCloser
+	from io.Closer
+}
+
+func (d decoder) Close() error { return errors.Join(d.from.Close(), d.ReadCloser.Close()) }
 
 // bounded fails when more arrives than may.
 type bounded struct {
@@ -82,25 +90,25 @@ type bounded struct {
 func (b *bounded) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if b.left -= int64(n); b.left < 0 {
-		return 0, fmt.Errorf("%w: it unfolds to more than %d bytes", ErrTooLarge, b.most)
+		return 0, tooMuch(b.most)
 	}
 	return n, err
 }
 
-// tarEntry is one name in a packed layer.
-type tarEntry struct {
-	path   string // safe, from the archive's root
-	kind   byte   // tar.TypeReg, TypeDir, TypeLink, TypeSymlink
-	size   int64
-	mode   uint32
-	target string // of links, as written
+// entryKinds are the kinds of entries that are understood.
+var entryKinds = map[byte]string{
+	tar.TypeReg: cas.EntryFile, '\x00': cas.EntryFile, tar.TypeDir: cas.EntryDir,
+	tar.TypeLink: cas.EntryLink, tar.TypeSymlink: cas.EntrySymlink,
 }
+
+// maxLink bounds the target of a link in bytes; Linux has no longer path.
+const maxLink = 4096
 
 // walkTar calls visit for each entry, in order, with the content of regular
 // files. Everything but files, directories and links is refused, as is every
 // unsafe name. Entries whose name keep (nil keeps all) declines are passed
 // over without a look. It reads the stream to its end, beyond the archive's.
-func walkTar(r io.Reader, l Limits, keep func(name string) bool, visit func(tarEntry, io.Reader) error) error {
+func walkTar(r io.Reader, l Limits, keep func(name string) bool, visit func(cas.LayerEntry, io.Reader) error) error {
 	tr := tar.NewReader(r)
 	total := int64(0)
 	for n := 1; ; n++ {
@@ -113,44 +121,85 @@ func walkTar(r io.Reader, l Limits, keep func(name string) bool, visit func(tarE
 			return formatError("tar", err)
 		}
 		if n > l.Files {
-			return fmt.Errorf("%w: more than %d entries", ErrTooLarge, l.Files)
+			return l.tooMany()
 		}
 		name := strings.TrimSuffix(cleanPath(h.Name), "/")
 		if keep != nil && !keep(name) {
 			continue
 		}
-		e := tarEntry{size: h.Size, mode: plainMode(uint32(h.Mode) & 0o777), target: h.Linkname}
-		switch h.Typeflag {
-		case tar.TypeReg, '\x00':
-			e.kind = tar.TypeReg
-		case tar.TypeDir, tar.TypeLink, tar.TypeSymlink:
-			e.kind = h.Typeflag
-		case tar.TypeXGlobalHeader:
+		if h.Typeflag == tar.TypeXGlobalHeader {
 			continue
+		}
+		e := cas.LayerEntry{Kind: entryKinds[h.Typeflag], Mode: plainMode(uint32(h.Mode) & 0o777)}
+		switch e.Kind {
+		case cas.EntryFile:
+			e.Size = h.Size
+		case cas.EntryDir:
+			if name == "" || name == "." {
+				continue // the root itself
+			}
+		case cas.EntryLink, cas.EntrySymlink:
+			if e.Target = h.Linkname; len(e.Target) > maxLink || !utf8.ValidString(e.Target) {
+				return fmt.Errorf("%w: link %q to %q", ErrPath, truncate(h.Name, 200), truncate(e.Target, 200))
+			}
 		default:
 			return fmt.Errorf("%w: entry %q is no file, directory or link (type %q)", ErrFormat, truncate(h.Name, 200), h.Typeflag)
-		}
-		if e.kind == tar.TypeDir && (name == "" || name == ".") {
-			continue // the root itself
 		}
 		if err := CheckPath(name); err != nil {
 			return err
 		}
-		e.path = path.Clean(name)
-		if e.kind == tar.TypeReg {
-			if e.size < 0 || e.size > l.FileBytes {
-				return fmt.Errorf("%w: entry %q has %d bytes, at most %d are allowed", ErrTooLarge, e.path, e.size, l.FileBytes)
-			}
-			if total += e.size; total > l.TotalBytes {
-				return fmt.Errorf("%w: the files add up to more than %d bytes", ErrTooLarge, l.TotalBytes)
-			}
-		} else {
-			e.size = 0
+		e.Path = path.Clean(name)
+		if err := l.admit(e, &total); err != nil {
+			return err
 		}
 		if err := visit(e, tr); err != nil {
-			return formatError(fmt.Sprintf("entry %q", e.path), err)
+			return formatError(fmt.Sprintf("entry %q", e.Path), err)
 		}
 	}
+}
+
+func (l Limits) tooMany() error {
+	return fmt.Errorf("%w: more than %d entries", ErrTooLarge, l.Files)
+}
+
+// admit adds a file's size to the total and bounds both.
+func (l Limits) admit(e cas.LayerEntry, total *int64) error {
+	if e.Size < 0 || e.Size > l.FileBytes {
+		return fmt.Errorf("%w: entry %q has %d bytes, at most %d are allowed", ErrTooLarge, e.Path, e.Size, l.FileBytes)
+	}
+	if *total += e.Size; *total > l.TotalBytes {
+		return fmt.Errorf("%w: the files add up to more than %d bytes", ErrTooLarge, l.TotalBytes)
+	}
+	return nil
+}
+
+// admitAll holds a layer that was unpacked under other limits to these.
+func (l Limits) admitAll(entries []cas.LayerEntry, packed int64) error {
+	if len(entries) > l.Files {
+		return l.tooMany()
+	}
+	total := int64(0)
+	for _, e := range entries {
+		if err := l.admit(e, &total); err != nil {
+			return err
+		}
+	}
+	if most := l.unfolded(packed); total > most {
+		return tooMuch(most)
+	}
+	return nil
+}
+
+// unfolded is what a layer of so many packed bytes may unfold to.
+func (l Limits) unfolded(packed int64) int64 {
+	if n := packed * int64(l.ExpandRatio); n/int64(l.ExpandRatio) == packed {
+		return min(l.TotalBytes, max(n, expandFree))
+	}
+	return l.TotalBytes
+}
+
+func tooMuch(most int64) error {
+	return fmt.Errorf("%w: it unfolds to more than %d bytes", ErrTooLarge, most)
 }
 
 // formatError gives errors of decoders their class; what has one keeps it.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"time"
 
@@ -15,7 +16,8 @@ import (
 type transfer struct {
 	desc    ocispec.Descriptor
 	order   []*origin // to ask; those that sent wrong bytes of this digest last
-	in      *cas.Ingest
+	in      content
+	window  *window     // in, where that is one
 	resumed int64       // bytes of an earlier run
 	seeded  bool        // parts were copied from another version's blobs
 	pending []cas.Range // ascending, claimed by no segment
@@ -29,6 +31,12 @@ type transfer struct {
 	result FetchResult
 	prints *prints // of what arrived in this attempt; nil while there is one source
 	past   []attempt
+}
+
+// content takes what a transfer brings.
+type content interface {
+	io.WriterAt
+	Missing() []cas.Range
 }
 
 // attempt is what an earlier, wrong copy of a blob was made of.
@@ -63,9 +71,10 @@ func (p *pull) newTransfer(desc ocispec.Descriptor) *transfer {
 	return t
 }
 
-// begin starts over with an ingest. What was learned about sources stays.
-func (t *transfer) begin(in *cas.Ingest, resumed int64) {
+// begin starts over. What was learned about sources stays.
+func (t *transfer) begin(in content, resumed int64) {
 	t.in, t.pending, t.resumed = in, in.Missing(), resumed
+	t.window, _ = in.(*window)
 	t.spans, t.err, t.done = nil, nil, make(chan struct{})
 	t.prints = nil
 	if len(t.order) > 1 {
@@ -110,6 +119,19 @@ func (t *transfer) take(n int64) cas.Range {
 	}
 	t.pending[0] = cas.Range{Off: r.Off + n, Len: r.Len - n}
 	return cas.Range{Off: r.Off, Len: n}
+}
+
+// askable is how many of the first pending bytes may be asked for now.
+func (t *transfer) askable() int64 {
+	n := t.pending[0].Len
+	if t.window == nil {
+		return n
+	}
+	room := min(n, t.window.limit()-t.pending[0].Off)
+	if room < min(n, leastAsked) {
+		return 0
+	}
+	return room
 }
 
 // exclusive says whether a running segment must stay the only one: it streams

@@ -1,27 +1,19 @@
 package oci
 
 import (
-	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"path"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/progress"
 	"golang.org/x/sync/errgroup"
 )
-
-// listing is what a packed layer holds, in order.
-type listing []unpackedFile
-
-// unpackedFile is one entry of a packed layer; files have a digest.
-type unpackedFile struct {
-	tarEntry
-	blob digest.Digest
-}
 
 // inMemory is the size up to which an entry is read whole: small ones then
 // wait for the disk beside each other.
@@ -31,63 +23,177 @@ const inMemory = 256 << 10
 // are open.
 const unpackParallel = 16
 
-// unpack brings the files of a packed layer into the store, in one pass. The
-// layer itself is there already and has its digest: nothing unverified is
-// decompressed.
-func (a *Artifact) unpack(ctx context.Context, st *cas.Store, l *cas.Lease, f File, limits Limits) error {
-	list, err := listLayer(ctx, st, l, f, limits)
-	if err != nil {
-		return fmt.Errorf("layer %s: %w", f.Desc.Digest, err)
+// packed says whether a layer is more than the bytes of one file.
+func (f File) packed() bool { return f.Tar || f.Compression != Plain }
+
+// reading says how a packed layer is understood. The store keeps it beside what
+// the layer unfolded to: the same bytes may be a file for one artifact and an
+// archive for another.
+func (f File) reading() string {
+	words := []string{"tar"}
+	if !f.Tar {
+		words = nil
 	}
-	if a.unpacked == nil {
-		a.unpacked = map[digest.Digest]listing{}
+	if f.Compression != Plain {
+		words = append(words, string(f.Compression))
 	}
-	a.unpacked[f.Desc.Digest] = list
-	return nil
+	s := strings.Join(words, "+")
+	if f.keep != nil {
+		s += " of /" + imagePrefix
+	}
+	return s
 }
 
-// listLayer goes through a layer once. With a lease it stores the files on the
-// way.
-func listLayer(ctx context.Context, st *cas.Store, l *cas.Lease, f File, limits Limits) (listing, error) {
-	var entries []*unpackedFile
+// layer brings the files of a packed layer into the store, in one pass from the
+// network to the disk: no copy of the packed bytes is made. What arrives is
+// unfolded before it is known to be right, so nothing of it has a name until
+// the digest fits. The bytes are those of one attempt; after a mismatch they
+// come whole from one source, as in [pull.blob].
+func (p *pull) layer(ctx context.Context, st *cas.Store, l *cas.Lease, f File) (FetchResult, error) {
+	limits := p.o.Limits.withDefaults()
+	t := p.newTransfer(f.Desc)
+	if stat, err := st.Stat(f.Desc.Digest); err == nil && !stat.Suspect {
+		// Of a store that kept packed layers, or for an export.
+		t.order = append([]*origin{{source: held{st}}}, t.order...)
+	}
+	fail := func(err error) (FetchResult, error) {
+		return t.result, fmt.Errorf("layer %s: %w", f.Desc.Digest, err)
+	}
+	for {
+		if err := ctx.Err(); err != nil {
+			return t.result, context.Cause(ctx)
+		}
+		u, err := st.Unpack(ctx, l, f.Desc.Digest, f.Desc.Size, f.reading(), func() {
+			p.o.Progress.Emit(progress.Event{Kind: progress.Waiting, Model: p.o.Model, Digest: f.Desc.Digest.String(), Total: f.Desc.Size})
+		})
+		if errors.Is(err, cas.ErrExists) {
+			entries, err := st.Layer(ctx, f.Desc.Digest, f.reading())
+			if err == nil {
+				err = limits.admitAll(entries, f.Desc.Size)
+			}
+			if err != nil {
+				return fail(err)
+			}
+			t.result.Present = f.Desc.Size
+			p.finished(f.Desc)
+			return t.result, nil
+		}
+		if err != nil {
+			return fail(err)
+		}
+		fits, err := p.unpack(ctx, t, u, f, limits)
+		err = errors.Join(err, u.Close())
+		if fits {
+			p.acquit(t)
+			if err != nil {
+				return fail(err)
+			}
+			p.finished(f.Desc)
+			return t.result, nil
+		}
+		if wrong, err := p.judge(ctx, t, err); !wrong || err != nil {
+			return fail(err)
+		}
+	}
+}
+
+// unpack is one attempt. It says whether the packed bytes were the right ones:
+// then an error is about what they unfold to, or the store.
+func (p *pull) unpack(ctx context.Context, t *transfer, u *cas.Unpacking, f File, limits Limits) (fits bool, err error) {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	w := newWindow(f.Desc.Size, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.dispatch()
+	})
+	p.mu.Lock()
+	t.begin(w, 0)
+	p.mu.Unlock()
+	var work sync.WaitGroup
+	var entries []cas.LayerEntry
+	var invalid error
+	work.Go(func() {
+		entries, invalid = f.store(ctx, u, windowReader{w, 0}, limits)
+		if isStoreError(invalid) {
+			stop(invalid)
+		}
+	})
+	work.Go(func() {
+		if err := sumAll(u, windowReader{w, 1}); err != nil {
+			stop(&storeError{err})
+		}
+	})
+	err = p.complete(ctx, t)
+	if err != nil {
+		w.fail(err)
+	}
+	work.Wait()
+	if err != nil {
+		return false, err
+	}
+	// Wrong bytes first: what they unfold to says nothing.
+	if err := u.Check(); err != nil {
+		return false, &storeError{err}
+	}
+	if invalid != nil {
+		return true, invalid
+	}
+	return true, u.Commit(ctx, entries)
+}
+
+// sumAll hashes the packed bytes where they lie.
+func sumAll(u *cas.Unpacking, r windowReader) error {
+	for {
+		b, err := r.next()
+		if err != nil {
+			return nil // the end, or the transfer has failed and says why
+		}
+		if _, err := u.Write(b); err != nil {
+			return err
+		}
+		r.advance(int64(len(b)))
+	}
+}
+
+// store unfolds a layer and spools its files.
+func (f File) store(ctx context.Context, u *cas.Unpacking, packed io.ReadCloser, limits Limits) ([]cas.LayerEntry, error) {
+	defer packed.Close()
+	var entries []*cas.LayerEntry
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(unpackParallel)
 	buffer := make([]byte, 1<<20)
-	err := openLayer(gctx, st, f, limits, func(e tarEntry, content io.Reader) error {
-		u := &unpackedFile{tarEntry: e}
-		entries = append(entries, u)
-		switch {
-		case e.kind != tar.TypeReg:
-		case e.size <= inMemory:
+	err := f.walk(cancelableCloser{&cancelable{gctx, packed}, packed}, limits, func(e cas.LayerEntry, content io.Reader) error {
+		entry := &e
+		entries = append(entries, entry)
+		if e.Kind != cas.EntryFile {
+			return nil
+		}
+		if e.Size <= inMemory {
 			b, err := io.ReadAll(io.LimitReader(content, inMemory+1))
 			if err != nil {
 				return err
 			}
-			u.blob = digest.FromBytes(b)
-			if l != nil {
-				group.Go(func() error { return put(gctx, st, l, u.blob, b) })
-			}
-		case l == nil:
-			d, n, err := hashAll(gctx, content)
-			if err != nil {
-				return err
-			}
-			u.blob, u.size = d, n
-		default:
-			p, err := st.Spool(gctx, l, e.size)
-			if err != nil {
-				return &storeError{err}
-			}
-			if err := spool(p, content, buffer); err != nil {
-				return errors.Join(err, p.Close())
-			}
-			group.Go(func() (err error) { // while the next entry is read
-				if u.blob, u.size, err = p.Commit(gctx); err != nil {
+			group.Go(func() error {
+				p, err := u.Spool(gctx, e.Size)
+				if err != nil {
 					return &storeError{err}
 				}
-				return nil
+				if _, err := p.Write(b); err != nil {
+					return &storeError{errors.Join(err, p.Close())}
+				}
+				return seal(entry, p)
 			})
+			return nil
 		}
+		p, err := u.Spool(gctx, e.Size)
+		if err != nil {
+			return &storeError{err}
+		}
+		if err := spool(p, content, buffer); err != nil {
+			return errors.Join(err, p.Close())
+		}
+		group.Go(func() error { return seal(entry, p) }) // while the next entry is read
 		return nil
 	})
 	if perr := group.Wait(); perr != nil {
@@ -96,11 +202,19 @@ func listLayer(ctx context.Context, st *cas.Store, l *cas.Lease, f File, limits 
 	if err != nil {
 		return nil, err
 	}
-	list := make(listing, len(entries))
-	for i, u := range entries {
-		list[i] = *u
+	list := make([]cas.LayerEntry, len(entries))
+	for i, e := range entries {
+		list[i] = *e
 	}
 	return list, nil
+}
+
+// seal makes a file durable and notes what it is.
+func seal(e *cas.LayerEntry, p *cas.Spool) (err error) {
+	if e.Blob, e.Size, err = p.Seal(); err != nil {
+		return &storeError{err}
+	}
+	return nil
 }
 
 // spool copies one file in large blocks, and tells failures of the store from
@@ -127,32 +241,25 @@ func spool(p *cas.Spool, content io.Reader, buffer []byte) error {
 	}
 }
 
-// openLayer walks the entries of a layer in the store. A compressed raw layer
-// is one entry whose size is not known before.
-func openLayer(ctx context.Context, st *cas.Store, f File, limits Limits, visit func(tarEntry, io.Reader) error) error {
-	limits = limits.withDefaults()
-	blob, err := st.Open(f.Desc.Digest)
-	if err != nil {
-		return err
-	}
-	defer blob.Close()
-	r, err := unfold(&cancelable{ctx, blob}, f.Compression, f.Desc.Size, limits)
+// wholeFile is the path of the one entry of a compressed file. Each artifact
+// names it as it likes.
+const wholeFile = "file"
+
+// walk visits the entries of a layer. A compressed raw layer is one entry whose
+// size is not known before.
+func (f File) walk(packed io.ReadCloser, limits Limits, visit func(cas.LayerEntry, io.Reader) error) error {
+	r, err := unfold(packed, f.Compression, f.Desc.Size, limits)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	if !f.Tar {
-		most := limits.FileBytes
-		one := &bounded{ReadCloser: r, left: most, most: most}
-		err := visit(tarEntry{path: f.Path, kind: tar.TypeReg, size: max(most, inMemory+1), mode: f.Mode}, one)
-		return formatError(string(f.Compression), err)
+	if f.Tar {
+		return walkTar(r, limits, f.keep, visit)
 	}
-	return walkTar(r, limits, f.keep, func(e tarEntry, content io.Reader) error {
-		if f.Under != "" && e.path != f.Under && !strings.HasPrefix(e.path, f.Under+"/") {
-			return fmt.Errorf("%w: %q is outside of the layer's directory %q", ErrPath, e.path, f.Under)
-		}
-		return visit(e, content)
-	})
+	most := limits.FileBytes
+	one := &bounded{ReadCloser: r, left: most, most: most}
+	err = visit(cas.LayerEntry{Path: wholeFile, Kind: cas.EntryFile, Size: max(most, inMemory+1)}, one)
+	return formatError(string(f.Compression), err)
 }
 
 // cancelable ends a long pass when its context does.
@@ -168,12 +275,15 @@ func (c *cancelable) Read(b []byte) (int, error) {
 	return c.Reader.Read(b)
 }
 
-// packed says whether a layer is more than the bytes of one file.
-func (f File) packed() bool { return f.Tar || f.Compression != Plain }
+// cancelableCloser is one that can be closed.
+type cancelableCloser struct {
+	io.Reader
+	io.Closer
+}
 
 // Entries lists the model's files for [cas.Store.BuildTree], once Fetch has
-// brought every layer in.
-func (a *Artifact) Entries(st *cas.Store) ([]cas.TreeEntry, error) {
+// brought every layer in. It is [cas.ErrNotFound] when one is not there.
+func (a *Artifact) Entries(ctx context.Context, st *cas.Store) ([]cas.TreeEntry, error) {
 	var entries []cas.TreeEntry
 	at := map[string]int{}
 	add := func(e cas.TreeEntry) error {
@@ -184,7 +294,7 @@ func (a *Artifact) Entries(st *cas.Store) ([]cas.TreeEntry, error) {
 		entries = append(entries, e)
 		return nil
 	}
-	var overlay []listing
+	var overlay [][]cas.LayerEntry
 	for _, f := range a.Files {
 		if !f.packed() {
 			if err := add(cas.TreeEntry{Path: f.Path, Blob: f.Desc.Digest, Executable: f.Mode&0o111 != 0}); err != nil {
@@ -192,33 +302,33 @@ func (a *Artifact) Entries(st *cas.Store) ([]cas.TreeEntry, error) {
 			}
 			continue
 		}
-		list, ok := a.unpacked[f.Desc.Digest]
-		if !ok {
-			var err error
-			if list, err = listLayer(context.Background(), st, nil, f, Limits{}); err != nil {
-				return nil, fmt.Errorf("layer %s: %w", f.Desc.Digest, err)
-			}
+		list, err := st.Layer(ctx, f.Desc.Digest, f.reading())
+		if err != nil {
+			return nil, err
 		}
 		if a.Format == FormatImage {
 			overlay = append(overlay, list)
 			continue
 		}
-		for _, u := range list {
-			switch u.kind {
-			case tar.TypeDir:
-				continue
-			case tar.TypeReg:
-			default:
-				return nil, fmt.Errorf("%w: layer %s: %q is a link; only models in images may hold links", ErrFormat, f.Desc.Digest, u.path)
+		for _, e := range list {
+			name, mode := path.Join(f.Path, e.Path), e.Mode
+			if !f.Tar {
+				name, mode = f.Path, f.Mode
 			}
-			name := u.path
-			if f.Tar {
-				name = path.Join(f.Path, u.path)
+			switch e.Kind {
+			case cas.EntryDir:
+				continue
+			case cas.EntryFile:
+			default:
+				return nil, fmt.Errorf("%w: layer %s: %q is a link; only models in images may hold links", ErrFormat, f.Desc.Digest, e.Path)
+			}
+			if f.Under != "" && e.Path != f.Under && !strings.HasPrefix(e.Path, f.Under+"/") {
+				return nil, fmt.Errorf("%w: layer %s: %q is outside of the layer's directory %q", ErrPath, f.Desc.Digest, e.Path, f.Under)
 			}
 			if err := CheckPath(name); err != nil {
 				return nil, err
 			}
-			if err := add(cas.TreeEntry{Path: name, Blob: u.blob, Executable: u.mode&0o111 != 0}); err != nil {
+			if err := add(cas.TreeEntry{Path: name, Blob: e.Blob, Executable: mode&0o111 != 0}); err != nil {
 				return nil, err
 			}
 		}
@@ -232,18 +342,15 @@ func (a *Artifact) Entries(st *cas.Store) ([]cas.TreeEntry, error) {
 	return entries, nil
 }
 
-// unpackAll unpacks what is packed, after every blob is there.
-func (a *Artifact) unpackAll(ctx context.Context, st *cas.Store, l *cas.Lease, limits Limits) error {
+// Here says whether the store has a blob of the artifact, or the files of a
+// packed layer.
+func (a *Artifact) Here(ctx context.Context, st *cas.Store, d digest.Digest) bool {
 	for _, f := range a.Files {
-		if !f.packed() {
-			continue
-		}
-		if _, done := a.unpacked[f.Desc.Digest]; done {
-			continue
-		}
-		if err := a.unpack(ctx, st, l, f, limits); err != nil {
-			return err
+		if f.Desc.Digest == d && f.packed() {
+			_, err := st.Layer(ctx, d, f.reading())
+			return err == nil
 		}
 	}
-	return nil
+	stat, err := st.Stat(d)
+	return err == nil && !stat.Suspect
 }

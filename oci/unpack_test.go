@@ -12,12 +12,9 @@ import (
 	"sort"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/resultity/rmodels/cas"
 	"github.com/resultity/rmodels/oci"
 	"oras.land/oras-go/v2"
 	orasfile "oras.land/oras-go/v2/content/file"
@@ -100,12 +97,12 @@ func tree(t *testing.T, r *registry, ref oci.Reference, limits oci.Limits) (stri
 	if _, err := c.Fetch(background(t), st, l, a, oci.FetchOptions{Limits: limits}); err != nil {
 		return "", err
 	}
-	entries, err := a.Entries(st)
+	entries, err := a.Entries(t.Context(), st)
 	if err != nil {
 		return "", err
 	}
 	// Another process, which did not fetch, sees the same.
-	again, err := resolve(t, c, ref).Entries(st)
+	again, err := resolve(t, c, ref).Entries(t.Context(), st)
 	if err != nil || fmt.Sprint(again) != fmt.Sprint(entries) {
 		t.Errorf("listed again: %v, %v", again, err)
 	}
@@ -252,6 +249,19 @@ func TestDirectoryOfORAS(t *testing.T) {
 	}
 }
 
+// The entries of a directory that ORAS packed begin with its title.
+func TestDirectoryOutsideOfItsTitle(t *testing.T) {
+	for name, ok := range map[string]bool{"dir/a": true, "directory/a": false, "other/a": false} {
+		r := newRegistry(t)
+		ref := r.layers("m", "application/vnd.example", "", "", []ocispec.Descriptor{
+			layer("application/vnd.oci.image.layer.v1.tar+gzip", "org.opencontainers.image.title", "dir", "io.deis.oras.content.unpack", "true"),
+		}, [][]byte{gzipped(t, makeTar(t, entry{name: name, body: []byte("x")}, entry{name: "dir/b", body: []byte("x")}))})
+		if got, err := tree(t, r, ref, oci.Limits{}); (err == nil) != ok {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+}
+
 func TestHostileLayers(t *testing.T) {
 	const cncf = "application/vnd.cncf.model."
 	zeros := make([]byte, 20<<20)
@@ -334,58 +344,6 @@ func TestHostileLayers(t *testing.T) {
 				t.Errorf("got %q, %v", got, err)
 			}
 		})
-	}
-}
-
-// A packed layer is kept beside its files: what is exported has the digest
-// that the snapshot pins.
-func TestPackedLayersAreExported(t *testing.T) {
-	const cncf = "application/vnd.cncf.model."
-	r := newRegistry(t)
-	content := zstded(t, makeTar(t, entry{name: "w.gguf", body: noise(1, 700_000)}))
-	ref := r.layers("m", cncf+"manifest.v1+json", cncf+"config.v1+json", "", []ocispec.Descriptor{layer(cncf + "weight.v1.tar+zstd")}, [][]byte{content})
-	c := newClient(t, oci.Options{}, r)
-	a := resolve(t, c, ref)
-	st, l := newStore(t)
-	if _, err := c.Fetch(background(t), st, l, a, oci.FetchOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	entries, err := a.Entries(st)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := st.BuildTree(background(t), l, ref.Digest, entries); err != nil {
-		t.Fatal(err)
-	}
-	blobs := []digest.Digest{ref.Digest}
-	for _, b := range a.Blobs() {
-		blobs = append(blobs, b.Digest)
-	}
-	if err := st.PutRef(background(t), cas.Ref{Name: "m", Tree: ref.Digest, Blobs: blobs, LastUsed: time.Now()}); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.Release(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := st.GC(background(t), cas.GCOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	p, err := oci.Stored(st, ref.Digest)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	if _, err := oci.Export(background(t), dir, "m", p, nil); err != nil {
-		t.Fatal(err)
-	}
-	r.server.Close()
-	again := resolve(t, c, ref, "oci-layout://"+dir)
-	other, l2 := newStore(t)
-	if _, err := c.Fetch(background(t), other, l2, again, oci.FetchOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := again.Entries(other); err != nil || fmt.Sprint(got) != fmt.Sprint(entries) {
-		t.Errorf("imported as %v, %v; want %v", got, err, entries)
 	}
 }
 

@@ -112,32 +112,39 @@ func (o Options) losses(moment int) []crashfs.Loss {
 type truth struct {
 	checkpointed map[digest.Digest]int64
 	published    map[digest.Digest]bool
+	unpacked     map[digest.Digest]bool
 	built        map[digest.Digest]bool
 	roots        map[string]Root
 	unrooting    map[string]bool
+	collecting   bool                   // a collection has begun
 	damaged      map[digest.Digest]bool // and not repaired; nobody may have noticed
 	suspected    map[digest.Digest]bool // and not repaired
 }
 
 func newTruth() *truth {
 	return &truth{
-		map[digest.Digest]int64{},
-		map[digest.Digest]bool{},
-		map[digest.Digest]bool{},
-		map[string]Root{},
-		map[string]bool{},
-		map[digest.Digest]bool{},
-		map[digest.Digest]bool{},
+		checkpointed: map[digest.Digest]int64{},
+		published:    map[digest.Digest]bool{},
+		unpacked:     map[digest.Digest]bool{},
+		built:        map[digest.Digest]bool{},
+		roots:        map[string]Root{},
+		unrooting:    map[string]bool{},
+		damaged:      map[digest.Digest]bool{},
+		suspected:    map[digest.Digest]bool{},
 	}
 }
 
 func (k *truth) clone() *truth {
 	c := newTruth()
+	c.collecting = k.collecting
 	for d, n := range k.checkpointed {
 		c.checkpointed[d] = n
 	}
 	for d := range k.published {
 		c.published[d] = true
+	}
+	for d := range k.unpacked {
+		c.unpacked[d] = true
 	}
 	for d := range k.built {
 		c.built[d] = true
@@ -163,6 +170,8 @@ func (k *truth) learn(m mark) {
 		k.checkpointed[m.d] = m.bytes
 	case published:
 		k.published[m.d] = true
+	case unpacked:
+		k.unpacked[m.d] = true
 	case built:
 		k.built[m.d] = true
 	case rooted:
@@ -172,10 +181,14 @@ func (k *truth) learn(m mark) {
 		delete(k.roots, m.name)
 		k.unrooting[m.name] = true
 	case collecting:
-		k.published, k.built = map[digest.Digest]bool{}, map[digest.Digest]bool{}
+		k.collecting = true
+		k.published, k.built, k.unpacked = map[digest.Digest]bool{}, map[digest.Digest]bool{}, map[digest.Digest]bool{}
 		for _, r := range k.roots {
 			for _, d := range r.Blobs {
 				k.published[d] = true
+			}
+			for _, d := range r.Layers {
+				k.unpacked[d] = true
 			}
 		}
 	case damaged:
@@ -202,6 +215,7 @@ func (k *truth) check(open Open, dir string) error {
 		{"roots", k.checkRoots},
 		{"bytes", k.checkBytes},
 		{"published", k.checkPublished},
+		{"layers", k.checkLayers},
 		{"repair", k.repair},
 		{"trees", k.checkTrees},
 		{"completion", k.complete},
@@ -222,7 +236,7 @@ func (k *truth) checkRoots(st Store) error {
 	}
 	for name, want := range k.roots {
 		got, ok := roots[name]
-		if !ok || got.Tree != want.Tree || !slices.Equal(got.Blobs, want.Blobs) {
+		if !ok || got.Tree != want.Tree || !slices.Equal(got.Blobs, want.Blobs) || !slices.Equal(got.Layers, want.Layers) {
 			return fmt.Errorf("root %s is %v, want %v", name, got, want)
 		}
 	}
@@ -232,6 +246,33 @@ func (k *truth) checkRoots(st Store) error {
 			if err := st.Has(d); err != nil && !errors.Is(err, cas.ErrSuspect) {
 				return fmt.Errorf("root %s: %w", name, err)
 			}
+		}
+		for _, d := range r.Layers {
+			if err := st.HasLayer(d); err != nil && !errors.Is(err, cas.ErrSuspect) {
+				return fmt.Errorf("root %s: %w", name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// checkLayers: where there is a record of a layer, there are its files. A
+// record that was collected may come back without them: nobody synced that it
+// was gone.
+func (k *truth) checkLayers(st Store) error {
+	layers, err := st.Layers()
+	if err != nil {
+		return err
+	}
+	if k.collecting {
+		layers = nil
+	}
+	for d := range k.unpacked {
+		layers = append(layers, d)
+	}
+	for _, d := range layers {
+		if err := st.HasLayer(d); err != nil && !(errors.Is(err, cas.ErrSuspect) && len(k.damaged) > 0) {
+			return err
 		}
 	}
 	return nil
@@ -356,8 +397,10 @@ func (k *truth) complete(st Store) error {
 				return fmt.Errorf("%s in the tree has %d bytes: %w", path, len(got), err)
 			}
 		}
-		r := m.root()
-		if err := st.Root(m.name, r.Tree, r.Blobs...); err != nil {
+		if err := haveLayer(st, m, func(mark) {}); err != nil {
+			return err
+		}
+		if err := st.Root(m.name, m.root()); err != nil {
 			return err
 		}
 	}
@@ -377,6 +420,12 @@ func (k *truth) collect(st Store) error {
 		}
 		if err := st.Check(m.digest()); err != nil {
 			return err
+		}
+		if m.packed.d == "" {
+			continue
+		}
+		if err := st.HasLayer(m.packed.d); err != nil {
+			return fmt.Errorf("after a collection: %w", err)
 		}
 	}
 	problems, err := st.Problems()

@@ -34,15 +34,18 @@ type Store interface {
 	Protect(ds ...digest.Digest) error
 	Unprotect() error
 	Ingest(d digest.Digest, size int64) (Ingest, error) // cas.ErrExists
-	Spool(limit int64) (Spool, error)
-	Has(d digest.Digest) error // cas.ErrNotFound, cas.ErrSuspect
+	// Unpack opens the writer of a packed layer; cas.ErrExists.
+	Unpack(d digest.Digest, size int64) (Unpacking, error)
+	HasLayer(d digest.Digest) error   // with all its files; cas.ErrNotFound
+	Layers() ([]digest.Digest, error) // of which there is a record
+	Has(d digest.Digest) error        // cas.ErrNotFound, cas.ErrSuspect
 	Read(d digest.Digest) ([]byte, error)
 	Blobs() ([]digest.Digest, error)
 	// Build makes a tree of files, by path, and returns its directory.
 	Build(name digest.Digest, files map[string]digest.Digest) (string, error)
 	// Check checks a tree.
 	Check(name digest.Digest) error
-	Root(name string, tree digest.Digest, blobs ...digest.Digest) error
+	Root(name string, r Root) error
 	Unroot(name string) error
 	Roots() (map[string]Root, error)
 	// Collect frees what is not rooted: at once, or into a trash from which
@@ -61,14 +64,23 @@ type Store interface {
 
 // Root is what a root keeps.
 type Root struct {
-	Tree  digest.Digest
-	Blobs []digest.Digest
+	Tree   digest.Digest
+	Blobs  []digest.Digest
+	Layers []digest.Digest
 }
 
-// Spool is the writer of a blob whose digest is not known before.
+// Unpacking is the writer of a packed layer: of its bytes, and of its files.
+type Unpacking interface {
+	io.Writer
+	Spool(limit int64) (Spool, error)
+	Commit(entries []cas.LayerEntry) error
+	Close() error
+}
+
+// Spool is the writer of one of these files.
 type Spool interface {
 	io.WriteCloser
-	Commit() (d digest.Digest, size int64, err error)
+	Seal() (d digest.Digest, size int64, err error)
 }
 
 // Ingest is the writer of a blob.

@@ -30,6 +30,7 @@ type fact string
 const (
 	checkpointed fact = "checkpointed" // d, up to bytes
 	published    fact = "published"    // d
+	unpacked     fact = "unpacked"     // d, a layer
 	built        fact = "built"        // d, a tree
 	rooted       fact = "rooted"       // name
 	unrooting    fact = "unrooting"    // name
@@ -39,11 +40,13 @@ const (
 	repaired     fact = "repaired"     // d
 )
 
-// model is something to pull: a manifest, and files by path.
+// model is something to pull: a manifest, and files by path, which come in a
+// packed layer if there is one.
 type model struct {
 	name     string
 	manifest blob
 	files    map[string]blob
+	packed   blob
 }
 
 // blob is bytes and their digest, hashed once.
@@ -60,6 +63,9 @@ func (m model) root() Root {
 	r := Root{Tree: m.digest()}
 	for _, b := range m.blobs() {
 		r.Blobs = append(r.Blobs, b.d)
+	}
+	if m.packed.d != "" {
+		r.Layers = []digest.Digest{m.packed.d}
 	}
 	return r
 }
@@ -90,12 +96,12 @@ var models = sync.OnceValue(func() [2]model {
 			"model.gguf":      newBlob(random(1, cas.ChunkSize+200<<10)),
 			"sub/tokenizer":   newBlob(random(2, 80<<10)),
 			"sub/config.json": newBlob([]byte(`{"a":1}`)),
-		}},
+		}, blob{}},
 		{"net/second@v1", newBlob([]byte(`{"second":2}`)), map[string]blob{
 			"model.gguf":      newBlob(random(3, 100<<10)),
 			"sub/tokenizer":   newBlob(random(2, 80<<10)), // shared with the first
 			"sub/config.json": newBlob(nil),
-		}},
+		}, newBlob(random(4, 70<<10))}, // whatever it unfolds by
 	}
 })
 
@@ -110,7 +116,7 @@ func scenario(open Open, dir string, fsys durable.FS, note func(mark)) error {
 	steps := []func() error{
 		func() error { return pullInPieces(st, m[0], note) },
 		func() error { return install(st, m[0], note) },
-		func() error { return spool(st, m[1], note) },
+		func() error { return unpack(st, m[1], note) },
 		func() error { return pullPlainly(st, m[1], note) },
 		func() error { return install(st, m[1], note) },
 		func() error { return replaceRoot(st, m[1], note) },
@@ -234,43 +240,83 @@ func pullPlainly(st Store, m model, note func(mark)) error {
 		}
 		note(mark{is: published, d: b.d})
 	}
-	return nil
+	return haveLayer(st, m, note)
 }
 
-// spool publishes a file of a model under the digest that it finds, and gives
-// up another.
-func spool(st Store, m model, note func(mark)) (err error) {
+// unpack gives a layer up in the middle, then at a wrong byte, and then
+// publishes it.
+func unpack(st Store, m model, note func(mark)) error {
 	if err := protect(st, m); err != nil {
 		return err
 	}
-	want := m.files["model.gguf"]
-	for _, finish := range []bool{false, true} {
-		p, err := st.Spool(int64(len(want.b)))
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, p.Close()) }()
-		for _, piece := range [][]byte{want.b[:1000], want.b[1000:]} {
-			if _, err := p.Write(piece); err != nil {
-				return err
-			}
-		}
-		if !finish {
-			if err := p.Close(); err != nil {
-				return err
-			}
-			continue
-		}
-		d, n, err := p.Commit()
-		if err != nil {
-			return err
-		}
-		if d != want.d || n != int64(len(want.b)) {
-			return fmt.Errorf("spooled %d bytes of %s, found %d of %s", len(want.b), want.d, n, d)
-		}
-		note(mark{is: published, d: d})
+	large := m.files["model.gguf"].d
+	if err := want(unpackOnce(st, m, m.packed.b[:1000]), cas.ErrIncomplete); err != nil {
+		return err
 	}
-	return nil
+	if err := errors.Join(want(st.Has(large), cas.ErrNotFound), want(st.HasLayer(m.packed.d), cas.ErrNotFound)); err != nil {
+		return err
+	}
+	bad := bytes.Clone(m.packed.b)
+	bad[len(bad)/2] ^= 1
+	if err := want(unpackOnce(st, m, bad), cas.ErrDigestMismatch); err != nil {
+		return err
+	}
+	if err := errors.Join(want(st.Has(large), cas.ErrNotFound), want(st.HasLayer(m.packed.d), cas.ErrNotFound)); err != nil {
+		return err
+	}
+	if err := haveLayer(st, m, note); err != nil {
+		return err
+	}
+	return want(unpackOnce(st, m, m.packed.b), cas.ErrExists)
+}
+
+// haveLayer unpacks what is not there.
+func haveLayer(st Store, m model, note func(mark)) error {
+	if m.packed.d == "" {
+		return nil
+	}
+	if err := unpackOnce(st, m, m.packed.b); err != nil && !errors.Is(err, cas.ErrExists) {
+		return err
+	}
+	for _, b := range m.files {
+		note(mark{is: published, d: b.d})
+	}
+	note(mark{is: unpacked, d: m.packed.d})
+	return st.HasLayer(m.packed.d)
+}
+
+// unpackOnce unpacks a layer of which these bytes arrived.
+func unpackOnce(st Store, m model, arrived []byte) (err error) {
+	u, err := st.Unpack(m.packed.d, int64(len(m.packed.b)))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, u.Close()) }()
+	var entries []cas.LayerEntry
+	for path, f := range m.files {
+		p, err := u.Spool(int64(len(f.b)))
+		if err != nil {
+			return err
+		}
+		half := len(f.b) / 2
+		for _, piece := range [][]byte{f.b[:half], f.b[half:]} {
+			if _, err := p.Write(piece); err != nil {
+				return errors.Join(err, p.Close())
+			}
+		}
+		d, n, err := p.Seal()
+		if err != nil {
+			return err
+		}
+		if d != f.d || n != int64(len(f.b)) {
+			return fmt.Errorf("spooled %d bytes of %s, found %d of %s", len(f.b), f.d, n, d)
+		}
+		entries = append(entries, cas.LayerEntry{Path: path, Kind: cas.EntryFile, Size: n, Blob: d})
+	}
+	if _, err := u.Write(arrived); err != nil {
+		return err
+	}
+	return u.Commit(entries)
 }
 
 // fetch ingests a blob and returns how many bytes it had to write. When the
@@ -307,7 +353,7 @@ func install(st Store, m model, note func(mark)) error {
 	}
 	note(mark{is: built, d: m.digest()})
 	r := m.root()
-	if err := st.Root(m.name, r.Tree, r.Blobs...); err != nil {
+	if err := st.Root(m.name, r); err != nil {
 		return err
 	}
 	note(mark{is: rooted, name: m.name, root: r})
@@ -318,7 +364,7 @@ func install(st Store, m model, note func(mark)) error {
 // moment.
 func replaceRoot(st Store, m model, note func(mark)) error {
 	r := m.root()
-	return st.Root(m.name, r.Tree, r.Blobs...)
+	return st.Root(m.name, r)
 }
 
 func unroot(st Store, m model, note func(mark)) error {

@@ -274,4 +274,40 @@ var mutants = []mutant{
 		file: "cas/ref.go", old: "		if err := s.findDurable(ctx, k); err != nil {\n			return fmt.Errorf(\"ref %s: %w\", r.Name, err)\n		}\n", new: "		_ = k\n",
 		tests: "TestPutRefSettles",
 	},
+	// Invariant 10.
+	{
+		name: "layer-before-verify", breaks: "10: the files of a layer are published whatever its bytes hash to",
+		file: "cas/unpack.go", old: "	if err := u.Check(); err != nil {\n		return err\n	}\n", new: "",
+		tests: "TestUnpackRefuses|TestBehaviour",
+	},
+	{
+		name: "layer-record-before-files", breaks: "9, 10: the record of a layer appears before its files",
+		file: "cas/unpack.go", old: "	if err := u.publishFiles(ctx); err != nil {", new: "	if err := errors.Join(u.s.publishLayer(ctx, u.k, record), u.publishFiles(ctx)); err != nil {",
+		tests: "TestCrash",
+	},
+	{
+		name: "layer-names-not-synced", breaks: "2, 9: the record of a layer is on disk before the names of its files",
+		file: "cas/unpack.go", old: "return u.s.findDurable(gctx, f.k)", new: "_, _ = gctx, f; return nil",
+		tests: "TestCrash",
+	},
+	{
+		name: "layer-files-unannounced", breaks: "10: the files of a layer are published one by one, as far as a collector sees",
+		file: "cas/unpack.go", old: "	if err := u.l.Add(ctx, names...); err != nil {\n		return err\n	}\n", new: "	_ = names\n",
+		tests: "TestSchedules",
+	},
+	{
+		name: "layer-files-unmarked", breaks: "a root on a layer does not keep its files",
+		file: "cas/layer_gc.go", old: "		m.blob(b, why)", new: "		_ = b",
+		tests: "TestUnpack$",
+	},
+	{
+		name: "layer-trusted-for-ever", breaks: "4: a layer with a suspect file counts as there",
+		file: "cas/layer.go", old: "if err == nil && st.Suspect {", new: "if st.Suspect && false {",
+		tests: "TestUnpackMends",
+	},
+	{
+		name: "layer-not-restored", breaks: "8: the record of a layer is not looked for in the trash",
+		file: "cas/layer.go", old: "	back, restoreErr := s.restoreNamed(ctx, \"l-\"+k.hex(), s.layerPath(k))", new: "	back, restoreErr := false, error(nil)",
+		tests: "TestUnpack$",
+	},
 }

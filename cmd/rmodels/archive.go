@@ -22,7 +22,9 @@ func (a *app) archiveCommand() *cobra.Command {
 		Short: "Move a version that is not in use to cold storage",
 		Long: `archive copies a model with its signatures and its record to the configured
 archive, compares every byte of the copy, and frees the hot one. The snapshot's
-retention does it by itself for versions that a newer one replaced.`,
+retention does it by itself for versions that a newer one replaced. Layers that
+are tar, gzip or zstd archives are fetched again from the model's sources: the
+node keeps only their files.`,
 		Example:           `  rmodels archive mistral-7b-instruct@v1`,
 		Args:              args(cobra.ExactArgs(1)),
 		ValidArgsFunction: a.modelNames,
@@ -93,7 +95,8 @@ func (a *app) exportCommand() *cobra.Command {
 		Long: `export writes models, the runtime images that they are tested on, and the
 signatures of both into a directory that oras, crane and skopeo read, and that
 import takes on a node without a network. Exporting again writes only what is
-missing.`,
+missing. Layers that are tar, gzip or zstd archives are fetched again from the
+model's sources: the node keeps only their files.`,
 		Example: `  rmodels export mistral-7b-instruct /mnt/usb/models`,
 		Args:    args(cobra.MinimumNArgs(2)),
 		RunE: func(cmd *cobra.Command, as []string) error {

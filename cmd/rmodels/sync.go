@@ -232,11 +232,11 @@ func printPreflight(w io.Writer, all []lifecycle.Preflight, files bool) {
 		if f.Source == "" {
 			continue
 		}
-		more := ""
+		disk := amount.Bytes(f.Disk) + " of disk"
 		if f.Packed {
-			more = " and the files of packed layers"
+			disk = "at least " + disk + ": layers are packed, and their files are larger"
 		}
-		line(w, "  %s to fetch from %s, %s here already, %s of disk%s", amount.Bytes(f.Fetch), f.Source, amount.Bytes(f.Here), amount.Bytes(f.Disk), more)
+		line(w, "  %s to fetch from %s, %s here already, %s", amount.Bytes(f.Fetch), f.Source, amount.Bytes(f.Here), disk)
 		if !files {
 			continue
 		}

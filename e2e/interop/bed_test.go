@@ -204,7 +204,7 @@ func pull(t *testing.T, c *oci.Client, reference string, mirrors ...string) (*oc
 // holds fails unless the artifact's files are exactly these.
 func holds(t *testing.T, a *oci.Artifact, st *cas.Store, want files) {
 	t.Helper()
-	entries, err := a.Entries(st)
+	entries, err := a.Entries(t.Context(), st)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -71,18 +71,15 @@ func pull(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	entries, err := a.Entries(st)
+	entries, err := a.Entries(ctx, st)
 	if err != nil {
 		return err
 	}
 	if _, err := st.BuildTree(ctx, l, ref.Digest, entries); err != nil {
 		return err
 	}
-	blobs := []digest.Digest{ref.Digest}
-	for _, b := range a.Blobs() {
-		blobs = append(blobs, b.Digest)
-	}
-	if err := st.PutRef(ctx, cas.Ref{Name: ref.Digest.Encoded(), Tree: ref.Digest, Blobs: blobs, LastUsed: time.Now()}); err != nil {
+	blobs, layers := a.Kept()
+	if err := st.PutRef(ctx, cas.Ref{Name: ref.Digest.Encoded(), Tree: ref.Digest, Blobs: blobs, Layers: layers, LastUsed: time.Now()}); err != nil {
 		return err
 	}
 	rss, err := peakRSS()

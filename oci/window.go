@@ -1,0 +1,178 @@
+package oci
+
+import (
+	"context"
+	"io"
+	"slices"
+	"sync"
+
+	"github.com/resultity/rmodels/cas"
+)
+
+// window holds the bytes of a packed layer on their way from the connections,
+// which bring them in any order, to its two readers, which take them in order:
+// one hashes them, the other unfolds them. Nothing is asked for that has no
+// place in it, so its size bounds the memory that a layer takes (invariant 6).
+type window struct {
+	size int64
+	buf  []byte // byte n of the layer lies at n % len(buf)
+	room func() // called when there is more room
+
+	mu      sync.Mutex
+	changed *sync.Cond
+	base    int64       // both readers are done with what lies before
+	front   int64       // all that lies before has arrived
+	ahead   []cas.Range // what arrived behind front, ascending
+	at      [2]int64    // the readers; one that left is at the end
+	told    int64       // base when room was last called
+	err     error       // why no more will come
+}
+
+const (
+	// windowBytes keeps eight connections busy.
+	windowBytes = 16 << 20
+	// leastAsked is the least that is worth a request of its own: registries
+	// read ahead for each, distribution 4 MiB.
+	leastAsked = 2 << 20
+)
+
+func newWindow(size int64, room func()) *window {
+	w := &window{size: size, buf: make([]byte, min(size, windowBytes)), room: room}
+	w.changed = sync.NewCond(&w.mu)
+	return w
+}
+
+// Missing is what is to arrive.
+func (w *window) Missing() []cas.Range {
+	if w.size == 0 {
+		return nil
+	}
+	return []cas.Range{{Len: w.size}}
+}
+
+// limit is the end of what has a place now.
+func (w *window) limit() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return min(w.size, w.base+int64(len(w.buf)))
+}
+
+// await waits until the bytes before end have a place.
+func (w *window) await(ctx context.Context, end int64) error {
+	stop := context.AfterFunc(ctx, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.changed.Broadcast()
+	})
+	defer stop()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for end > w.base+int64(len(w.buf)) {
+		if w.err != nil {
+			return w.err
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		w.changed.Wait()
+	}
+	return nil
+}
+
+// WriteAt takes bytes that have a place, and each byte once.
+func (w *window) WriteAt(b []byte, off int64) (int, error) {
+	// No reader looks at a place whose bytes have not arrived.
+	for n := 0; n < len(b); {
+		at := (off + int64(n)) % int64(len(w.buf))
+		n += copy(w.buf[at:], b[n:])
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	i, _ := slices.BinarySearchFunc(w.ahead, off, func(r cas.Range, off int64) int { return int(min(1, max(-1, r.Off-off))) })
+	w.ahead = slices.Insert(w.ahead, i, cas.Range{Off: off, Len: int64(len(b))})
+	if i > 0 && w.ahead[i-1].Off+w.ahead[i-1].Len == off {
+		i--
+		w.ahead[i].Len += w.ahead[i+1].Len
+		w.ahead = slices.Delete(w.ahead, i+1, i+2)
+	}
+	moved := false
+	for len(w.ahead) > 0 && w.ahead[0].Off == w.front {
+		w.front += w.ahead[0].Len
+		w.ahead = w.ahead[1:]
+		moved = true
+	}
+	if moved {
+		w.changed.Broadcast()
+	}
+	return len(b), nil
+}
+
+// fail ends the readers: no more will come.
+func (w *window) fail(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err == nil {
+		w.err = err
+	}
+	w.changed.Broadcast()
+}
+
+// windowReader is one of the two.
+type windowReader struct {
+	*window
+	n int
+}
+
+// next returns bytes that have arrived, at least one; they stay until advance.
+func (r windowReader) next() ([]byte, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.at[r.n] == r.front && r.front < r.size && r.err == nil {
+		r.changed.Wait()
+	}
+	at := r.at[r.n]
+	if at == r.size {
+		return nil, io.EOF
+	}
+	if at == r.front {
+		return nil, r.err
+	}
+	from := at % int64(len(r.buf))
+	return r.buf[from:min(int64(len(r.buf)), from+r.front-at, from+bufferSize)], nil
+}
+
+// advance is done with n bytes.
+func (r windowReader) advance(n int64) {
+	r.mu.Lock()
+	r.at[r.n] = min(r.size, r.at[r.n]+n)
+	base := min(r.at[0], r.at[1])
+	moved := base > r.base
+	r.base = base
+	more := base-r.told >= leastAsked/2 || base == r.size
+	if moved && more {
+		r.told = base
+	}
+	if moved {
+		r.changed.Broadcast()
+	}
+	r.mu.Unlock()
+	if moved && more {
+		r.room()
+	}
+}
+
+func (r windowReader) Read(b []byte) (int, error) {
+	next, err := r.next()
+	if err != nil {
+		return 0, err
+	}
+	n := copy(b, next)
+	r.advance(int64(n))
+	return n, nil
+}
+
+// Close lets the rest pass unread. A reader that waits for bytes returns.
+func (r windowReader) Close() error {
+	r.advance(r.size)
+	return nil
+}
