@@ -138,6 +138,17 @@ func (n *Node) readmit(acc *snapshot.Accepted, policyName, reference string, rc 
 	if err != nil {
 		return policy.Decision{Class: policy.ClassListing, Rule: "models.reference", Reason: err.Error()}
 	}
+	// What is revoked is so whoever signed it: a policy that changed at the same
+	// time must not hide it.
+	if slices.ContainsFunc(acc.Document.Revocations, func(r snapshot.Revocation) bool { return r.Digest != "" }) {
+		held, err := n.heldBy(root, d)
+		if err != nil {
+			return policy.Decision{Class: policy.ClassRevoked, Rule: "revocations", Reason: "whether it holds what is revoked cannot be told: " + err.Error()}
+		}
+		if rev := policy.AdmitDigests(acc.Document, append(held, d)...); !rev.Allowed {
+			return rev
+		}
+	}
 	ev := inline(acc, d)
 	if rc != nil {
 		st, err := n.store()
@@ -159,33 +170,22 @@ func (n *Node) readmit(acc *snapshot.Accepted, policyName, reference string, rc 
 			n.o.Log.Warn("files of an installed model unreadable", "digest", d, "error", err)
 		}
 	}
-	dec := policy.AdmitSignatures(acc, policyName, reference, d, ev, n.now(), files...)
-	if !dec.Allowed || !slices.ContainsFunc(acc.Document.Revocations, func(r snapshot.Revocation) bool { return r.Digest != "" }) {
-		return dec
-	}
-	held, err := n.heldBy(root)
-	if err != nil {
-		return policy.Decision{Class: policy.ClassRevoked, Rule: "revocations", Reason: "whether it holds what is revoked cannot be told: " + err.Error()}
-	}
-	if rev := policy.AdmitDigests(acc.Document, held...); !rev.Allowed {
-		return rev
-	}
-	return dec
+	return policy.AdmitSignatures(acc, policyName, reference, d, ev, n.now(), files...)
 }
 
-// heldBy is everything that a root keeps in the store; nothing, when it is not
-// there any more.
-func (n *Node) heldBy(root string) ([]digest.Digest, error) {
+// heldBy is everything that a root keeps in the store and that the tree of an
+// artifact holds; nothing, where there is neither.
+func (n *Node) heldBy(root string, manifest digest.Digest) ([]digest.Digest, error) {
 	st, err := n.store()
 	if err != nil {
 		return nil, err
 	}
 	ref, err := st.Ref(root)
-	held := append(ref.Blobs, ref.Layers...)
-	if err != nil || ref.Tree == "" {
-		return held, unlessAbsent(err)
+	if unlessAbsent(err) != nil {
+		return nil, err
 	}
-	t, err := st.Tree(ref.Tree)
+	held := slices.Concat(ref.Blobs, ref.Layers)
+	t, err := st.Tree(manifest) // a runtime's image has none
 	for _, e := range t.Entries {
 		held = append(held, e.Blob)
 	}

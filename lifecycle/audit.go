@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/resultity/rmodels/internal/durable"
+	"github.com/resultity/rmodels/internal/terminal"
 	"github.com/resultity/rmodels/policy"
 	"github.com/resultity/rmodels/snapshot"
 )
@@ -62,6 +63,7 @@ func (e Entry) encode() ([]byte, error) {
 	for limit := 1024; ; limit /= 2 {
 		e = e.shortened(limit)
 		b, err := json.Marshal(e)
+		b = terminal.EscapeJSON(b) // the log is shown as it is
 		if err != nil || len(b) <= lineMax || limit < 16 {
 			return b, err
 		}
@@ -115,12 +117,36 @@ func (n *Node) mark(which string) digest.Digest {
 	return m.Digest
 }
 
+// follow is what the next line has to name as the one before it: the last line,
+// or the marked one where that is missing, so that the chain shows for ever
+// that the log was cut off.
+func (n *Node) follow(last []byte) (digest.Digest, error) {
+	head := n.mark(markHead)
+	if last == nil {
+		return head, nil
+	}
+	if d := digest.FromBytes(last); head == "" || d == head {
+		return d, nil
+	}
+	// Another process is about to mark the last line, or died before it could.
+	there := false
+	err := auditLines(n.auditPath(), func(line []byte) error {
+		there = there || digest.FromBytes(line) == head
+		return nil
+	})
+	if !there {
+		return head, err
+	}
+	return digest.FromBytes(last), err
+}
+
 // record appends e, chained to the line before, and makes it durable.
 func (n *Node) record(e Entry) error {
 	var head digest.Digest
 	err := durable.AppendAfter(n.auditPath(), 0o644, func(last []byte) ([]byte, error) {
-		if e.Previous = n.mark(markHead); last != nil {
-			e.Previous = digest.FromBytes(last)
+		var err error
+		if e.Previous, err = n.follow(last); err != nil {
+			return nil, err
 		}
 		b, err := e.encode()
 		head = digest.FromBytes(b)
@@ -148,13 +174,28 @@ func (n *Node) accepted(acc *snapshot.Accepted) error {
 	if n.mark(markSnapshot) == acc.Digest {
 		return nil
 	}
-	err := n.record(Entry{Accepted: &Acceptance{
-		Time: n.now(), Sequence: acc.Document.Sequence, Snapshot: acc.Digest, Before: acc.Previous, Signers: acc.Signers, RootVersion: acc.RootVersion,
-	}})
+	logged, err := n.lastAccepted()
+	if err == nil && logged != acc.Digest {
+		err = n.record(Entry{Accepted: &Acceptance{
+			Time: n.now(), Sequence: acc.Document.Sequence, Snapshot: acc.Digest, Before: acc.Previous, Signers: acc.Signers, RootVersion: acc.RootVersion,
+		}})
+	}
 	if err != nil {
 		return err
 	}
 	return records{n.dir}.write(markSnapshot, auditMark{acc.Digest})
+}
+
+// lastAccepted is the snapshot that the log names last.
+func (n *Node) lastAccepted() (last digest.Digest, err error) {
+	err = auditLines(n.auditPath(), func(line []byte) error {
+		var e Entry
+		if json.Unmarshal(line, &e) == nil && e.Accepted != nil {
+			last = e.Accepted.Snapshot
+		}
+		return nil
+	})
+	return last, err
 }
 
 // AuditResult is what reading the whole log showed.

@@ -83,19 +83,29 @@ func (n *Node) overtaken(ctx context.Context, acc *snapshot.Accepted, r *Record,
 	if err != nil || cur.Digest == acc.Digest {
 		return
 	}
-	p, err := n.plan(context.WithoutCancel(ctx), cur, SyncOptions{Only: []string{r.ID()}})
+	err = n.takeOutAlso(context.WithoutCancel(ctx), cur, r, SyncOptions{}, out)
+	n.o.Log.Info("held against a newer snapshot", "model", r.ID(), "state", r.State, "error", err)
+	out.After, out.Result = r.State, r.Reason
+}
+
+// takeOutAlso plans for one model, whose lock the caller holds, and takes it
+// out of use where that asks for it.
+func (n *Node) takeOutAlso(ctx context.Context, acc *snapshot.Accepted, r *Record, o SyncOptions, out *Outcome) error {
+	p, err := n.plan(ctx, acc, SyncOptions{Only: []string{r.ID()}})
 	if err != nil {
-		n.o.Log.Error("newer snapshot not applied", "model", r.ID(), "error", err)
-		return
+		return err
 	}
 	for _, a := range p.Actions {
-		if a.ID() == r.ID() && a.Verb.takesOut() {
-			err := n.perform(context.WithoutCancel(ctx), cur, a, r, SyncOptions{}, out)
-			n.o.Log.Info("taken out of use by a newer snapshot", "model", r.ID(), "verb", a.Verb, "error", err)
-			out.After, out.Result = r.State, r.Reason
-			return
+		if a.ID() != r.ID() || !a.Verb.takesOut() {
+			continue
 		}
+		if out.Verb == a.Verb && out.Cause == a.Cause {
+			return fmt.Errorf("%s was admitted, and is not when it is asked again: %s", r.ID(), a.Reason)
+		}
+		out.Verb, out.Next, out.Reason, out.Cause = a.Verb, a.Next, a.Reason, a.Cause
+		return n.perform(ctx, acc, a, r, o, out)
 	}
+	return nil
 }
 
 // perform is the one place that maps a verb to what is done. It stores the
@@ -108,7 +118,12 @@ func (n *Node) perform(ctx context.Context, acc *snapshot.Accepted, a Action, r 
 	}
 	switch a.Verb {
 	case Quarantine:
-		return n.quarantine(ctx, acc, a, r)
+		if err := n.quarantine(ctx, acc, a, r); err != nil || r.State == Failed {
+			return err
+		}
+		// Admitted again by other signatures; what else the snapshot says of it
+		// was not looked at yet.
+		return n.takeOutAlso(ctx, acc, r, o, out)
 	case Disable:
 		return n.settle(acc, r, n.disable(ctx, acc, a, r))
 	case Demote:
@@ -376,7 +391,11 @@ func (n *Node) keep(ctx context.Context, acc *snapshot.Accepted, a Action, r *Re
 	if err != nil {
 		return err
 	}
-	if err := st.CheckTree(ctx, r.Manifest); err != nil {
+	err = st.CheckTree(ctx, r.Manifest)
+	if err == nil {
+		_, err = st.Ref(n.modelRef(r.ID())) // without it, gc would free the tree
+	}
+	if err != nil {
 		return n.settle(acc, r, treeFailure(r, err))
 	}
 	return nil

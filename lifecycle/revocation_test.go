@@ -1,11 +1,14 @@
 package lifecycle
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/snapshot"
@@ -23,6 +26,18 @@ func (w *network) parts(reference string) []digest.Digest {
 		out = append(out, d.Digest)
 	}
 	return out
+}
+
+// weights is the largest layer of the first model of the draft.
+func (w *network) weights() digest.Digest {
+	w.t.Helper()
+	var reference string
+	w.must(w.repo.Edit(func(d *snapshot.Snapshot) error { reference = d.Models[0].Reference; return nil }))
+	ref, err := oci.ParseReference(reference)
+	w.must(err)
+	a, err := w.client.Resolve(context.Background(), ref, nil)
+	w.must(err)
+	return slices.MaxFunc(a.Blobs(), func(a, b ocispec.Descriptor) int { return cmp.Compare(a.Size, b.Size) }).Digest
 }
 
 // A model that holds one revoked file is revoked, wherever else that file is

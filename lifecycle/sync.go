@@ -74,10 +74,13 @@ func (n *Node) Sync(ctx context.Context, o SyncOptions) (*SyncResult, error) {
 	}
 	if !o.DryRun {
 		if err := n.mend(ctx); err != nil {
-			return res, err
+			// What is damaged must not keep in use what the snapshot withdraws.
+			return res, errors.Join(err, n.takeOut(ctx, acc, res))
 		}
 	}
-	if res.Changed && len(o.Only) > 0 { // a snapshot rules all models, whichever were named
+	if !o.DryRun && len(o.Only) > 0 {
+		// A snapshot rules all models, whichever were named; also one that was
+		// accepted by a pass that died.
 		if err := n.takeOut(ctx, acc, res); err != nil {
 			return res, err
 		}

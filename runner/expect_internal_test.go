@@ -125,9 +125,9 @@ func TestSpeed(t *testing.T) {
 		first, took time.Duration
 		want        float64
 	}{
-		"streamed":           {time.Second, 2 * time.Second, 10},
+		"streamed":             {time.Second, 2 * time.Second, 10},
 		"held back to the end": {1999 * time.Millisecond, 2 * time.Second, 5.5},
-		"not streamed":       {0, 2 * time.Second, 5.5},
+		"not streamed":         {0, 2 * time.Second, 5.5},
 	} {
 		a := &answer{pieces: 11, first: c.first, took: c.took}
 		if got := a.perSecond(); got != c.want {

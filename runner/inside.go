@@ -5,7 +5,6 @@ import (
 	"debug/elf"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -18,6 +17,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/resultity/rmodels/internal/durable"
 	"github.com/resultity/rmodels/runner/probe"
 )
 
@@ -275,12 +275,7 @@ func (b *box) printed(ctx context.Context) (text string, total int64, err error)
 }
 
 func readProof(path, key string) (*proof, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, probeReport))
+	b, err := durable.ReadFile(path, probeReport)
 	if err != nil {
 		return nil, err
 	}

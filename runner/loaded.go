@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 
 	"github.com/resultity/rmodels/internal/durable"
 )
@@ -124,12 +122,7 @@ func LoadedImages(stateDir string) ([]digest.Digest, error) {
 }
 
 func readLoaded(path string) (n loaded, err error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return n, fmt.Errorf("%w: %w", ErrStateDir, err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, loadedBound))
+	b, err := durable.ReadFile(path, loadedBound)
 	if err == nil {
 		n, err = parseLoaded(b)
 	}

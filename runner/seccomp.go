@@ -6,8 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
+
+	"github.com/resultity/rmodels/internal/durable"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -28,11 +29,11 @@ var seccompDigest = digest.FromBytes(seccompProfile)
 // the digest, and what lies there is compared: an edited profile is replaced.
 func writeSeccomp(dir string) (string, error) {
 	path := filepath.Join(dir, "seccomp-"+seccompDigest.Encoded()[:16]+".json")
-	have, err := os.ReadFile(path)
+	have, err := durable.ReadFile(path, int64(len(seccompProfile)))
 	if err == nil && bytes.Equal(have, seccompProfile) {
 		return path, nil
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, durable.ErrTooLong) {
 		return "", fmt.Errorf("%w: %w", ErrStateDir, err)
 	}
 	if err := replaceFile(path, seccompProfile); err != nil {

@@ -7,11 +7,12 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // plain is a writer for a terminal that may show text from registries,
@@ -27,19 +28,17 @@ func (p plain) Write(b []byte) (int, error) {
 // ranges, and those that reverse the direction of text.
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' || !obeyed(r) {
+		if r == '\n' || r == '\t' || !terminal.Obeys(r) {
 			return r
 		}
 		return utf8.RuneError
 	}, s)
 }
 
-func obeyed(r rune) bool { return unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) }
-
 // oneLine is [clean] for what may not begin a line of its own.
 func oneLine(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' || r == '\u2028' || r == '\u2029' {
+		if r == '\n' || r == '\t' {
 			return ' '
 		}
 		return r
@@ -56,17 +55,7 @@ func line(w io.Writer, format string, v ...any) {
 type escaped struct{ w io.Writer }
 
 func (e escaped) Write(b []byte) (int, error) {
-	out := make([]byte, 0, len(b))
-	for rest := b; len(rest) > 0; {
-		r, n := utf8.DecodeRune(rest)
-		if r >= 0x7f && obeyed(r) {
-			out = fmt.Appendf(out, `\u%04x`, r)
-		} else {
-			out = append(out, rest[:n]...)
-		}
-		rest = rest[n:]
-	}
-	_, err := e.w.Write(out)
+	_, err := e.w.Write(terminal.EscapeJSON(b))
 	return len(b), err
 }
 
