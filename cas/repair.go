@@ -299,8 +299,11 @@ func (s *Store) isAnother(ctx context.Context, k key, p *patch) (bool, error) {
 	return false, nil
 }
 
-// settle gives a good blob back the mode and time of one.
+// settle gives a good blob back the owner, mode and time of one.
 func (s *Store) settle(k key) error {
+	if err := unix.Lchown(s.blobPath(k), os.Geteuid(), -1); err != nil {
+		return &fs.PathError{Op: "lchown", Path: s.blobPath(k), Err: err}
+	}
 	f, err := s.fs.OpenFile(s.blobPath(k), os.O_RDONLY, 0)
 	if err != nil {
 		return err

@@ -16,7 +16,8 @@ import (
 // CheckTree is the quick check: each file is the inode of its blob, has the
 // blob's size and [Epoch] as its modification time, and nothing else is in the
 // tree; copies are hashed again. It reads no large file. A tree that fails is
-// [ErrCorrupt], or [ErrSuspect] when a blob of it is.
+// [ErrCorrupt], or [ErrSuspect] when a blob of it is; one that was touched, or
+// that its owner or mode lets others write to, becomes so.
 func (s *Store) CheckTree(ctx context.Context, name digest.Digest) error {
 	k, err := keyOf(name)
 	if err != nil {
@@ -75,13 +76,10 @@ func (s *Store) checkEntry(ctx context.Context, top string, e indexEntry) error 
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return fmt.Errorf("%w: not a regular file; build the tree again", ErrCorrupt)
 	}
-	if st.Size != e.Size || st.Size != blob.Size {
-		return fmt.Errorf("%w: %d bytes instead of %d; verify the blob %s", ErrCorrupt, st.Size, e.Size, e.Blob)
-	}
-	if st.Mtim.Sec != Epoch.Unix() || st.Mtim.Nsec != 0 {
-		return fmt.Errorf("%w: it was written to; verify the blob %s", ErrCorrupt, e.Blob)
-	}
 	if e.Copied {
+		if why := touched(st, e.Size); why != "" {
+			return fmt.Errorf("%w: %s; build the tree again", ErrCorrupt, why)
+		}
 		return checkCopy(path, e)
 	}
 	if err := unix.Lstat(s.blobPath(k), &of); err != nil {
@@ -90,7 +88,28 @@ func (s *Store) checkEntry(ctx context.Context, top string, e indexEntry) error 
 	if st.Ino != of.Ino || st.Dev != of.Dev {
 		return fmt.Errorf("%w: not the file of the blob %s; build the tree again", ErrCorrupt, e.Blob)
 	}
+	if why := touched(st, e.Size); why != "" {
+		// Until its bytes are hashed again nobody can tell what they are, and
+		// every tree that holds it is meant.
+		return errors.Join(fmt.Errorf("%w: %w: %s: %s; repair it", ErrCorrupt, ErrSuspect, e.Blob, why), s.setSuspect(k, suspicion{Reason: why}))
+	}
 	return nil
+}
+
+// touched says what shows that a file of the store was changed from outside,
+// or could be at any time.
+func touched(st unix.Stat_t, size int64) string {
+	switch {
+	case st.Size != size:
+		return fmt.Sprintf("%d bytes instead of %d", st.Size, size)
+	case st.Mtim.Sec != Epoch.Unix() || st.Mtim.Nsec != 0:
+		return "it was written to"
+	case st.Mode&0o222 != 0:
+		return fmt.Sprintf("its mode is %04o", st.Mode&0o7777)
+	case int(st.Uid) != os.Geteuid():
+		return fmt.Sprintf("it belongs to uid %d", st.Uid)
+	}
+	return ""
 }
 
 func checkCopy(path string, e indexEntry) error {

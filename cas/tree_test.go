@@ -2,7 +2,9 @@ package cas_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,6 +12,9 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/resultity/rmodels/cas"
 )
@@ -165,7 +170,9 @@ func TestCheckTreeFinds(t *testing.T) {
 			tt.harm(t, tree.Path)
 			wantError(t, s.CheckTree(t.Context(), name(1)), cas.ErrCorrupt)
 			_, err = s.BuildTree(t.Context(), l, name(1), entries)
-			if err != nil {
+			if tt.unmade {
+				wantError(t, err, cas.ErrSuspect)
+			} else if err != nil {
 				t.Fatal(err)
 			}
 			if err := s.CheckTree(t.Context(), name(1)); (err != nil) != tt.unmade {
@@ -173,6 +180,48 @@ func TestCheckTreeFinds(t *testing.T) {
 			}
 			if got, _ := os.ReadFile(filepath.Join(tree.Path, "sub/big")); !tt.unmade && !bytes.Equal(got, big) {
 				t.Error("the tree shows something else")
+			}
+		})
+	}
+}
+
+// What was touched is not used until its bytes were hashed again; then it is
+// as good as before.
+func TestTouchedFile(t *testing.T) {
+	for label, touch := range map[string]func(path string) error{
+		"time":  func(path string) error { return os.Chtimes(path, time.Now(), time.Now()) },
+		"mode":  func(path string) error { return os.Chmod(path, 0o646) },
+		"owner": func(path string) error { return os.Chown(path, 65534, -1) },
+	} {
+		t.Run(label, func(t *testing.T) {
+			if label == "owner" && os.Geteuid() != 0 {
+				return // nobody else can give a file away
+			}
+			s := newStore(t)
+			l := lease(t, s)
+			big, _ := content(1, 100<<10)
+			blob := put(t, s, l, big)
+			entries := []cas.TreeEntry{{Path: "big", Blob: blob}}
+			if _, err := s.BuildTree(t.Context(), l, name(1), entries); err != nil {
+				t.Fatal(err)
+			}
+			for _, mend := range []func() error{
+				func() error {
+					_, err := s.Verify(t.Context(), []digest.Digest{blob}, cas.VerifyOptions{})
+					return err
+				},
+				func() error {
+					return s.Repair(t.Context(), blob, func(context.Context, int64, int64, io.WriterAt) error {
+						return errors.New("nothing is to be fetched")
+					})
+				},
+			} {
+				must(t, touch(blobPath(s, blob)))
+				wantError(t, s.CheckTree(t.Context(), name(1)), cas.ErrSuspect)
+				_, err := s.Open(blob)
+				wantError(t, err, cas.ErrSuspect)
+				must(t, mend())
+				must(t, s.CheckTree(t.Context(), name(1)))
 			}
 		})
 	}

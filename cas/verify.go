@@ -114,7 +114,7 @@ func (s *Store) acquit(k key, suspect bool) error {
 	if err != nil {
 		return err
 	}
-	if st.Mode&0o7777 != 0o444 || st.Mtim.Sec != Epoch.Unix() || st.Mtim.Nsec != 0 {
+	if st.Mode&0o7777 != 0o444 || int(st.Uid) != os.Geteuid() || st.Mtim.Sec != Epoch.Unix() || st.Mtim.Nsec != 0 {
 		if err := s.settle(k); err != nil {
 			return err
 		}

@@ -2,10 +2,12 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/resultity/rmodels/internal/terminal"
 	"github.com/resultity/rmodels/oci"
@@ -113,6 +115,34 @@ func TestLostRoot(t *testing.T) {
 	w.sync(n)
 	if r := w.state(n, "tiny@v1", Failed); r.Cause != CauseRevoked {
 		t.Errorf("%s: %s", r.Cause, r.Reason)
+	}
+}
+
+// What was written to, or only touched, is mended by the pass that meets it;
+// nothing is fetched for what was only touched.
+func TestTouchedIsMended(t *testing.T) {
+	for name, harm := range map[string]func(path string) error{
+		"touched": func(path string) error { return os.Chtimes(path, time.Now(), time.Now()) },
+		"written": func(path string) error {
+			f, err := os.OpenFile(path, os.O_WRONLY, 0)
+			if err != nil {
+				return err
+			}
+			_, err = f.WriteAt([]byte("X"), 100)
+			return errors.Join(err, f.Close())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, n := installed(t)
+			w.forge(n, "tiny@v1", nil)
+			hex := w.weights().Encoded()
+			w.must(harm(filepath.Join(n.o.StoreDir, "blobs", "sha256", hex[:2], hex)))
+			w.sync(n)
+			w.state(n, "tiny@v1", Pending)
+			st, err := n.Store()
+			w.must(err)
+			w.must(st.CheckTree(context.Background(), w.state(n, "tiny@v1", Pending).Manifest))
+		})
 	}
 }
 

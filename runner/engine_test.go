@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -274,7 +275,7 @@ func TestFindEngine(t *testing.T) {
 	dir := t.TempDir()
 	script := func(name, body string) string {
 		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte("#!/bin/sh\n"+body), 0o755); err != nil {
+		if err := writeProgram(path, "#!/bin/sh\n"+body); err != nil {
 			t.Fatal(err)
 		}
 		return path
@@ -308,4 +309,12 @@ func TestFindEngine(t *testing.T) {
 	if _, err := runner.FindEngine(t.Context(), runner.EngineOptions{}); !errors.Is(err, runner.ErrNoEngine) || !strings.Contains(err.Error(), "not on PATH") {
 		t.Errorf("nothing installed: %v", err)
 	}
+}
+
+// writeProgram writes a script while nothing forks: a child would keep it open
+// for writing until its own exec, and it could not be started (ETXTBSY).
+func writeProgram(path, text string) error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	return os.WriteFile(path, []byte(text), 0o755)
 }

@@ -75,7 +75,7 @@ func TestOutsideSeesAnOpenBox(t *testing.T) {
 func openBox(t *testing.T, o runner.EngineOptions, j runner.Job, check, flag, instead string) error {
 	dir := t.TempDir()
 	script := filepath.Join(dir, "nerdctl")
-	if err := os.WriteFile(script, fmt.Appendf(nil, careless, flag, instead, o.Path), 0o755); err != nil {
+	if err := writeProgram(script, fmt.Sprintf(careless, flag, instead, o.Path)); err != nil {
 		return err
 	}
 	o.Path = script
