@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -271,14 +274,40 @@ func (n *Node) unarchive(ctx context.Context, r *Record) error {
 	if layout == "" {
 		return nil
 	}
-	all, err := n.Records()
-	if err != nil {
+	needed, err := n.coldElsewhere(r)
+	if err != nil || needed {
 		return err
 	}
-	for _, other := range all {
-		if other.ID() != r.ID() && other.Cold && other.Manifest == r.Manifest {
-			return nil
+	return oci.Unexport(ctx, layout, r.Manifest)
+}
+
+// coldElsewhere reports whether another model of this node, of whichever
+// network, relies on the archive's copy of r's content.
+func (n *Node) coldElsewhere(r *Record) (bool, error) {
+	networks := filepath.Dir(n.dir)
+	dirs, err := os.ReadDir(networks)
+	if err != nil {
+		return false, err
+	}
+	for _, d := range dirs {
+		other := records{filepath.Join(networks, d.Name(), "models")}
+		ids, err := other.ids()
+		if err != nil {
+			return false, err
+		}
+		for _, id := range ids {
+			var x Record
+			if d.Name() == n.o.Network && id == r.ID() {
+				continue
+			}
+			switch err := other.read(id, &x); {
+			case errors.Is(err, fs.ErrNotExist): // removed meanwhile
+			case err != nil:
+				return false, fmt.Errorf("whether %s relies on the archive cannot be told: %w", id, err)
+			case x.Cold && x.Manifest == r.Manifest:
+				return true, nil
+			}
 		}
 	}
-	return oci.Unexport(ctx, layout, r.Manifest)
+	return false, nil
 }

@@ -130,6 +130,39 @@ func TestOutdatedVersionIsArchivedByRetention(t *testing.T) {
 	}
 }
 
+// The archive's copy stays while a model of another network relies on it.
+func TestSharedArchive(t *testing.T) {
+	w, n := installed(t)
+	n.o.Archive = filepath.Join(t.TempDir(), "cold")
+	w.must(w.repo.SetEnabled("tiny", "v1", false))
+	w.publish()
+	w.sync(n)
+	_, err := n.Archive(context.Background(), "tiny@v1")
+	w.must(err)
+	r := w.state(n, "tiny@v1", Archived)
+	other := records{filepath.Join(filepath.Dir(n.dir), "other", "models")}
+	w.must(os.MkdirAll(other.dir, 0o755))
+	w.must(other.write(r.ID(), r))
+	blobs := func() int {
+		all, err := filepath.Glob(filepath.Join(n.o.Archive, "blobs", "sha256", "*"))
+		w.must(err)
+		return len(all)
+	}
+	w.must(n.unarchive(context.Background(), r))
+	if blobs() == 0 {
+		t.Error("the other network's copy is gone")
+	}
+	w.must(os.WriteFile(other.path(r.ID()), []byte("damaged"), 0o644))
+	if err := n.unarchive(context.Background(), r); err == nil || blobs() == 0 {
+		t.Errorf("deleted although nobody can tell who relies on it: %v", err)
+	}
+	w.must(os.Remove(other.path(r.ID())))
+	w.must(n.unarchive(context.Background(), r))
+	if blobs() != 0 {
+		t.Error("kept for nobody")
+	}
+}
+
 func TestExportAndImport(t *testing.T) {
 	w := newNetwork(t)
 	w.list("tiny", "v1", w.push("tiny", w.key, "first"))
