@@ -8,13 +8,13 @@ import (
 	"github.com/resultity/rmodels/internal/durable"
 )
 
-// A checkpoint costs some fsyncs. Checkpoints follow each other so closely that
-// a slow line loses little by a crash, 0.1 s of 20 MB/s are 2 MB, and so
-// loosely that they wait for the disk a quarter of the time; what a fast line
-// loses in a second it fetches again in one.
+// A checkpoint costs some fsyncs, which hold up everyone's writes, and is what
+// a power loss leaves; a process that is killed leaves its note. So checkpoints
+// need not be close: what a line loses in a second it fetches again in one. And
+// they wait for the disk a quarter of the time at most.
 const (
-	checkpointSoon = 100 * time.Millisecond
-	checkpointLate = time.Second
+	checkpointSoon = time.Second
+	checkpointLate = 10 * time.Second
 	checkpointRest = 4 // times as long as the last one took, from its beginning
 )
 

@@ -33,7 +33,7 @@ func (i *Ingest) Commit(ctx context.Context) error {
 		return fmt.Errorf("%w: %s", ErrClosed, i.k.digest())
 	}
 	defer i.lock.unlock()
-	if err := i.f.Close(); err != nil {
+	if err := i.closeFiles(); err != nil {
 		return fmt.Errorf("commit %s: %w", i.k.digest(), err)
 	}
 	if err := i.s.publish(ctx, i.k, filepath.Join(i.dir, "data"), i.h.finish()); err != nil {

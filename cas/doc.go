@@ -27,7 +27,9 @@
 //     ingest directory may lack that last step; whoever needs it takes it.
 //  3. Progress is never derived from a file's size. A checkpoint names bytes
 //     that were on disk before the checkpoint was written, and is lowered
-//     before one of those bytes is rewritten.
+//     before one of those bytes is rewritten. A note names bytes that were
+//     only written: it is believed by the same running kernel for the same
+//     inode alone, and its bytes are hashed again.
 //  4. A published blob is not trusted for ever: a failed check makes it
 //     suspect, and a suspect blob refuses new uses until it is repaired.
 //  5. Roots are read fail closed: a ref, lease, tree index or mount table that
@@ -54,7 +56,8 @@
 //	lock                          store lock, held for microseconds
 //	generation                    two counters: root changes, lease changes
 //	gc.lock                       one collector at a time
-//	ingest/sha256-<hex>/          lock, data, progress of one unfinished blob
+//	ingest/sha256-<hex>/          lock, data, progress and note (written) of one
+//	                              unfinished blob
 //	ingest/.spool-<lease>-<id>    a file of a layer that is being unpacked
 //	blobs/sha256/<ab>/<hex>       0444, modification time [Epoch]
 //	maps/sha256/<ab>/<hex>        chunk map of a blob larger than [MapThreshold]

@@ -38,6 +38,25 @@ func FuzzProgress(f *testing.F) {
 	})
 }
 
+func FuzzNote(f *testing.F) {
+	place := sha256.Sum256([]byte("here"))
+	f.Add(encodeNote(100, rangeSet{{0, 10}, {20, 5}}, place))
+	f.Add(append(encodeNote(100, rangeSet{{0, 100}}, place), "what a longer one left"...))
+	f.Add(encodeNote(100, rangeSet{{0, 100}}, [32]byte{}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		set := parseNote(b, 100, place)
+		if len(set) == 0 {
+			return
+		}
+		if again := encodeNote(100, set, place); !bytes.HasPrefix(b, again) {
+			t.Errorf("%x is read as %v", b, set)
+		}
+		if set[0].Off < 0 || set[len(set)-1].end() > 100 {
+			t.Errorf("%v leaves a blob of 100 bytes", set)
+		}
+	})
+}
+
 func FuzzChunkMap(f *testing.F) {
 	f.Add(newChunkMap(5<<20, make([]chunkSum, 2)).encode())
 	f.Add(newChunkMap(0, nil).encode())

@@ -292,7 +292,7 @@ func partialUse(dir string) (bytes int64, last time.Time) {
 	if unix.Lstat(dir, &st) == nil {
 		last = time.Unix(st.Ctim.Sec, st.Ctim.Nsec)
 	}
-	for _, name := range []string{"data", "progress"} {
+	for _, name := range []string{"data", "progress", "written"} {
 		if unix.Lstat(filepath.Join(dir, name), &st) != nil {
 			continue
 		}

@@ -2,6 +2,7 @@ package cas
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -20,11 +21,11 @@ import (
 // IngestOptions tune an ingest; the zero value is right for a download.
 type IngestOptions struct {
 	// OnWait is called from time to time while another process (or
-	// goroutine) has the ingest, with that one's checkpointed progress in
-	// bytes.
+	// goroutine) has the ingest, with that one's progress in bytes, as
+	// [Store.Partial] counts it.
 	OnWait func(done, total int64)
-	// CheckpointBytes is how many new bytes cause a checkpoint. Zero: one to
-	// ten checkpoints a second, depending on what they cost.
+	// CheckpointBytes is how many new bytes cause a checkpoint. Zero: one a
+	// second at most, and fewer where they cost much.
 	CheckpointBytes int64
 }
 
@@ -44,6 +45,11 @@ type Ingest struct {
 	checkpointing sync.Mutex
 	dirSynced     bool // the ingest directory's own name is durable
 
+	// noting is held by whoever writes the note; taken before mu.
+	noting sync.Mutex
+	notes  durable.File // nil: no note was written
+	place  [sha256.Size]byte
+
 	mu        sync.Mutex
 	changed   *sync.Cond
 	present   rangeSet // bytes written
@@ -53,10 +59,11 @@ type Ingest struct {
 	hashing   bool
 	recorded  int64         // offset of the checkpoint on disk
 	unsynced  int64         // bytes since the last checkpoint began
+	noted     rangeSet      // bytes in the note on disk
+	unnoted   int64         // bytes since the last note
 	since     time.Time     // of the last checkpoint
 	pause     time.Duration // from the beginning of one checkpoint to the next
 	following bool          // a goroutine makes checkpoints
-	unwritten Range         // the run of bytes whose writeback was not started
 	work      sync.WaitGroup
 	lost      error // a failed write or fsync: the ingest cannot go on
 	closed    bool
@@ -92,7 +99,7 @@ func (s *Store) Ingest(ctx context.Context, l *Lease, d digest.Digest, size int6
 	}
 	lock, err := s.claimMissing(ctx, k, func() {
 		if o.OnWait != nil {
-			o.OnWait(s.progressOf(k, size))
+			o.OnWait(s.Partial(d, size), size)
 		}
 	})
 	if err != nil {
@@ -257,23 +264,35 @@ func (s *Store) resume(k key, size int64, lock *flock, o IngestOptions) (*Ingest
 	return i, nil
 }
 
-// load takes over the partial bytes when a checkpoint vouches for them
-// (invariant 3), and starts with an empty file otherwise.
+// load takes over the partial bytes that a checkpoint or a note vouches for
+// (invariant 3), and starts with an empty file when there is neither.
 func (i *Ingest) load() error {
 	data := filepath.Join(i.dir, "data")
-	p, err := i.s.readProgress(i.k)
-	if err == nil && p.size == i.size && i.h.resume(p) == nil {
-		f, err := i.s.fs.OpenFile(data, os.O_RDWR, 0)
-		if err == nil {
-			i.f, i.present, i.recorded = f, p.present(), p.offset
+	f, err := i.s.fs.OpenFile(data, os.O_RDWR, 0)
+	if err == nil {
+		p, err := i.s.readProgress(i.k)
+		checkpointed := err == nil && p.size == i.size && i.h.resume(p) == nil
+		if checkpointed {
+			i.present, i.recorded = p.present(), p.offset
+		} else {
+			i.h = newHasher()
+		}
+		i.noted = i.s.readNote(i.k, i.size, f)
+		for _, r := range i.noted {
+			i.present = i.present.add(r)
+		}
+		if checkpointed || len(i.noted) > 0 {
+			i.f = f
 			return nil
 		}
-		if !errors.Is(err, fs.ErrNotExist) {
+		err = f.Close()
+		if err != nil {
 			return fmt.Errorf("ingest %s: %w", i.k.digest(), err)
 		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("ingest %s: %w", i.k.digest(), err)
 	}
-	i.h = newHasher()
-	for _, name := range []string{"progress", "data"} {
+	for _, name := range []string{"progress", "written", "data"} {
 		if err := i.s.fs.Unlink(filepath.Join(i.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("ingest %s: %w", i.k.digest(), err)
 		}
@@ -293,13 +312,26 @@ func (s *Store) readProgress(k key) (progress, error) {
 	return parseProgress(b)
 }
 
-// progressOf is what the present writer of k has checkpointed.
-func (s *Store) progressOf(k key, size int64) (done, total int64) {
-	p, err := s.readProgress(k)
+// Partial is how many bytes of the unpublished blob d an ingest would not ask
+// for: what its last writer left, or its present writer has.
+func (s *Store) Partial(d digest.Digest, size int64) int64 {
+	k, err := keyOf(d)
 	if err != nil {
-		return 0, size
+		return 0
 	}
-	return p.present().total(), p.size
+	f, err := s.fs.OpenFile(filepath.Join(s.ingestPath(k), "data"), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	var present rangeSet
+	if p, err := s.readProgress(k); err == nil && p.size == size {
+		present = p.present()
+	}
+	for _, r := range s.readNote(k, size, f) {
+		present = present.add(r)
+	}
+	return present.total()
 }
 
 // reserve makes a full disk known before the first byte is fetched.
@@ -352,17 +384,17 @@ func (i *Ingest) Close() error {
 	}
 	defer i.lock.unlock()
 	if errors.Is(i.lost, ErrNoSpace) {
-		return i.f.Close() // the last checkpoint stands
+		return i.closeFiles() // the last checkpoint stands
 	}
 	if i.lost != nil {
 		// A disk that failed once is not to be built on.
-		return errors.Join(i.f.Close(), i.s.removeIngest(i.k))
+		return errors.Join(i.closeFiles(), i.s.removeIngest(i.k))
 	}
 	var err error
 	if i.unsynced > 0 {
 		err = i.checkpoint()
 	}
-	return errors.Join(err, i.f.Close())
+	return errors.Join(err, i.closeFiles())
 }
 
 // Discard ends the ingest and forgets its bytes.
@@ -371,7 +403,16 @@ func (i *Ingest) Discard() error {
 		return nil
 	}
 	defer i.lock.unlock()
-	return errors.Join(i.f.Close(), i.s.removeIngest(i.k))
+	return errors.Join(i.closeFiles(), i.s.removeIngest(i.k))
+}
+
+// closeFiles leaves both files for the next writer.
+func (i *Ingest) closeFiles() error {
+	err := i.f.Close()
+	if i.notes != nil {
+		err = errors.Join(err, i.notes.Close())
+	}
+	return err
 }
 
 // stop refuses new calls and waits for those under way; false when the ingest

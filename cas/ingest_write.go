@@ -8,9 +8,11 @@ import (
 )
 
 const (
-	// writebackBytes is how much is written before the kernel is told to
-	// start on it, so that the fsync of Commit finds little left to do.
-	writebackBytes = 32 << 20
+	// writebackBytes is the block that the kernel is told to write out once
+	// all of it is there, so that the fsync of Commit finds little left to do.
+	// Blocks, not runs of writes: sixteen writers in one blob make runs as
+	// short as their buffers.
+	writebackBytes = 8 << 20
 	// handOver is the shortest write worth hashing in a second goroutine.
 	handOver = 32 << 10
 	// readBack is how much the hasher reads at once behind the writers.
@@ -32,42 +34,56 @@ func (i *Ingest) WriteAt(p []byte, off int64) (int, error) {
 	if r.Len == 0 {
 		return 0, nil
 	}
-	inOrder, err := i.begin(r)
+	inOrder, noted, err := i.begin(r)
 	if err != nil {
 		return 0, err
 	}
-	if inOrder {
+	if noted {
+		// The note must not vouch for bytes that change.
+		err = i.note()
+	}
+	switch {
+	case err != nil:
+		err = i.lose(err)
+	case inOrder:
 		err = i.h.hashWhile(p, func() error { return i.write(p, off) })
-	} else {
+	default:
 		err = i.write(p, off)
 	}
-	writeback := i.end(r, inOrder, err)
-	if err != nil {
-		return 0, err
+	due := i.end(r, inOrder, err)
+	if err == nil && due.note {
+		err = i.note()
 	}
-	if writeback.Len > 0 {
-		if err := i.f.StartWriteback(writeback.Off, writeback.Len); err != nil {
-			return 0, i.lose(err)
-		}
+	if err == nil && due.writeback.Len > 0 {
+		err = i.f.StartWriteback(due.writeback.Off, due.writeback.Len)
+	}
+	if err != nil {
+		return 0, i.lose(err)
 	}
 	return len(p), nil
 }
 
+// due is what a write has made due.
+type due struct {
+	note      bool
+	writeback Range
+}
+
 // begin waits until nobody else is at r and reserves it. It reports whether
-// the caller is to hash r as it writes.
-func (i *Ingest) begin(r Range) (inOrder bool, err error) {
+// the caller is to hash r as it writes, and whether the note names bytes of r.
+func (i *Ingest) begin(r Range) (inOrder, noted bool, err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	for {
 		if err := i.usable(); err != nil {
-			return false, err
+			return false, false, err
 		}
 		if !slices.ContainsFunc(i.busy, r.overlaps) {
 			if r.Off >= max(i.hashed.off, i.recorded) || i.size == 0 {
 				break
 			}
 			if err := i.unhash(r.Off); err != nil {
-				return false, err
+				return false, false, err
 			}
 			continue // the lock was given up meanwhile
 		}
@@ -79,7 +95,7 @@ func (i *Ingest) begin(r Range) (inOrder bool, err error) {
 	if r.Off == i.hashed.off && !i.hashing {
 		i.hashing, inOrder = true, true
 	}
-	return inOrder, nil
+	return inOrder, slices.ContainsFunc(i.noted, r.overlaps), nil
 }
 
 // unhash takes the hash back to before off, because bytes there are about to
@@ -121,9 +137,8 @@ func (i *Ingest) write(p []byte, off int64) error {
 	return nil
 }
 
-// end gives r back, sets the hasher to work on what has become contiguous,
-// and returns a range whose writeback is due.
-func (i *Ingest) end(r Range, inOrder bool, failed error) Range {
+// end gives r back and sets the hasher to work on what has become contiguous.
+func (i *Ingest) end(r Range, inOrder bool, failed error) due {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	defer i.changed.Broadcast()
@@ -133,7 +148,7 @@ func (i *Ingest) end(r Range, inOrder bool, failed error) Range {
 		i.hashed = hashed{i.h.off, i.h.sums, i.h.states}
 	}
 	if failed != nil {
-		return Range{}
+		return due{}
 	}
 	i.present = i.present.add(r)
 	i.hashBehind()
@@ -142,18 +157,25 @@ func (i *Ingest) end(r Range, inOrder bool, failed error) Range {
 		i.following = true
 		i.work.Go(i.follow)
 	}
-	if i.unwritten.end() != r.Off {
-		due := i.unwritten
-		i.unwritten = r
-		return due
+	d := due{writeback: i.filled(r)}
+	if i.unnoted += r.Len; i.unnoted >= noteBytes {
+		i.unnoted, d.note = 0, true
 	}
-	i.unwritten.Len += r.Len
-	if i.unwritten.Len < writebackBytes {
-		return Range{}
+	return d
+}
+
+// filled is the blocks of writeback that r has completed.
+func (i *Ingest) filled(r Range) Range {
+	from := r.Off / writebackBytes * writebackBytes
+	to := min((r.end()+writebackBytes-1)/writebackBytes*writebackBytes, i.size)
+	run := i.present.around(r.Off)
+	if run.Off > from {
+		from += writebackBytes
 	}
-	due := i.unwritten
-	i.unwritten = Range{r.end(), 0}
-	return due
+	if run.end() < to {
+		to = to - 1 - (to-1)%writebackBytes
+	}
+	return Range{from, max(0, to-from)}
 }
 
 func (i *Ingest) release(r Range) {

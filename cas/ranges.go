@@ -72,11 +72,14 @@ func (s rangeSet) missing(size int64) []Range {
 	return out
 }
 
-// endFrom is the end of the run of bytes that holds off, or off itself.
-func (s rangeSet) endFrom(off int64) int64 {
+// around is the run of bytes that holds off, or nothing at off.
+func (s rangeSet) around(off int64) Range {
 	n := sort.Search(len(s), func(n int) bool { return s[n].end() > off })
 	if n < len(s) && s[n].Off <= off {
-		return s[n].end()
+		return s[n]
 	}
-	return off
+	return Range{off, 0}
 }
+
+// endFrom is the end of the run of bytes that holds off, or off itself.
+func (s rangeSet) endFrom(off int64) int64 { return s.around(off).end() }

@@ -20,8 +20,8 @@ type Preflight struct {
 	Source  string          `json:"source,omitzero"` // that has the manifest
 	Format  string          `json:"format,omitzero"`
 	Signers []string        `json:"signers,omitzero"`
-	Fetch   int64           `json:"fetch"`           // bytes, at most: what an interrupted fetch left is not fetched again
-	Here    int64           `json:"here"`            // bytes of whole blobs that the store holds
+	Fetch   int64           `json:"fetch"`           // bytes
+	Here    int64           `json:"here"`            // bytes that the store holds, those of interrupted fetches too
 	Disk    int64           `json:"disk"`            // bytes that the store grows by; at least, where layers are packed: what their files take is known when they are here
 	Packed  bool            `json:"packed,omitzero"` // some layers are archives
 	Blobs   []PreflightBlob `json:"blobs,omitzero"`
@@ -34,6 +34,7 @@ type PreflightBlob struct {
 	Digest digest.Digest `json:"digest"`
 	Size   int64         `json:"size"`
 	Here   bool          `json:"here"`
+	Part   int64         `json:"part,omitzero"` // bytes that an interrupted fetch left
 	Files  []string      `json:"files,omitzero"`
 }
 
@@ -96,7 +97,9 @@ func (n *Node) foresee(ctx context.Context, acc *snapshot.Accepted, m *snapshot.
 		if x.Here = a.Here(ctx, st, b.Digest); x.Here {
 			f.Here += b.Size
 		} else {
-			f.Fetch += b.Size
+			x.Part = st.Partial(b.Digest, b.Size)
+			f.Here += x.Part
+			f.Fetch += b.Size - x.Part
 		}
 		at[b.Digest] = len(f.Blobs)
 		f.Blobs = append(f.Blobs, x)
@@ -135,6 +138,8 @@ func (n *Node) present(m *snapshot.Model) int64 {
 	for _, b := range a.Blobs() {
 		if a.Here(context.Background(), st, b.Digest) {
 			sum += b.Size
+		} else {
+			sum += st.Partial(b.Digest, b.Size)
 		}
 	}
 	return sum

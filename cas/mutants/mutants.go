@@ -67,8 +67,18 @@ var mutants = []mutant{
 	},
 	{
 		name: "progress-from-size", breaks: "3: what is preallocated counts as fetched",
-		file: "cas/ingest.go", old: "i.f, i.present, i.recorded = f, p.present(), p.offset", new: "i.f, i.present, i.recorded = f, rangeSet{{0, i.size}}, p.offset",
+		file: "cas/ingest.go", old: "i.present, i.recorded = p.present(), p.offset", new: "i.present, i.recorded = rangeSet{{0, i.size}}, p.offset",
 		tests: "TestResume",
+	},
+	{
+		name: "note-after-power-loss", breaks: "3: a note is believed wherever it turns up",
+		file: "cas/note.go", old: "[sha256.Size]byte(b[4:]) != place", new: "false",
+		tests: "TestCrash|TestNote",
+	},
+	{
+		name: "note-not-lowered", breaks: "3: a note vouches for bytes that are being rewritten",
+		file: "cas/ingest_write.go", old: "	if noted {", new: "	if false && noted {",
+		tests: "TestNote",
 	},
 	{
 		name: "checkpoint-not-lowered", breaks: "3: a rewritten prefix keeps the hash of the old bytes",

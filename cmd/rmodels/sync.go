@@ -248,6 +248,8 @@ func printPreflight(w io.Writer, all []lifecycle.Preflight, files bool) {
 			do := "fetch"
 			if b.Here {
 				do = "here "
+			} else if b.Part > 0 {
+				what += " (" + amount.Bytes(b.Part) + " here)"
 			}
 			line(w, "  %s %10s  %s  %s", do, amount.Bytes(b.Size), short(b.Digest.String()), what)
 		}
