@@ -15,8 +15,8 @@
 //   - Formats. [Client.Resolve] tells the format from the manifest and plans
 //     which layer becomes which file ([Artifact.Files]).
 //   - Fetching. [Client.Fetch] takes closed byte ranges of many blobs over one
-//     budget of connections per host, resumes from the store's checkpoints,
-//     fails over between sources inside a blob, and says which source sent
+//     budget of connections per host, resumes from the store's checkpoints
+//     and notes, fails over between sources inside a blob, and says which source sent
 //     wrong bytes, and which. Where the artifact carries chunk maps, what
 //     another version's blobs hold is copied instead of fetched.
 //   - Packed layers. Tar, gzip and zstd layers are unfolded while they arrive,

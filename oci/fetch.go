@@ -39,8 +39,8 @@ const maxOpen = 32
 
 // Fetch brings the manifest and every blob of a into the store; of a packed
 // layer the files alone. The lease announces all digests first; blobs that are
-// present are not fetched again, partial ones go on where their last checkpoint
-// stands, an interrupted packed layer starts anew. Ranges of one blob
+// present are not fetched again, partial ones go on where they were left, an
+// interrupted packed layer starts anew. Ranges of one blob
 // and of many are fetched in parallel within each host's budget of
 // connections, and come from the first source in order that serves them.
 //

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -30,6 +31,11 @@ type pull struct {
 	transfers []*transfer // in order of arrival
 	running   int         // segments
 	ramp      ramp
+	answer    time.Duration // from a request to the header of its answer, smoothed
+
+	// How long all connections together waited for the line, and took to keep
+	// what it brought: nanoseconds.
+	waited, kept atomic.Int64
 }
 
 // origin is a source as one pull knows it.
@@ -57,7 +63,7 @@ func (stallError) Unwrap() error { return ErrUnavailable }
 const tick = 100 * time.Millisecond
 
 func newPull(ctx context.Context, c *Client, sources []source, o FetchOptions) *pull {
-	p := &pull{c: c, o: o, ramp: newRamp(c.o.connections() * len(sources))}
+	p := &pull{c: c, o: o, ramp: newRamp(time.Now(), c.o.connections()*len(sources))}
 	p.ctx, p.stop = context.WithCancelCause(ctx)
 	for _, s := range sources {
 		p.origins = append(p.origins, &origin{source: s})
@@ -95,7 +101,7 @@ func (p *pull) watch(now time.Time) {
 	for _, o := range p.origins {
 		bytes += o.bytes
 	}
-	p.ramp.observe(now, bytes, p.running)
+	p.ramp.observe(now, bytes, p.running, p.lineShare(), p.answer)
 	type report struct {
 		t    *transfer
 		done int64
@@ -108,6 +114,9 @@ func (p *pull) watch(now time.Time) {
 		from := ""
 		for s := range t.active {
 			p.watchSegment(s, now)
+			if s.from.rate == 0 {
+				p.measure(s) // new segments are cut for the line as soon as it is known
+			}
 			from = s.from.String()
 			if s.waiting && len(t.pending) > 0 && t.pending[0].Off < t.window.limit() {
 				s.cancel(errSlow) // what it waits for has to come from another
@@ -122,6 +131,16 @@ func (p *pull) watch(now time.Time) {
 	for _, r := range reports {
 		p.tell(r.t.desc, r.done, r.from)
 	}
+}
+
+// lineShare is the part of their time that the connections have waited for the
+// line since it was last asked for.
+func (p *pull) lineShare() float64 {
+	waited, kept := p.waited.Swap(0), p.kept.Swap(0)
+	if waited+kept == 0 {
+		return 1
+	}
+	return float64(waited) / float64(waited+kept)
 }
 
 // dripRate is the least that a connection must bring on average over one
@@ -224,7 +243,7 @@ func (p *pull) segmentSize(t *transfer, o *origin) int64 {
 }
 
 // minSplit is the least that is worth a new request.
-const minSplit = 2 << 20
+const minSplit = 1 << 20
 
 // split gives half of the longest remaining segment to a free connection, so
 // that the end of a blob does not wait for its slowest range.
@@ -235,7 +254,7 @@ func (p *pull) split(order []*transfer, now time.Time) *segment {
 			continue
 		}
 		for s := range t.active {
-			if s.started && s.left() >= 2*minSplit && (from == nil || s.left() > from.left()) && s.outlasts(now) {
+			if s.started && s.left() >= 2*minSplit && (from == nil || s.left() > from.left()) && s.outlasts(now, p.answer) {
 				from = s
 			}
 		}

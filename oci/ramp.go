@@ -3,7 +3,8 @@ package oci
 import "time"
 
 // ramp finds how many connections are worth having: it doubles them while
-// that makes the whole transfer faster, and tries again from time to time.
+// they wait for the line and that makes the whole transfer faster, and tries
+// again from time to time.
 type ramp struct {
 	target int // connections wanted now
 	most   int
@@ -18,26 +19,33 @@ type ramp struct {
 
 const (
 	firstConnections = 4
-	rampWindow       = 200 * time.Millisecond
-	rampRetry        = 2 * time.Second
+	rampWindow       = tick - tick/4 // every tick, however late the one before was
+	rampRetry        = time.Second
 	rampGain         = 1.15 // what doubling must bring at least
 	rampPatience     = 2    // windows that a gain may take to show
+
+	// lineBound is the part of their time that connections wait for the line
+	// where more of them may help. Where they are busy with hashing and
+	// writing instead, more of them cost time and bring none.
+	lineBound = 0.75
 )
 
-func newRamp(most int) ramp {
-	return ramp{target: min(firstConnections, most), most: most, growing: true}
+func newRamp(now time.Time, most int) ramp {
+	return ramp{target: min(firstConnections, most), most: most, growing: true, since: now}
 }
 
-// observe is told how many bytes have arrived in all, and how many
-// connections are open.
-func (r *ramp) observe(now time.Time, bytes int64, running int) {
-	if r.since.IsZero() || running < r.target {
+// observe is told how many bytes have arrived in all, how many connections
+// are open, the part of their time that they waited for the line, and how long
+// a request waits for its answer: new connections show no earlier what they
+// bring.
+func (r *ramp) observe(now time.Time, bytes int64, running int, line float64, answer time.Duration) {
+	if running < r.target {
 		// Not all that may run does: the rate says nothing about the number.
 		r.since, r.bytes = now, bytes
 		return
 	}
 	elapsed := now.Sub(r.since)
-	if elapsed < rampWindow {
+	if elapsed < max(rampWindow, answer) {
 		return
 	}
 	rate := float64(bytes-r.bytes) / elapsed.Seconds()
@@ -48,30 +56,35 @@ func (r *ramp) observe(now time.Time, bytes int64, running int) {
 	switch {
 	case r.growing && rate >= r.before*rampGain:
 		r.before, r.flat = rate, 0
-		r.grow()
+		r.grow(line)
 	case r.growing && r.flat+1 < rampPatience:
 		r.flat++
 	case r.growing:
-		r.growing, r.flat = false, 0
-		r.retry = now.Add(rampRetry)
+		r.rest()
 	case now.After(r.retry):
-		r.growing = true
 		r.before = rate
-		r.grow()
+		r.grow(line)
 	}
 }
 
-func (r *ramp) grow() {
-	if r.target == r.most {
-		r.growing = false
-		r.retry = r.since.Add(rampRetry)
+func (r *ramp) grow(line float64) {
+	if r.target == r.most || line < lineBound {
+		r.rest()
+		return
 	}
+	r.growing = true
 	r.target = min(2*r.target, r.most)
+}
+
+// rest stays with what there is for a while.
+func (r *ramp) rest() {
+	r.growing, r.flat = false, 0
+	r.retry = r.since.Add(rampRetry)
 }
 
 // halve gives in to a server that asks for less.
 func (r *ramp) halve(now time.Time) {
 	r.target = max(1, r.target/2)
-	r.growing = false
-	r.retry = now.Add(rampRetry)
+	r.since = now
+	r.rest()
 }

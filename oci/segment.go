@@ -50,13 +50,14 @@ func (s *segment) left() int64 {
 	return n
 }
 
-// outlasts says whether the rest will take longer than another request costs.
-func (s *segment) outlasts(now time.Time) bool {
+// outlasts says whether the rest will take longer than another connection
+// costs, whose request waits so long for its answer.
+func (s *segment) outlasts(now time.Time, answer time.Duration) bool {
 	seconds := now.Sub(s.begun).Seconds()
 	if seconds < 0.2 {
 		return false
 	}
-	return float64(s.left()) > float64(s.received)/seconds*0.5
+	return float64(s.left()) > float64(s.received)/seconds*(2*answer+tick/2).Seconds()
 }
 
 // cede gives away the second half of a range.
@@ -149,15 +150,19 @@ func (p *pull) stream(s *segment) error {
 		// Reads end on multiples of the buffer, so that two sources' copies of
 		// a block can be compared.
 		b := buffer[:min(p.c.limit.block(), end-at, bufferSize-at%bufferSize)]
+		asked := time.Now()
 		if err := p.c.limit.wait(s.ctx, int64(len(b))); err != nil {
 			return transportError(s.ctx, err)
 		}
 		n, err := io.ReadFull(body, b)
+		came := time.Now()
+		p.waited.Add(int64(came.Sub(asked)))
 		if n > 0 {
 			if kerr := p.keep(s, b[:n], at, end); kerr != nil {
 				return kerr
 			}
 			at += int64(n)
+			p.kept.Add(int64(time.Since(came)))
 		}
 		if err != nil {
 			return &SourceError{Source: s.from.String(), What: "blob " + s.t.desc.Digest.String(), Err: transportError(s.ctx, err)}
@@ -181,6 +186,11 @@ func (p *pull) opened(s *segment, body *stream) error {
 	defer p.mu.Unlock()
 	st := s.t.standing(s.from)
 	s.started, s.checked = true, time.Now()
+	if answer := s.checked.Sub(s.begun); p.answer == 0 {
+		p.answer = answer
+	} else {
+		p.answer += (answer - p.answer) / 4
+	}
 	s.from.failures = 0
 	if !body.whole {
 		if s.probing || body.n != s.t.desc.Size {
