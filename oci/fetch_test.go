@@ -325,6 +325,29 @@ func TestFetchNamesTheSourceOfWrongBytes(t *testing.T) {
 	}
 }
 
+// Only a source that speaks of another size again and again has another blob.
+func TestFetchForgivesAMisstatedSizeNowAndThen(t *testing.T) {
+	r := newRegistry(t)
+	ref := r.model("m", file{"model.gguf", noise(70, 2<<20)})
+	var n atomic.Int64
+	r.setFault(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+		if isBlobGet(req) && n.Add(1)%2 == 0 {
+			w.Header().Set("Content-Range", "bytes 0-9/100")
+			w.WriteHeader(http.StatusPartialContent)
+			return
+		}
+		next.ServeHTTP(w, req)
+	})
+	c := newClient(t, oci.Options{Segment: 128 << 10, Backoff: time.Millisecond, Attempts: 4, Connections: 1}, r)
+	a := resolve(t, c, ref)
+	st, l := newStore(t)
+	res, err := c.Fetch(background(t), st, l, a, oci.FetchOptions{})
+	if err != nil || len(res.Mismatches) > 0 {
+		t.Fatalf("%v, blames %v", err, res.Mismatches)
+	}
+	complete(t, st, a)
+}
+
 func TestFetchResumes(t *testing.T) {
 	content := noise(7, 20<<20)
 	r := newRegistry(t)
@@ -422,23 +445,43 @@ func TestConnectionBudget(t *testing.T) {
 		files = append(files, file{fmt.Sprintf("f%d", i), noise(uint64(20+i), 400_000)})
 	}
 	ref := r.model("m", files...)
-	var now, most atomic.Int64
+	// The first answers wait until both pulls have begun, and then for a
+	// connection more than there may be.
+	var now, most, served atomic.Int64
+	began, fourth := make(chan struct{}, 2), make(chan struct{})
+	var once, waited sync.Once
 	r.setFault(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
 		if isBlobGet(req) {
-			if n := now.Add(1); n > most.Load() {
+			n := now.Add(1)
+			defer now.Add(-1)
+			if n > most.Load() {
 				most.Store(n)
 			}
-			defer now.Add(-1)
+			if n > 3 {
+				once.Do(func() { close(fourth) })
+			}
+			if served.Add(1) <= 3 {
+				waited.Do(func() { <-began; <-began })
+				select {
+				case <-fourth:
+				case <-time.After(300 * time.Millisecond):
+				}
+			}
 		}
 		next.ServeHTTP(w, req)
 	})
 	c := newClient(t, oci.Options{Connections: 3}, r)
 	a := resolve(t, c, ref)
+	started := func(e progress.Event) {
+		if e.Kind == progress.Total {
+			began <- struct{}{}
+		}
+	}
 	var both sync.WaitGroup
 	for range 2 { // pulls of one client share the budget
 		both.Go(func() {
 			st, l := newStore(t)
-			if _, err := c.Fetch(background(t), st, l, a, oci.FetchOptions{}); err != nil {
+			if _, err := c.Fetch(background(t), st, l, a, oci.FetchOptions{Progress: started}); err != nil {
 				t.Error(err)
 				return
 			}

@@ -243,7 +243,7 @@ func (p *pull) segmentSize(t *transfer, o *origin) int64 {
 }
 
 // minSplit is the least that is worth a new request.
-const minSplit = 1 << 20
+const minSplit = 2 << 20
 
 // split gives half of the longest remaining segment to a free connection, so
 // that the end of a blob does not wait for its slowest range.

@@ -191,7 +191,7 @@ func (p *pull) opened(s *segment, body *stream) error {
 	} else {
 		p.answer += (answer - p.answer) / 4
 	}
-	s.from.failures = 0
+	s.from.failures, st.missized = 0, 0
 	if !body.whole {
 		if s.probing || body.n != s.t.desc.Size {
 			st.ranged, s.from.ranged = true, true
