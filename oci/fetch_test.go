@@ -348,6 +348,39 @@ func TestFetchForgivesAMisstatedSizeNowAndThen(t *testing.T) {
 	complete(t, st, a)
 }
 
+// A source that has another blob speaks of the same size each time; one that
+// speaks of many is broken, which says nothing about its bytes.
+func TestFetchBlamesOneSizeNotMany(t *testing.T) {
+	for name, c := range map[string]struct {
+		size func(n int64) int64
+		want error
+	}{
+		"one":  {func(int64) int64 { return 100 }, oci.ErrDigest},
+		"many": {func(n int64) int64 { return 100 + n }, oci.ErrUnavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRegistry(t)
+			ref := r.model("m", file{"model.gguf", noise(71, 2<<20)})
+			var n atomic.Int64
+			r.setFault(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+				if !isBlobGet(req) || req.Header.Get("Range") == "" {
+					next.ServeHTTP(w, req)
+					return
+				}
+				w.Header().Set("Content-Range", fmt.Sprintf("bytes 0-9/%d", c.size(n.Add(1))))
+				w.WriteHeader(http.StatusPartialContent)
+			})
+			client := newClient(t, oci.Options{Segment: 128 << 10, Backoff: time.Millisecond, Attempts: 4, Connections: 3}, r)
+			a := resolve(t, client, ref)
+			st, l := newStore(t)
+			res, err := client.Fetch(background(t), st, l, a, oci.FetchOptions{})
+			if !errors.Is(err, c.want) || (len(res.Mismatches) > 0) != (c.want == oci.ErrDigest) {
+				t.Errorf("%v, blames %v", err, res.Mismatches)
+			}
+		})
+	}
+}
+
 func TestFetchResumes(t *testing.T) {
 	content := noise(7, 20<<20)
 	r := newRegistry(t)

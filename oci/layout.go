@@ -185,7 +185,7 @@ func (l *layout) read(_ context.Context, blob ocispec.Descriptor, off, n int64) 
 	}
 	if f.Size() != blob.Size {
 		f.Close()
-		err := &rangeError{asked: fmt.Sprintf("all of %d bytes", blob.Size), got: fmt.Sprintf("%d bytes", f.Size()), wrongSize: true}
+		err := &rangeError{asked: fmt.Sprintf("all of %d bytes", blob.Size), got: fmt.Sprintf("%d bytes", f.Size()), wrongSize: true, size: f.Size()}
 		return nil, &SourceError{Source: l.String(), What: what, Err: err}
 	}
 	part := section{io.NewSectionReader(f.SectionReader, off, n), f.Closer}

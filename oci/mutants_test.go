@@ -70,6 +70,7 @@ var mutants = []struct {
 	{"evidence is of its artifact", "TestEvidenceOfHostile", "referrers.go", "m.Subject.Digest != subject", "false", nil},
 	{"an index is no manifest", "TestManifestClaims", "resolve.go", "if kind.Manifests != nil || mediaType", "if false && mediaType", nil},
 	{"a lying map blames nobody", "TestLyingChunkMap", "blame.go", "t.seeded, t.result.Copied = false, 0\n		if found != \"\" {\n			return nil\n		}", "t.seeded, t.result.Copied = false, 0", nil},
+	{"sizes that differ are no row", "TestFetchBlamesOneSize", "transfer.go", "} else if st.missized == 0 || other.size != st.size {", "} else if st.missized == 0 {", nil},
 	{"a good answer ends a row of wrong sizes", "TestFetchForgives", "segment.go", "s.from.failures, st.missized = 0, 0", "s.from.failures = 0", nil},
 	{"a source is convicted when all came from it", "TestFetchNames|TestWrongRanges|TestRandomFaults", "blame.go", "if len(from) == 1 && t.resumed == 0 {", "if true {", nil},
 }

@@ -136,7 +136,7 @@ func openStream(resp *http.Response, blob ocispec.Descriptor, off, n int64) (*st
 			return nil, fmt.Errorf("%w: %v", ErrUnavailable, err)
 		}
 		if first != off || last > off+n-1 || size >= 0 && size != blob.Size {
-			return nil, &rangeError{asked: fmt.Sprintf("%d-%d/%d", off, off+n-1, blob.Size), got: resp.Header.Get("Content-Range"), wrongSize: size >= 0 && size != blob.Size}
+			return nil, &rangeError{asked: fmt.Sprintf("%d-%d/%d", off, off+n-1, blob.Size), got: resp.Header.Get("Content-Range"), wrongSize: size >= 0 && size != blob.Size, size: size}
 		}
 		if resp.ContentLength >= 0 && resp.ContentLength != last-first+1 {
 			return nil, fmt.Errorf("%w: Content-Length %d beside Content-Range %q", ErrUnavailable, resp.ContentLength, resp.Header.Get("Content-Range"))
@@ -144,7 +144,7 @@ func openStream(resp *http.Response, blob ocispec.Descriptor, off, n int64) (*st
 		return &stream{ReadCloser: resp.Body, off: first, n: last - first + 1}, nil
 	case http.StatusOK:
 		if resp.ContentLength >= 0 && resp.ContentLength != blob.Size {
-			return nil, &rangeError{asked: fmt.Sprintf("all of %d bytes", blob.Size), got: fmt.Sprintf("%d bytes", resp.ContentLength), wrongSize: true}
+			return nil, &rangeError{asked: fmt.Sprintf("all of %d bytes", blob.Size), got: fmt.Sprintf("%d bytes", resp.ContentLength), wrongSize: true, size: resp.ContentLength}
 		}
 		return &stream{ReadCloser: resp.Body, off: 0, n: blob.Size, whole: ranged}, nil
 	}
@@ -154,7 +154,8 @@ func openStream(resp *http.Response, blob ocispec.Descriptor, off, n int64) (*st
 // rangeError is an answer about other bytes than were asked for.
 type rangeError struct {
 	asked, got string
-	wrongSize  bool // the source holds a blob of another size: it cannot have the right digest
+	wrongSize  bool  // it speaks of a blob of another size, which cannot have the right digest
+	size       int64 // that one
 }
 
 func (e *rangeError) Error() string {

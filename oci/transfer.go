@@ -49,7 +49,8 @@ type attempt struct {
 type standing struct {
 	failures int       // in a row, without progress
 	before   time.Time // do not ask again earlier
-	missized int       // answers in a row that spoke of another size
+	missized int       // answers in a row that spoke of another size, the same each time
+	size     int64     // that one
 	gone     error     // why the source is given up for this blob
 	ranged   bool      // it answered a range with that range
 	whole    bool      // it answers ranges with everything
@@ -239,11 +240,13 @@ func (p *pull) failed(s *segment, err error) {
 	// A pull-through cache that streamed everything on a miss may know the
 	// range by now.
 	st.whole = st.refused
-	// A size that contradicts the manifest may be a broken box on the way;
-	// said again and again it is the source's, and cannot fit the digest.
+	// A size that contradicts the manifest may be a broken box on the way; the
+	// same one again and again is the source's, and cannot fit the digest.
 	var other *rangeError
 	if !errors.As(err, &other) || !other.wrongSize {
 		st.missized = 0
+	} else if st.missized == 0 || other.size != st.size {
+		st.missized, st.size = 1, other.size
 	} else if st.missized++; st.missized >= p.c.o.attempts() {
 		st.gone = &DigestError{What: "blob", Expected: t.desc.Digest, Source: o.String()}
 		p.blame(t, o, "", nil)
