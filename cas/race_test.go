@@ -23,21 +23,34 @@ import (
 // soakEnv makes the race run until it saw this many pulls (1: 5000).
 const soakEnv = "RMODELS_SOAK"
 
-// raceModels is how many models the pullers fight over, raceBlobs how many
-// blobs these share.
+// raceModels is how many models the pullers fight over, and raceBlobs how many
+// blobs these share. Those from racePacked on have packed layers.
 const (
-	raceModels = 6
+	raceModels = 10
+	racePacked = 6
 	raceBlobs  = 8
 )
 
 // raceModel is the parts of a model of the race: a manifest of its own, and
-// three blobs that other models have too.
-func raceModel(n int) (manifest []byte, blobs []uint64) {
+// three blobs, or one and two packed layers, that other models have too.
+func raceModel(n int) (manifest []byte, blobs []uint64, layers []int) {
 	manifest, _ = content(uint64(5000+n), 900)
-	return manifest, []uint64{uint64(n % raceBlobs), uint64((n + 1) % raceBlobs), uint64((n*3 + 2) % raceBlobs)}
+	blobs = []uint64{uint64(n % raceBlobs), uint64((n + 1) % raceBlobs), uint64((n*3 + 2) % raceBlobs)}
+	if n >= racePacked {
+		return manifest, blobs[:1], []int{n % raceLayers, (n + 1) % raceLayers}
+	}
+	return manifest, blobs, nil
 }
 
+// raceContent is a blob that models share. One is so large that its writer
+// leaves notes, and one is a layer that other models have unpacked.
 func raceContent(seed uint64) ([]byte, digest.Digest) {
+	switch seed {
+	case 3:
+		return raceLayer(0)
+	case 7:
+		return content(9007, 1200<<10)
+	}
 	sizes := []int{300, 5000, 70 << 10, 130 << 10}
 	return content(9000+seed, sizes[seed%4])
 }
@@ -60,7 +73,7 @@ func workPull(ctx context.Context, s *cas.Store, args []string) error {
 }
 
 func pullModel(ctx context.Context, s *cas.Store, rng *rand.Rand, n int, who string) error {
-	manifest, seeds := raceModel(n)
+	manifest, seeds, layers := raceModel(n)
 	md := digest.FromBytes(manifest)
 	l, err := s.Lease(ctx, "pull "+who, md)
 	if err != nil {
@@ -80,12 +93,26 @@ func pullModel(ctx context.Context, s *cas.Store, rng *rand.Rand, n int, who str
 		entries = append(entries, cas.TreeEntry{Path: fmt.Sprintf("part%d", i), Blob: d})
 		blobs = append(blobs, d)
 	}
+	var packed []digest.Digest
+	for i, layer := range layers {
+		unfolded, err := pullLayer(ctx, s, l, layer)
+		if err != nil {
+			return fmt.Errorf("layer %d: %w", layer, err)
+		}
+		for _, e := range unfolded {
+			if e.Kind == cas.EntryFile {
+				entries = append(entries, cas.TreeEntry{Path: fmt.Sprintf("layer%d/%s", i, e.Path), Blob: e.Blob})
+			}
+		}
+		_, d := raceLayer(layer)
+		packed = append(packed, d)
+	}
 	tree, err := s.BuildTree(ctx, l, md, entries)
 	if err != nil {
 		return err
 	}
 	ref := fmt.Sprintf("race/%d-%s", n, who)
-	if err := s.PutRef(ctx, cas.Ref{Name: ref, Tree: md, Blobs: blobs, LastUsed: time.Now()}); err != nil {
+	if err := s.PutRef(ctx, cas.Ref{Name: ref, Tree: md, Blobs: blobs, Layers: packed, LastUsed: time.Now()}); err != nil {
 		return fmt.Errorf("ref: %w", err)
 	}
 	if err := l.Release(); err != nil {
@@ -98,6 +125,11 @@ func pullModel(ctx context.Context, s *cas.Store, rng *rand.Rand, n int, who str
 	for i, d := range blobs {
 		if err := checkBlob(s, d); err != nil {
 			return fmt.Errorf("blob %d of the ref: %w", i, err)
+		}
+	}
+	for _, layer := range layers {
+		if _, err := checkLayer(ctx, s, layer); err != nil {
+			return fmt.Errorf("of the ref: %w", err)
 		}
 	}
 	if err := s.CheckTree(ctx, md); err != nil {
@@ -204,7 +236,7 @@ func TestRace(t *testing.T) {
 			target = n
 		}
 	}
-	var pulls, kills, collections, checks, longest atomic.Int64
+	var pulls, packed, kills, midLayer, collections, checks, longest atomic.Int64
 	var mu sync.Mutex
 	var broken []string
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
@@ -216,6 +248,7 @@ func TestRace(t *testing.T) {
 			p := start(t, s, worker, strconv.Itoa(n*1000+life))
 			stop := context.AfterFunc(ctx, func() { p.cmd.Process.Kill() })
 			stopTimer := func() bool { return false }
+			unpacking := false
 			for p.lines.Scan() {
 				word, rest, _ := strings.Cut(p.lines.Text(), " ")
 				switch word {
@@ -224,6 +257,17 @@ func TestRace(t *testing.T) {
 					stopTimer = time.AfterFunc(life, func() { p.cmd.Process.Kill() }).Stop
 				case "pulled":
 					pulls.Add(1)
+					if model, _ := strconv.Atoi(rest); model >= racePacked {
+						packed.Add(1)
+					}
+				case "unpacking":
+					// Left to chance, few kills come while a layer streams.
+					if unpacking = true; rng.IntN(4) == 0 {
+						stopTimer()
+						stopTimer = time.AfterFunc(time.Duration(rng.IntN(20_000))*time.Microsecond, func() { p.cmd.Process.Kill() }).Stop
+					}
+				case "unpacked":
+					unpacking = false
 				case "collected":
 					collections.Add(1)
 					_, us, _ := strings.Cut(rest, " ")
@@ -236,7 +280,7 @@ func TestRace(t *testing.T) {
 					broken = append(broken, worker+": "+p.lines.Text())
 					mu.Unlock()
 				}
-				if pulls.Load() >= target && collections.Load() >= 10 && checks.Load() >= 3 && kills.Load() >= 20 {
+				if pulls.Load() >= target && collections.Load() >= 10 && checks.Load() >= 3 && kills.Load() >= 20 && midLayer.Load() >= 3 {
 					cancel()
 				}
 			}
@@ -245,6 +289,9 @@ func TestRace(t *testing.T) {
 			p.cmd.Wait()
 			p.ended = true
 			kills.Add(1)
+			if unpacking {
+				midLayer.Add(1)
+			}
 			if worker == "pull" {
 				dropRefs(t, s, fmt.Sprintf("-%d", n*1000+life))
 			}
@@ -256,14 +303,16 @@ func TestRace(t *testing.T) {
 	wg.Go(func() { slot(8, "gc") })
 	wg.Go(func() { slot(9, "scrub") })
 	wg.Wait()
-	t.Logf("%d pulls, %d collections (longest exclusive section %v), %d scrubs, %d kills: %d broken",
-		pulls.Load(), collections.Load(), time.Duration(longest.Load())*time.Microsecond, checks.Load(), kills.Load(), len(broken))
+	t.Logf("%d pulls (%d of packed models), %d collections (longest exclusive section %v), %d scrubs, %d kills (%d in the middle of a layer): %d broken",
+		pulls.Load(), packed.Load(), collections.Load(), time.Duration(longest.Load())*time.Microsecond, checks.Load(), kills.Load(), midLayer.Load(), len(broken))
 	if len(broken) > 0 {
 		t.Errorf("broken: %s", strings.Join(broken[:min(len(broken), 20)], "\n"))
 	}
-	if pulls.Load() < target || collections.Load() == 0 || checks.Load() == 0 {
-		t.Errorf("only %d pulls of %d in %v", pulls.Load(), target, limit)
+	if pulls.Load() < target || collections.Load() == 0 || checks.Load() == 0 || midLayer.Load() == 0 {
+		t.Errorf("only %d pulls of %d, with %d kills in the middle of a layer, in %v", pulls.Load(), target, midLayer.Load(), limit)
 	}
+	gc(t, s, cas.GCOptions{})
+	assertNoSpools(t, s)
 	s2 := open(t, root, cas.Options{Now: func() time.Time { return time.Now().Add(30 * 24 * time.Hour) }})
 	gc(t, s2, cas.GCOptions{})
 	gc(t, s2, cas.GCOptions{})
@@ -300,7 +349,9 @@ func assertEmpty(t *testing.T, s *cas.Store) {
 	}
 	other := open(t, filepath.Join(t.TempDir(), "fresh"), cas.Options{})
 	walk(other.Root(), func(p string) { fresh[p] = true })
-	fresh["refs/.lock"], fresh["scrub"], fresh["scrub.lock"] = true, true, true
+	for _, p := range []string{"refs/.lock", "scrub", "scrub.lock", "layers", "layers/sha256"} {
+		fresh[p] = true // made when first needed
+	}
 	walk(s.Root(), func(p string) {
 		if !fresh[p] && !(len(filepath.Base(p)) == 2 && strings.HasSuffix(filepath.Dir(p), "s/sha256")) {
 			t.Errorf("left behind: %s", p)

@@ -149,6 +149,11 @@ func (u *Unpacking) Commit(ctx context.Context, entries []LayerEntry) (err error
 }
 
 func (u *Unpacking) record(entries []LayerEntry) ([]byte, error) {
+	// Packed bytes can be made that unfold to themselves. Publishing such a
+	// file would wait for the writer of that digest: for this one.
+	if u.have[u.k] {
+		return nil, fmt.Errorf("%w: the layer is one of its own files", ErrInvalid)
+	}
 	if entries == nil {
 		entries = []LayerEntry{}
 	}

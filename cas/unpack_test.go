@@ -198,6 +198,27 @@ func TestUnpackRefuses(t *testing.T) {
 	}
 }
 
+// Packed bytes that unfold to themselves are refused, and nothing waits for
+// the writer of a digest that is this one.
+func TestUnpackRefusesItself(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	s := newStore(t)
+	b, d := packed()
+	u, err := s.Unpack(ctx, lease(t, s), d, int64(len(b)), "test", nil)
+	must(t, err)
+	e, err := spool(u, "itself", b)
+	must(t, err)
+	_, err = u.Write(b)
+	must(t, err)
+	wantError(t, u.Commit(ctx, []cas.LayerEntry{e}), cas.ErrInvalid)
+	_, err = s.Stat(d)
+	wantError(t, err, cas.ErrNotFound)
+	if left := list(t, s, "ingest"); len(left) > 0 {
+		t.Errorf("left %v", left)
+	}
+}
+
 // What a process left that was killed while it unpacked is gone with the next
 // collection; before, while it lives, it is left alone.
 func TestUnpackAbandoned(t *testing.T) {

@@ -306,6 +306,11 @@ var mutants = []mutant{
 		tests: "TestSchedules",
 	},
 	{
+		name: "layer-contains-itself", breaks: "a layer that unfolds to itself waits for its own writer",
+		file: "cas/unpack.go", old: "	if u.have[u.k] {", new: "	if false {",
+		tests: "TestUnpackRefusesItself",
+	},
+	{
 		name: "layer-files-unmarked", breaks: "a root on a layer does not keep its files",
 		file: "cas/layer_gc.go", old: "		m.blob(b, why)", new: "		_ = b",
 		tests: "TestUnpack$",
