@@ -44,8 +44,8 @@ const (
 type GCItem struct {
 	Kind   string `json:"kind"` // ref, tree, layer, blob, partial, trash, lease, temporary, map, flag
 	Name   string `json:"name"`
-	Bytes  int64  `json:"bytes,omitzero"`
-	Action string `json:"action"` // Keep or Drop
+	Bytes  int64  `json:"bytes,omitzero"` // of a blob that a collection keeps: not looked up
+	Action string `json:"action"`         // Keep or Drop
 	Reason string `json:"reason"`
 }
 
@@ -80,6 +80,7 @@ type collection struct {
 	o     GCOptions
 	marks *marks
 	plan  GCPlan
+	sizes bool // of the blobs that are kept, too
 	short bool // space is short
 	run   string
 	mu    sync.Mutex // of the plan and the result, while entries are deleted on all processors
@@ -104,7 +105,7 @@ type candidate struct {
 
 // PlanGC says what [Store.GC] would do now, and changes nothing.
 func (s *Store) PlanGC(ctx context.Context, o GCOptions) (*GCPlan, error) {
-	c, err := s.plan(ctx, o)
+	c, err := s.plan(ctx, o, true)
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +124,7 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (*GCResult, error) {
 		return nil, fmt.Errorf("%w: another gc is running", ErrBusy)
 	}
 	defer lock.unlock()
-	c, err := s.plan(ctx, o)
+	c, err := s.plan(ctx, o, false)
 	if err != nil {
 		return nil, err
 	}
@@ -137,11 +138,13 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (*GCResult, error) {
 }
 
 // plan marks from the roots and sorts everything else into what goes (G2).
-func (s *Store) plan(ctx context.Context, o GCOptions) (*collection, error) {
+// The sizes of blobs that stay are for a reader of the plan; a collection does
+// not need them.
+func (s *Store) plan(ctx context.Context, o GCOptions, sizes bool) (*collection, error) {
 	if o.PartialAge == 0 {
 		o.PartialAge = defaultPartialAge
 	}
-	c := &collection{s: s, o: o, marks: s.newMarks()}
+	c := &collection{s: s, o: o, sizes: sizes, marks: s.newMarks()}
 	m := c.marks
 	var err error
 	if m.seen, err = s.sample(ctx); err != nil {

@@ -11,8 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// planBlobs looks at every blob. Of hundreds of thousands the stat is what
-// takes the time, so directories are planned on all processors.
+// planBlobs decides on every blob. Directories are planned on all processors;
+// of hundreds of thousands of blobs the stat is what takes most of the time,
+// so a collection asks it only of those that go.
 func (c *collection) planBlobs(ctx context.Context) error {
 	dirs, err := c.s.fanned("blobs")
 	if err != nil {
@@ -82,13 +83,18 @@ func (c *collection) planBlobsIn(dir string) (f blobsOfDir, err error) {
 			f.items = append(f.items, GCItem{Kind: "blob", Name: name, Action: Keep, Reason: "not the name of a blob; fsck says what to do"})
 			continue
 		}
+		item := GCItem{Kind: "blob", Name: d, Action: Keep}
+		why, kept := c.marks.whyBlob(k)
+		item.Reason = why
+		if kept && !c.sizes {
+			f.items = append(f.items, item)
+			continue
+		}
 		var st unix.Stat_t
 		if unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
 			continue // gone meanwhile
 		}
-		item := GCItem{Kind: "blob", Name: d, Bytes: st.Blocks * 512, Action: Keep}
-		why, kept := c.marks.whyBlob(k)
-		item.Reason = why
+		item.Bytes = st.Blocks * 512
 		if !kept {
 			item.Action, item.Reason = Drop, "nothing references it"
 			f.dead = append(f.dead, candidate{k: k, path: filepath.Join(dir, name), item: len(f.items), mapped: st.Size > MapThreshold})

@@ -41,6 +41,21 @@ func TestGCOfMany(t *testing.T) {
 		must(t, err)
 		readers = append(readers, r)
 	}
+	sizes := func(items []cas.GCItem) (kept, dropped int) {
+		for _, i := range items {
+			if i.Kind == "blob" && i.Bytes > 0 && i.Action == cas.Keep {
+				kept++
+			} else if i.Kind == "blob" && i.Bytes > 0 {
+				dropped++
+			}
+		}
+		return kept, dropped
+	}
+	plan, err := s.PlanGC(t.Context(), cas.GCOptions{Proc: "/proc"})
+	must(t, err)
+	if kept, dropped := sizes(plan.Items); kept != models/3 || dropped != models-models/3 {
+		t.Errorf("a plan knows the sizes of %d kept and %d dropped blobs", kept, dropped)
+	}
 	r := gc(t, s, cas.GCOptions{})
 	for n, d := range blobs {
 		kept := n%3 == 0 || n%15 == 1

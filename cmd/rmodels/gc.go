@@ -69,7 +69,11 @@ func printItems(w io.Writer, items []cas.GCItem, all bool) {
 			if strings.HasPrefix(name, "sha256:") {
 				name = short(name)
 			}
-			rows = append(rows, []string{i.Action, i.Kind, name, amount.Bytes(i.Bytes), i.Reason})
+			size := ""
+			if i.Bytes > 0 || i.Action != "keep" {
+				size = amount.Bytes(i.Bytes)
+			}
+			rows = append(rows, []string{i.Action, i.Kind, name, size, i.Reason})
 		}
 	}
 	if len(rows) > 1 {
