@@ -3,8 +3,8 @@ package oci
 import "time"
 
 // ramp finds how many connections are worth having: it doubles them while
-// they wait for the line and that makes the whole transfer faster, and tries
-// again from time to time.
+// they wait for the line and that makes the whole transfer faster, tries again
+// from time to time, and gives them up where the line is not what holds it up.
 type ramp struct {
 	target int // connections wanted now
 	most   int
@@ -25,9 +25,11 @@ const (
 	rampPatience     = 2    // windows that a gain may take to show
 
 	// lineBound is the part of their time that connections wait for the line
-	// where more of them may help. Where they are busy with hashing and
-	// writing instead, more of them cost time and bring none.
-	lineBound = 0.75
+	// where more of them may help. Below localBound they are busy with hashing
+	// and writing instead: many of them cost time and bring none. A line that
+	// began slowly has misled the first windows.
+	lineBound  = 0.75
+	localBound = 0.5
 )
 
 func newRamp(now time.Time, most int) ramp {
@@ -54,6 +56,9 @@ func (r *ramp) observe(now time.Time, bytes int64, running int, line float64, an
 		return // nothing arrived yet
 	}
 	switch {
+	case line < localBound:
+		r.target = max(r.target/2, min(r.target, firstConnections))
+		r.rest()
 	case r.growing && rate >= r.before*rampGain:
 		r.before, r.flat = rate, 0
 		r.grow(line)
