@@ -90,18 +90,22 @@ func (c *Client) FetchLayers(ctx context.Context, st *cas.Store, l *cas.Lease, r
 func (c *Client) fetchBlobs(ctx context.Context, st *cas.Store, l *cas.Lease, sources []source, subject digest.Digest, blobs []ocispec.Descriptor, layers []File, o FetchOptions) (FetchResult, error) {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(maxOpen)
-	p := newPull(ctx, c, sources, o)
-	if want := wantMaps(st, blobs); len(o.Bases) > 0 && len(want) > 0 {
-		p.maps = c.chunkMaps(ctx, sources, subject, want)
-	}
-	var size int64
+	var size, packed int64
 	for _, b := range blobs {
 		size += b.Size
 	}
 	for _, f := range layers {
-		size += f.Desc.Size
+		packed += f.Desc.Size
 	}
-	o.Progress.Emit(progress.Event{Kind: progress.Total, Model: o.Model, Total: size})
+	of := ofBlobs
+	if packed > size {
+		of = ofLayers
+	}
+	p := newPull(ctx, c, sources, of, o)
+	if want := wantMaps(st, blobs); len(o.Bases) > 0 && len(want) > 0 {
+		p.maps = c.chunkMaps(ctx, sources, subject, want)
+	}
+	o.Progress.Emit(progress.Event{Kind: progress.Total, Model: o.Model, Total: size + packed})
 	var mu sync.Mutex
 	var total FetchResult
 	count := func(r FetchResult) {

@@ -33,8 +33,8 @@ type pull struct {
 	ramp      ramp
 	answer    time.Duration // from a request to the header of its answer, smoothed
 
-	// How long all connections together waited for the line, and took to keep
-	// what it brought: nanoseconds.
+	// How long all connections of blobs together waited for the line, and took
+	// to keep what it brought: nanoseconds. Windows count for themselves.
 	waited, kept atomic.Int64
 }
 
@@ -62,8 +62,8 @@ func (stallError) Unwrap() error { return ErrUnavailable }
 
 const tick = 100 * time.Millisecond
 
-func newPull(ctx context.Context, c *Client, sources []source, o FetchOptions) *pull {
-	p := &pull{c: c, o: o, ramp: newRamp(time.Now(), c.o.connections()*len(sources))}
+func newPull(ctx context.Context, c *Client, sources []source, of load, o FetchOptions) *pull {
+	p := &pull{c: c, o: o, ramp: newRamp(time.Now(), of, c.o.connections()*len(sources))}
 	p.ctx, p.stop = context.WithCancelCause(ctx)
 	for _, s := range sources {
 		p.origins = append(p.origins, &origin{source: s})
@@ -133,10 +133,17 @@ func (p *pull) watch(now time.Time) {
 	}
 }
 
-// lineShare is the part of their time that the connections have waited for the
-// line since it was last asked for.
+// lineShare is the part of their time that the connections, and the readers of
+// windows, have waited for the line since it was last asked for. The mutex is
+// held.
 func (p *pull) lineShare() float64 {
-	waited, kept := p.waited.Swap(0), p.kept.Swap(0)
+	waited, kept := time.Duration(p.waited.Swap(0)), time.Duration(p.kept.Swap(0))
+	for _, t := range p.transfers {
+		if t.window != nil {
+			starved, busy := t.window.times()
+			waited, kept = waited+starved, kept+busy
+		}
+	}
 	if waited+kept == 0 {
 		return 1
 	}
@@ -229,15 +236,17 @@ func (p *pull) plan(t *transfer, o *origin, now time.Time) *segment {
 // not in bytes: what arrived is kept.
 const maxSegment = 64 << 20
 
-// segmentSize is what one connection brings in about a second. A window is
-// shared by all connections.
+// segmentSize is what one connection brings in about a second. Several share
+// the room in a window; one alone asks for more than that and waits in the
+// middle of its answer: a request costs a registry more than a stream that
+// pauses.
 func (p *pull) segmentSize(t *transfer, o *origin) int64 {
 	n := p.c.o.segment()
 	if o.rate > 0 {
 		n = max(n/2, min(int64(o.rate)&^(1<<20-1), 8*n, maxSegment))
 	}
-	if t.window != nil {
-		n = min(n, t.askable(), max(leastAsked, windowBytes/int64(p.ramp.target)))
+	if t.window != nil && p.ramp.target > 1 {
+		n = min(n, t.askable(), max(leastAsked, t.window.width()/int64(p.ramp.target)))
 	}
 	return n
 }
@@ -245,8 +254,9 @@ func (p *pull) segmentSize(t *transfer, o *origin) int64 {
 // minSplit is the least that is worth a new request.
 const minSplit = 2 << 20
 
-// split gives half of the longest remaining segment to a free connection, so
-// that the end of a blob does not wait for its slowest range.
+// split gives half of the longest remaining segment, or of its part that has
+// room in the window, to a free connection, so that the end of a blob does not
+// wait for its slowest range.
 func (p *pull) split(order []*transfer, now time.Time) *segment {
 	var from *segment
 	for _, t := range order {
@@ -254,7 +264,7 @@ func (p *pull) split(order []*transfer, now time.Time) *segment {
 			continue
 		}
 		for s := range t.active {
-			if s.started && s.left() >= 2*minSplit && (from == nil || s.left() > from.left()) && s.outlasts(now, p.answer) {
+			if s.started && s.within() >= 2*minSplit && (from == nil || s.left() > from.left()) && s.outlasts(now, p.answer) {
 				from = s
 			}
 		}
@@ -271,7 +281,7 @@ func (p *pull) split(order []*transfer, now time.Time) *segment {
 		return nil
 	}
 	s := newSegment(p.ctx, t, o, now)
-	s.todo = []cas.Range{from.cede()}
+	s.todo = []cas.Range{t.cede(from)}
 	return s
 }
 

@@ -6,6 +6,7 @@ import "time"
 // they wait for the line and that makes the whole transfer faster, tries again
 // from time to time, and gives them up where the line is not what holds it up.
 type ramp struct {
+	load
 	target int // connections wanted now
 	most   int
 
@@ -18,22 +19,34 @@ type ramp struct {
 }
 
 const (
-	firstConnections = 4
-	rampWindow       = tick - tick/4 // every tick, however late the one before was
-	rampRetry        = time.Second
-	rampGain         = 1.15 // what doubling must bring at least
-	rampPatience     = 2    // windows that a gain may take to show
-
-	// lineBound is the part of their time that connections wait for the line
-	// where more of them may help. Below localBound they are busy with hashing
-	// and writing instead: many of them cost time and bring none. A line that
-	// began slowly has misled the first windows.
-	lineBound  = 0.75
-	localBound = 0.5
+	rampWindow   = tick - tick/4 // every tick, however late the one before was
+	rampRetry    = time.Second
+	rampGain     = 1.15 // what doubling must bring at least
+	rampPatience = 2    // windows that a gain may take to show
 )
 
-func newRamp(now time.Time, most int) ramp {
-	return ramp{target: min(firstConnections, most), most: most, growing: true, since: now}
+// load is what a pull brings, as far as the number of connections goes.
+type load struct {
+	first int // connections to begin with, and where the line holds nothing up
+
+	// The part of their time that connections wait for the line. From more on,
+	// more of them may help. Below fewer they are busy with hashing and writing
+	// instead, and many of them cost time and bring none; a line that began
+	// slowly has misled the first windows.
+	more, fewer float64
+}
+
+var (
+	ofBlobs = load{first: 4, more: 0.75, fewer: 0.5}
+	// A decoder takes one stream, and the fewer requests bring it, the better.
+	// It is the readers of the window that wait for the line; connections run
+	// ahead of them, so that they wait less.
+	ofLayers = load{first: 1, more: 0.4, fewer: 0.2}
+)
+
+func newRamp(now time.Time, of load, most int) ramp {
+	of.first = min(of.first, most)
+	return ramp{load: of, target: of.first, most: most, growing: true, since: now}
 }
 
 // observe is told how many bytes have arrived in all, how many connections
@@ -56,8 +69,8 @@ func (r *ramp) observe(now time.Time, bytes int64, running int, line float64, an
 		return // nothing arrived yet
 	}
 	switch {
-	case line < localBound:
-		r.target = max(r.target/2, min(r.target, firstConnections))
+	case line < r.fewer:
+		r.target = max(r.target/2, min(r.target, r.first))
 		r.rest()
 	case r.growing && rate >= r.before*rampGain:
 		r.before, r.flat = rate, 0
@@ -73,7 +86,7 @@ func (r *ramp) observe(now time.Time, bytes int64, running int, line float64, an
 }
 
 func (r *ramp) grow(line float64) {
-	if r.target == r.most || line < lineBound {
+	if r.target == r.most || line < r.more {
 		r.rest()
 		return
 	}

@@ -21,7 +21,7 @@ func TestRamp(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			now, bytes := time.Now(), int64(0)
-			r := newRamp(now, 16)
+			r := newRamp(now, ofBlobs, 16)
 			for n, w := range windows {
 				now = now.Add(tick)
 				rate := w.all + w.each*float64(r.target)

@@ -60,11 +60,22 @@ func (s *segment) outlasts(now time.Time, answer time.Duration) bool {
 	return float64(s.left()) > float64(s.received)/seconds*(2*answer+tick/2).Seconds()
 }
 
-// cede gives away the second half of a range.
-func (s *segment) cede() cas.Range {
+// within is as much of what is left as may be kept now.
+func (s *segment) within() int64 {
+	if s.t.window == nil || len(s.todo) == 0 {
+		return s.left()
+	}
+	return min(s.left(), s.t.window.limit()-s.todo[0].Off)
+}
+
+// cede takes the second half of a segment's range, as far as it may be kept
+// now; nobody waits for what lies behind that.
+func (t *transfer) cede(s *segment) cas.Range {
 	r := &s.todo[len(s.todo)-1]
-	keep := (r.Len / 2) &^ (bufferSize - 1)
-	away := cas.Range{Off: r.Off + keep, Len: r.Len - keep}
+	n := min(r.Len, s.within())
+	keep := (n / 2) &^ (bufferSize - 1)
+	away := cas.Range{Off: r.Off + keep, Len: n - keep}
+	t.giveBack([]cas.Range{{Off: r.Off + n, Len: r.Len - n}})
 	r.Len = keep
 	return away
 }
@@ -156,13 +167,17 @@ func (p *pull) stream(s *segment) error {
 		}
 		n, err := io.ReadFull(body, b)
 		came := time.Now()
-		p.waited.Add(int64(came.Sub(asked)))
+		if s.t.window == nil {
+			p.waited.Add(int64(came.Sub(asked)))
+		}
 		if n > 0 {
 			if kerr := p.keep(s, b[:n], at, end); kerr != nil {
 				return kerr
 			}
 			at += int64(n)
-			p.kept.Add(int64(time.Since(came)))
+			if s.t.window == nil {
+				p.kept.Add(int64(time.Since(came)))
+			}
 		}
 		if err != nil {
 			return &SourceError{Source: s.from.String(), What: "blob " + s.t.desc.Digest.String(), Err: transportError(s.ctx, err)}

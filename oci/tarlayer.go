@@ -43,6 +43,22 @@ func (l Limits) withDefaults() Limits {
 // Levels up to 20 need no more.
 const maxWindow = 32 << 20
 
+// history is how much a decoder keeps of what it has unfolded, in bytes, as far
+// as the first bytes tell.
+func (c Compression) history(head []byte) int64 {
+	if c != Zstd {
+		return 32 << 10
+	}
+	var h zstd.Header
+	if err := h.Decode(head); err != nil || h.Skippable {
+		return maxWindow
+	}
+	if h.SingleSegment {
+		return int64(min(h.FrameContentSize, maxWindow))
+	}
+	return int64(min(h.WindowSize, maxWindow))
+}
+
 // expandFree is what any layer may unfold to before the ratio counts: a tar
 // of a few empty files compresses to almost nothing.
 const expandFree = 16 << 20

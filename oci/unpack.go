@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	"github.com/resultity/rmodels/cas"
 	"github.com/resultity/rmodels/internal/progress"
@@ -114,7 +115,11 @@ func (p *pull) unpack(ctx context.Context, t *transfer, u *cas.Unpacking, f File
 	var entries []cas.LayerEntry
 	var invalid error
 	work.Go(func() {
-		entries, invalid = f.store(ctx, u, windowReader{w, 0}, limits)
+		packed := windowReader{w, 0}
+		if head, err := packed.head(zstd.HeaderMaxSize); err == nil && f.Compression.history(head) <= narrowBytes {
+			w.widen()
+		}
+		entries, invalid = f.store(ctx, u, packed, limits)
 		if isStoreError(invalid) {
 			stop(invalid)
 		}

@@ -5,39 +5,48 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/resultity/rmodels/cas"
 )
 
 // window holds the bytes of a packed layer on their way from the connections,
 // which bring them in any order, to its two readers, which take them in order:
-// one hashes them, the other unfolds them. Nothing is asked for that has no
-// place in it, so its size bounds the memory that a layer takes (invariant 6).
+// one hashes them, the other unfolds them. What has no place in it is not read
+// from a connection, so its size bounds the memory that a layer takes
+// (invariant 6).
 type window struct {
 	size int64
-	buf  []byte // byte n of the layer lies at n % len(buf)
+	buf  []byte
 	room func() // called when there is more room
 
 	mu      sync.Mutex
 	changed *sync.Cond
-	base    int64       // both readers are done with what lies before
-	front   int64       // all that lies before has arrived
-	ahead   []cas.Range // what arrived behind front, ascending
-	at      [2]int64    // the readers; one that left is at the end
-	told    int64       // base when room was last called
-	err     error       // why no more will come
+	ring    int64         // byte n of the layer lies at n % ring of buf
+	base    int64         // both readers are done with what lies before
+	front   int64         // all that lies before has arrived
+	ahead   []cas.Range   // what arrived behind front, ascending
+	at      [2]int64      // the readers; one that left is at the end
+	told    int64         // base when room was last called
+	clock   time.Time     // starved and busy have been counted until then
+	starved time.Duration // nothing lay there to be read
+	busy    time.Duration
+	err     error // why no more will come
 }
 
 const (
-	// windowBytes keeps eight connections busy.
+	// windowBytes keeps eight connections busy. A layer begins with
+	// narrowBytes, and stays there if its decoder needs much memory itself.
 	windowBytes = 16 << 20
+	narrowBytes = windowBytes / 2
 	// leastAsked is the least that is worth a request of its own: registries
 	// read ahead for each, distribution 4 MiB.
 	leastAsked = 2 << 20
 )
 
 func newWindow(size int64, room func()) *window {
-	w := &window{size: size, buf: make([]byte, min(size, windowBytes)), room: room}
+	w := &window{size: size, buf: make([]byte, min(size, windowBytes)), room: room, clock: time.Now()}
+	w.ring = min(narrowBytes, int64(len(w.buf)))
 	w.changed = sync.NewCond(&w.mu)
 	return w
 }
@@ -50,11 +59,51 @@ func (w *window) Missing() []cas.Range {
 	return []cas.Range{{Len: w.size}}
 }
 
+// width is how many bytes have room at once.
+func (w *window) width() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ring
+}
+
 // limit is the end of what has a place now.
 func (w *window) limit() int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return min(w.size, w.base+int64(len(w.buf)))
+	return min(w.size, w.base+w.ring)
+}
+
+// widen makes all of the memory room, before a reader has passed any byte: until
+// then each lies at the same place either way.
+func (w *window) widen() {
+	w.mu.Lock()
+	w.ring = int64(len(w.buf))
+	w.changed.Broadcast()
+	w.mu.Unlock()
+	w.room()
+}
+
+// count is called before base or front move.
+func (w *window) count() {
+	now := time.Now()
+	d := now.Sub(w.clock)
+	w.clock = now
+	if w.base == w.front {
+		w.starved += d
+	} else {
+		w.busy += d
+	}
+}
+
+// times are how long there was nothing to read, and something, since they were
+// last asked for.
+func (w *window) times() (starved, busy time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.count()
+	starved, busy = w.starved, w.busy
+	w.starved, w.busy = 0, 0
+	return starved, busy
 }
 
 // await waits until the bytes before end have a place.
@@ -67,7 +116,7 @@ func (w *window) await(ctx context.Context, end int64) error {
 	defer stop()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for end > w.base+int64(len(w.buf)) {
+	for end > w.base+w.ring {
 		if w.err != nil {
 			return w.err
 		}
@@ -81,10 +130,13 @@ func (w *window) await(ctx context.Context, end int64) error {
 
 // WriteAt takes bytes that have a place, and each byte once.
 func (w *window) WriteAt(b []byte, off int64) (int, error) {
+	w.mu.Lock()
+	ring := w.ring
+	w.mu.Unlock()
 	// No reader looks at a place whose bytes have not arrived.
 	for n := 0; n < len(b); {
-		at := (off + int64(n)) % int64(len(w.buf))
-		n += copy(w.buf[at:], b[n:])
+		at := (off + int64(n)) % ring
+		n += copy(w.buf[at:ring], b[n:])
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -95,6 +147,7 @@ func (w *window) WriteAt(b []byte, off int64) (int, error) {
 		w.ahead[i].Len += w.ahead[i+1].Len
 		w.ahead = slices.Delete(w.ahead, i+1, i+2)
 	}
+	w.count()
 	moved := false
 	for len(w.ahead) > 0 && w.ahead[0].Off == w.front {
 		w.front += w.ahead[0].Len
@@ -137,13 +190,27 @@ func (r windowReader) next() ([]byte, error) {
 	if at == r.front {
 		return nil, r.err
 	}
-	from := at % int64(len(r.buf))
-	return r.buf[from:min(int64(len(r.buf)), from+r.front-at, from+bufferSize)], nil
+	from := at % r.ring
+	return r.buf[from:min(r.ring, from+r.front-at, from+bufferSize)], nil
+}
+
+// head waits for the first n bytes, or all there are, and takes none.
+func (r windowReader) head(n int64) ([]byte, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for n = min(n, r.size); r.front < n; {
+		if r.err != nil {
+			return nil, r.err
+		}
+		r.changed.Wait()
+	}
+	return r.buf[:n], nil
 }
 
 // advance is done with n bytes.
 func (r windowReader) advance(n int64) {
 	r.mu.Lock()
+	r.count()
 	r.at[r.n] = min(r.size, r.at[r.n]+n)
 	base := min(r.at[0], r.at[1])
 	moved := base > r.base
