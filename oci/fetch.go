@@ -98,7 +98,7 @@ func (c *Client) fetchBlobs(ctx context.Context, st *cas.Store, l *cas.Lease, so
 		packed += f.Desc.Size
 	}
 	of := ofBlobs
-	if packed > size {
+	if packed > size && packed > narrowBytes*int64(len(layers)) {
 		of = ofLayers
 	}
 	p := newPull(ctx, c, sources, of, o)
@@ -116,16 +116,11 @@ func (c *Client) fetchBlobs(ctx context.Context, st *cas.Store, l *cas.Lease, so
 		total.Copied += r.Copied
 		total.Mismatches = append(total.Mismatches, r.Mismatches...)
 	}
-	if len(layers) > 0 {
-		group.Go(func() error { // one after the other: each takes a window and a decoder's memory
-			for _, f := range layers {
-				r, err := p.layer(ctx, st, l, f)
-				count(r)
-				if err != nil {
-					return err
-				}
-			}
-			return nil
+	for _, f := range layers {
+		group.Go(func() error {
+			r, err := p.layer(ctx, st, l, f)
+			count(r)
+			return err
 		})
 	}
 	for _, b := range blobs {

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -116,6 +117,55 @@ func TestPackedLayerIsStreamed(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Small layers are fetched side by side, whatever large ones are between them.
+func TestManyPackedLayers(t *testing.T) {
+	const cncf, many, together = "application/vnd.cncf.model.", 120, 3
+	r := newRegistry(t)
+	files := map[string][]byte{}
+	var layers []ocispec.Descriptor
+	var contents [][]byte
+	for n := range many {
+		name, body := fmt.Sprintf("part-%03d.json", n), fmt.Appendf(nil, "%d", n)
+		mediaType, pack := cncf+"weight.v1.tar+zstd", zstded
+		switch n % 40 {
+		case 7: // more than a narrow window
+			body = noise(uint64(n), 9<<20)
+		case 20: // less, and so much that few have room at once
+			body = noise(uint64(n), 5<<20)
+		case 30:
+			mediaType, pack = cncf+"weight.v1.tar", func(_ testing.TB, b []byte) []byte { return b }
+		}
+		files[name] = body
+		layers = append(layers, layer(mediaType))
+		contents = append(contents, pack(t, makeTar(t, entry{name: name, body: body})))
+	}
+	ref := r.layers("m", cncf+"manifest.v1+json", cncf+"config.v1+json", "", layers, contents)
+	var mu sync.Mutex
+	waiting, met := 0, make(chan struct{})
+	r.setFault(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+		if req.Method == http.MethodGet && strings.Contains(req.URL.Path, "/blobs/") {
+			mu.Lock()
+			if waiting++; waiting == together {
+				close(met)
+			}
+			mu.Unlock()
+			select {
+			case <-met:
+			case <-req.Context().Done():
+				return
+			}
+		}
+		next.ServeHTTP(w, req)
+	})
+	c := newClient(t, oci.Options{Stall: time.Minute}, r)
+	st, l := newStore(t)
+	a := resolve(t, c, ref)
+	if _, err := c.Fetch(background(t), st, l, a, oci.FetchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	unpacked(t, st, a, files)
 }
 
 // instead serves other bytes under a digest.

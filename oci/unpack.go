@@ -27,6 +27,9 @@ const unpackParallel = 16
 // packed says whether a layer is more than the bytes of one file.
 func (f File) packed() bool { return f.Tar || f.Compression != Plain }
 
+// small says whether a packed layer fits into its window from the beginning.
+func (f File) small() bool { return f.Desc.Size <= narrowBytes }
+
 // reading says how a packed layer is understood. The store keeps it beside what
 // the layer unfolded to: the same bytes may be a file for one artifact and an
 // archive for another.
@@ -50,9 +53,25 @@ func (f File) reading() string {
 // unfolded before it is known to be right, so nothing of it has a name until
 // the digest fits. The bytes are those of one attempt; after a mismatch they
 // come whole from one source, as in [pull.blob].
+//
+// Small layers arrive side by side, each whole in its window, and wait for the
+// decoder then. A large one has the decoder before it asks for a byte: a
+// connection that brings what cannot be unfolded yet would be missing where the
+// decoder waits.
 func (p *pull) layer(ctx context.Context, st *cas.Store, l *cas.Lease, f File) (FetchResult, error) {
 	limits := p.o.Limits.withDefaults()
 	t := p.newTransfer(f.Desc)
+	room := min(f.Desc.Size, windowBytes)
+	if err := p.windows.Acquire(ctx, room); err != nil {
+		return t.result, context.Cause(ctx)
+	}
+	defer p.windows.Release(room)
+	if !f.small() {
+		if err := p.decoder.Acquire(ctx, 1); err != nil {
+			return t.result, context.Cause(ctx)
+		}
+		defer p.decoder.Release(1)
+	}
 	if stat, err := st.Stat(f.Desc.Digest); err == nil && !stat.Suspect {
 		// Of a store that kept packed layers, or for an export.
 		t.order = append([]*origin{{source: held{st}}}, t.order...)
@@ -116,6 +135,12 @@ func (p *pull) unpack(ctx context.Context, t *transfer, u *cas.Unpacking, f File
 	var invalid error
 	work.Go(func() {
 		packed := windowReader{w, 0}
+		if f.small() {
+			if invalid = p.decoder.Acquire(ctx, 1); invalid != nil {
+				return
+			}
+			defer p.decoder.Release(1)
+		}
 		if head, err := packed.head(zstd.HeaderMaxSize); err == nil && f.Compression.history(head) <= narrowBytes {
 			w.widen()
 		}
@@ -132,6 +157,7 @@ func (p *pull) unpack(ctx context.Context, t *transfer, u *cas.Unpacking, f File
 	err = p.complete(ctx, t)
 	if err != nil {
 		w.fail(err)
+		stop(err)
 	}
 	work.Wait()
 	if err != nil {
