@@ -324,7 +324,9 @@ func TestPackedLayerIsJudgedAgain(t *testing.T) {
 		}
 	}
 	const kit = "application/vnd.kitops.modelkit."
-	content := gzipped(t, makeTar(t, entry{name: "a", body: noise(7, 2000)}))
+	inner := noise(7, 2000)
+	archive := makeTar(t, entry{name: "a", body: inner})
+	content := gzipped(t, archive)
 	asTar := r.layers("t", "", kit+"config.v1+json", `{"docs":[{"path":"a"}]}`, []ocispec.Descriptor{layer(kit + "docs.v1.tar+gzip")}, [][]byte{content})
 	asFile := r.layers("f", "", kit+"config.v1+json", `{"docs":[{"path":"notes.tar"}]}`, []ocispec.Descriptor{layer(kit + "docs.v1.raw+gzip")}, [][]byte{content})
 	for _, ref := range []oci.Reference{asTar, asFile, asTar} {
@@ -332,8 +334,12 @@ func TestPackedLayerIsJudgedAgain(t *testing.T) {
 		if _, err := c.Fetch(background(t), st, l, a, oci.FetchOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		if entries, err := a.Entries(t.Context(), st); err != nil || len(entries) != 1 || (entries[0].Path == "a") != (ref == asTar) {
-			t.Errorf("%v: %v, %v", ref, entries, err)
+		want := cas.TreeEntry{Path: "notes.tar", Blob: digest.FromBytes(archive)}
+		if ref == asTar {
+			want = cas.TreeEntry{Path: "a", Blob: digest.FromBytes(inner)}
+		}
+		if entries, err := a.Entries(t.Context(), st); err != nil || len(entries) != 1 || entries[0] != want {
+			t.Errorf("%v: %v, %v, want %v", ref, entries, err, want)
 		}
 	}
 }
