@@ -49,9 +49,9 @@
 //     it; link-local addresses, where clouds serve their metadata, are refused.
 //  5. A path of an artifact is relative, clean and inside the artifact, or the
 //     artifact is refused ([ErrPath]).
-//  6. Memory is bounded by connections × one buffer, by one window and one
-//     decoder for packed layers, which come one at a time and share what they
-//     may take, and by limits on every table, whatever the size of a blob.
+//  6. Memory is bounded by connections × one buffer, by the windows of packed
+//     layers, which share 16 MiB, and their one decoder, and by limits on every
+//     table, whatever the size of a blob.
 //  7. No source is blamed on a guess: a mismatch names a source only when the
 //     whole blob came from it, or when the right bytes show what it had sent.
 //
