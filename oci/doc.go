@@ -49,9 +49,10 @@
 //     it; link-local addresses, where clouds serve their metadata, are refused.
 //  5. A path of an artifact is relative, clean and inside the artifact, or the
 //     artifact is refused ([ErrPath]).
-//  6. Memory is bounded by connections × one buffer, by the windows of packed
-//     layers, which share 16 MiB, and their one decoder, and by limits on every
-//     table, whatever the size of a blob.
+//  6. Memory is bounded by connections × one buffer, by the one decoder of
+//     packed layers and their windows, which share 8 MiB, or 16 where the
+//     decoder needs little, and by limits on every table, whatever the size of
+//     a blob.
 //  7. No source is blamed on a guess: a mismatch names a source only when the
 //     whole blob came from it, or when the right bytes show what it had sent.
 //

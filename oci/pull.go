@@ -27,8 +27,8 @@ type pull struct {
 	seeding sync.Mutex
 	work    sync.WaitGroup
 
-	// Of packed layers (invariant 6): bytes of windows, and the one decoder.
-	// Both are taken in this order.
+	// Of packed layers (invariant 6): bytes of narrow windows, and the one
+	// decoder. Both are taken in this order.
 	windows, decoder *semaphore.Weighted
 
 	telling sync.Mutex // held while events are sent, so that none is older than the one before
@@ -69,7 +69,7 @@ func (stallError) Unwrap() error { return ErrUnavailable }
 const tick = 100 * time.Millisecond
 
 func newPull(ctx context.Context, c *Client, sources []source, of load, o FetchOptions) *pull {
-	p := &pull{c: c, o: o, windows: semaphore.NewWeighted(windowBytes), decoder: semaphore.NewWeighted(1), ramp: newRamp(time.Now(), of, c.o.connections()*len(sources))}
+	p := &pull{c: c, o: o, windows: semaphore.NewWeighted(narrowBytes), decoder: semaphore.NewWeighted(1), ramp: newRamp(time.Now(), of, c.o.connections()*len(sources))}
 	p.ctx, p.stop = context.WithCancelCause(ctx)
 	for _, s := range sources {
 		p.origins = append(p.origins, &origin{source: s})

@@ -61,7 +61,7 @@ func (f File) reading() string {
 func (p *pull) layer(ctx context.Context, st *cas.Store, l *cas.Lease, f File) (FetchResult, error) {
 	limits := p.o.Limits.withDefaults()
 	t := p.newTransfer(f.Desc)
-	room := min(f.Desc.Size, windowBytes)
+	room := min(f.Desc.Size, narrowBytes)
 	if err := p.windows.Acquire(ctx, room); err != nil {
 		return t.result, context.Cause(ctx)
 	}

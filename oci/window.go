@@ -73,8 +73,8 @@ func (w *window) limit() int64 {
 	return min(w.size, w.base+w.ring)
 }
 
-// widen makes all of the memory room, before a reader has passed any byte: until
-// then each lies at the same place either way.
+// widen makes all of the memory room, of the only window there is. No reader has
+// passed a byte yet: until then each lies at the same place either way.
 func (w *window) widen() {
 	w.mu.Lock()
 	w.ring = int64(len(w.buf))
