@@ -3,11 +3,13 @@ package oci_test
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -166,6 +168,80 @@ func TestManyPackedLayers(t *testing.T) {
 		t.Fatal(err)
 	}
 	unpacked(t, st, a, files)
+}
+
+// A stream of the whole layer that waits for room is ended when what it waits
+// for failed to arrive: what it had in its hands then is asked for again.
+func TestWaitingStreamIsEnded(t *testing.T) {
+	const cncf = "application/vnd.cncf.model."
+	r := newRegistry(t)
+	big := noise(1, 40<<20)
+	files := map[string][]byte{"w.gguf": big}
+	content := makeTar(t, entry{name: "w.gguf", body: big})
+	layers, contents := []ocispec.Descriptor{layer(cncf + "weight.v1.tar")}, [][]byte{content}
+	for n := range 8 { // small ones, so that a pull begins with several connections
+		name := fmt.Sprintf("%d.json", n)
+		files[name] = []byte(name)
+		layers = append(layers, layer(cncf+"weight.v1.tar"))
+		contents = append(contents, makeTar(t, entry{name: name, body: []byte(name)}))
+	}
+	ref := r.layers("m", cncf+"manifest.v1+json", cncf+"config.v1+json", "", layers, contents)
+	var asked atomic.Int32
+	runsAhead := make(chan struct{})
+	r.setFault(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+		if req.Method != http.MethodGet || !strings.HasSuffix(req.URL.Path, "/blobs/"+digest.FromBytes(content).String()) {
+			next.ServeHTTP(w, req)
+			return
+		}
+		n := asked.Add(1)
+		if n == 3 {
+			w.Header().Set("Content-Length", strconv.Itoa(len(content)))
+			w.WriteHeader(http.StatusOK)
+			if _, err := w.Write(content[:20<<20]); err == nil {
+				close(runsAhead)
+				_, _ = w.Write(content[20<<20:])
+			}
+			return
+		}
+		if n == 2 { // answered in part, or the transport would ask again by itself
+			next.ServeHTTP(&firstBytes{w, 1000}, req)
+			_ = http.NewResponseController(w).Flush()
+		}
+		if n > 1 {
+			select {
+			case <-runsAhead:
+			case <-req.Context().Done():
+			}
+		}
+		if n == 2 {
+			panic(http.ErrAbortHandler)
+		}
+		next.ServeHTTP(w, req)
+	})
+	c := newClient(t, oci.Options{Segment: 2 << 20}, r)
+	st, l := newStore(t)
+	a := resolve(t, c, ref)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if _, err := c.Fetch(ctx, st, l, a, oci.FetchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	unpacked(t, st, a, files)
+}
+
+// firstBytes passes no more than so many bytes of a body on.
+type firstBytes struct {
+	http.ResponseWriter
+	left int
+}
+
+func (w *firstBytes) Write(b []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(b[:min(len(b), w.left)])
+	w.left -= n
+	if err != nil {
+		return n, err
+	}
+	return len(b), nil
 }
 
 // instead serves other bytes under a digest.

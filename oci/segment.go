@@ -234,6 +234,11 @@ func (p *pull) opened(s *segment, body *stream) error {
 // when the rest of the stream is not its to bring.
 func (p *pull) keep(s *segment, b []byte, at, last int64) error {
 	end := at + int64(len(b))
+	// Before anything is taken from what it is to bring: while it waits it may
+	// be ended, and others have to know what is missing.
+	if err := p.await(s, end); err != nil {
+		return transportError(s.ctx, err)
+	}
 	var mine [8]cas.Range
 	p.mu.Lock()
 	parts := mine[:0]
@@ -256,9 +261,6 @@ func (p *pull) keep(s *segment, b []byte, at, last int64) error {
 		prints.take(b, at)
 	}
 	for _, r := range parts {
-		if err := p.await(s, r.Off+r.Len); err != nil {
-			return transportError(s.ctx, err)
-		}
 		if _, err := s.t.in.WriteAt(b[r.Off-at:r.Off-at+r.Len], r.Off); err != nil {
 			return &storeError{fmt.Errorf("blob %s: %w", s.t.desc.Digest, err)}
 		}
@@ -269,17 +271,28 @@ func (p *pull) keep(s *segment, b []byte, at, last int64) error {
 	return nil
 }
 
-// await waits for room in the window. Ranges have it when they are asked for; a
-// source that sends the whole blob is held up here.
+// await waits until the segment's bytes before end have room in the window.
+// Ranges have it when they are asked for, but for one that is alone; it and a
+// source that sends the whole blob are held up here.
 func (p *pull) await(s *segment, end int64) error {
 	w := s.t.window
-	if w == nil || end <= w.limit() {
+	if w == nil {
 		return nil
 	}
 	p.mu.Lock()
-	s.waiting = true
+	var until int64
+	for _, r := range s.todo {
+		if r.Off < end {
+			until = min(r.Off+r.Len, end)
+		}
+	}
+	s.waiting = until > w.limit()
+	waits := s.waiting
 	p.mu.Unlock()
-	err := w.await(s.ctx, end)
+	if !waits {
+		return nil
+	}
+	err := w.await(s.ctx, until)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s.waiting, s.checked, s.atCheck = false, time.Now(), s.received
