@@ -94,5 +94,11 @@ func HasClass(err error) bool {
 // RateOf is the limit that a client keeps to now.
 func RateOf(c *Client) int64 { return c.limit.rate() }
 
+// WithWindow is o with room for so many bytes of packed layers, at least 512 KiB.
+func WithWindow(o Options, n int64) Options {
+	o.window = n
+	return o
+}
+
 // DialRefusal is what a dial to an address meets.
 func DialRefusal(address string) error { return refuseMetadataAddress("tcp", address, nil) }

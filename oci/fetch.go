@@ -98,7 +98,7 @@ func (c *Client) fetchBlobs(ctx context.Context, st *cas.Store, l *cas.Lease, so
 		packed += f.Desc.Size
 	}
 	of := ofBlobs
-	if packed > size && packed > narrowBytes*int64(len(layers)) {
+	if packed > size && packed > narrow(c.o.windowBytes())*int64(len(layers)) {
 		of = ofLayers
 	}
 	p := newPull(ctx, c, sources, of, o)

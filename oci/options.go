@@ -26,6 +26,8 @@ type Options struct {
 	Backoff      time.Duration     // wait after a first failure, doubled after each further one; 0 is 100 ms
 	Offline      bool              // no registry is asked: every request fails with [ErrOffline]; layout directories still serve
 	Transport    http.RoundTripper // replaces the network, TLS and proxy settings included; for tests
+
+	window int64 // bytes of packed layers in memory; 0 is windowBytes
 }
 
 // Host holds what one registry needs.
@@ -73,6 +75,13 @@ func (o Options) attempts() int {
 		return o.Attempts
 	}
 	return 6
+}
+
+func (o Options) windowBytes() int64 {
+	if o.window > 0 {
+		return o.window
+	}
+	return windowBytes
 }
 
 func (o Options) segment() int64 {

@@ -69,7 +69,7 @@ func (stallError) Unwrap() error { return ErrUnavailable }
 const tick = 100 * time.Millisecond
 
 func newPull(ctx context.Context, c *Client, sources []source, of load, o FetchOptions) *pull {
-	p := &pull{c: c, o: o, windows: semaphore.NewWeighted(narrowBytes), decoder: semaphore.NewWeighted(1), ramp: newRamp(time.Now(), of, c.o.connections()*len(sources))}
+	p := &pull{c: c, o: o, windows: semaphore.NewWeighted(narrow(c.o.windowBytes())), decoder: semaphore.NewWeighted(1), ramp: newRamp(time.Now(), of, c.o.connections()*len(sources))}
 	p.ctx, p.stop = context.WithCancelCause(ctx)
 	for _, s := range sources {
 		p.origins = append(p.origins, &origin{source: s})
@@ -252,7 +252,7 @@ func (p *pull) segmentSize(t *transfer, o *origin) int64 {
 		n = max(n/2, min(int64(o.rate)&^(1<<20-1), 8*n, maxSegment))
 	}
 	if t.window != nil && p.ramp.target > 1 {
-		n = min(n, t.askable(), max(leastAsked, t.window.width()/int64(p.ramp.target)))
+		n = min(n, t.askable(), max(t.window.least, t.window.width()/int64(p.ramp.target)))
 	}
 	return n
 }

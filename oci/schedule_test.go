@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/resultity/rmodels/cas"
 	"github.com/resultity/rmodels/oci"
 )
@@ -102,13 +103,31 @@ func (c *chaos) serve(w http.ResponseWriter, req *http.Request, next http.Handle
 // weather is better.
 func TestRandomFaults(t *testing.T) {
 	files := []file{{"a.safetensors", noise(1, 1_200_000)}, {"b.safetensors", noise(2, 400_001)}, {"c.json", noise(3, 900)}, {"d", nil}}
+	publish := func(r *registry) oci.Reference { return r.model("m", files...) }
+	randomSchedules(t, schedules, publish, complete)
+}
+
+// The same of packed layers, in windows that are far smaller than some of them.
+func TestRandomFaultsOfLayers(t *testing.T) {
+	const cncf = "application/vnd.cncf.model."
+	files := map[string][]byte{"a.gguf": noise(1, 3_000_000), "b.gguf": noise(2, 1_100_000), "c.json": noise(3, 900), "d.gguf": noise(4, 300_001)}
+	pack := func(name string) []byte { return makeTar(t, entry{name: name, body: files[name]}) }
+	contents := [][]byte{pack("a.gguf"), zstded(t, pack("b.gguf")), gzipped(t, pack("c.json")), gzipped(t, pack("d.gguf"))}
+	publish := func(r *registry) oci.Reference {
+		layers := []ocispec.Descriptor{layer(cncf + "weight.v1.tar"), layer(cncf + "weight.v1.tar+zstd"), layer(cncf + "doc.v1.tar+gzip"), layer(cncf + "weight.v1.tar+gzip")}
+		return r.layers("m", cncf+"manifest.v1+json", cncf+"config.v1+json", "", layers, contents)
+	}
+	randomSchedules(t, schedules/2, publish, func(t testing.TB, st *cas.Store, a *oci.Artifact) { unpacked(t, st, a, files) })
+}
+
+func randomSchedules(t *testing.T, n uint64, publish func(*registry) oci.Reference, complete func(testing.TB, *cas.Store, *oci.Artifact)) {
 	var mu sync.Mutex
-	ends := map[string]int{}
+	ends := map[string]uint64{}
 	t.Run("schedules", func(t *testing.T) {
-		for seed := range uint64(schedules) {
+		for seed := range n {
 			t.Run(fmt.Sprint(seed), func(t *testing.T) {
 				t.Parallel()
-				end := randomFaults(t, seed, files)
+				end := randomFaults(t, seed, publish, complete)
 				mu.Lock()
 				defer mu.Unlock()
 				ends[end]++
@@ -116,16 +135,16 @@ func TestRandomFaults(t *testing.T) {
 		}
 	})
 	t.Logf("ends: %v", ends)
-	if ends["complete"] < schedules/3 || ends["complete"] == schedules {
+	if ends["complete"] < n/3 || ends["complete"] == n {
 		t.Errorf("the schedules are too hard or too easy: %v", ends)
 	}
 }
 
-func randomFaults(t *testing.T, seed uint64, files []file) string {
+func randomFaults(t *testing.T, seed uint64, publish func(*registry) oci.Reference, complete func(testing.TB, *cas.Store, *oci.Artifact)) string {
 	rng := rand.New(rand.NewPCG(seed, 4))
 	first, second := newRegistry(t), newRegistry(t)
-	ref := first.model("m", files...)
-	second.model("m", files...)
+	ref := publish(first)
+	publish(second)
 	moods := map[string]*chaos{}
 	for i, r := range []*registry{first, second} {
 		c := &chaos{rng: rand.New(rand.NewPCG(seed, uint64(i))), rate: rng.Float64() * 0.9, flips: rng.IntN(3) == 0, other: second}
@@ -138,7 +157,8 @@ func randomFaults(t *testing.T, seed uint64, files []file) string {
 	if rng.IntN(3) > 0 {
 		mirrors = append(mirrors, second.repository("m"))
 	}
-	c := newClient(t, oci.Options{Segment: 128 << 10, Backoff: 2 * time.Millisecond, Stall: 1500 * time.Millisecond, Attempts: 4, Connections: 1 + rng.IntN(6)}, first, second)
+	o := oci.Options{Segment: 128 << 10, Backoff: 2 * time.Millisecond, Stall: 1500 * time.Millisecond, Attempts: 4, Connections: 1 + rng.IntN(6)}
+	c := newClient(t, oci.WithWindow(o, 1<<20), first, second)
 	a := resolve(t, c, ref, mirrors...)
 	first.setFault(moods[first.repository("m")].serve)
 	second.setFault(moods[second.repository("m")].serve)

@@ -129,7 +129,7 @@ func (t *transfer) askable() int64 {
 		return n
 	}
 	room := min(n, t.window.limit()-t.pending[0].Off)
-	if room < min(n, leastAsked) {
+	if room < min(n, t.window.least) {
 		return 0
 	}
 	return room

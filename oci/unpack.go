@@ -28,7 +28,7 @@ const unpackParallel = 16
 func (f File) packed() bool { return f.Tar || f.Compression != Plain }
 
 // small says whether a packed layer fits into its window from the beginning.
-func (f File) small() bool { return f.Desc.Size <= narrowBytes }
+func (p *pull) small(f File) bool { return f.Desc.Size <= narrow(p.c.o.windowBytes()) }
 
 // reading says how a packed layer is understood. The store keeps it beside what
 // the layer unfolded to: the same bytes may be a file for one artifact and an
@@ -61,12 +61,12 @@ func (f File) reading() string {
 func (p *pull) layer(ctx context.Context, st *cas.Store, l *cas.Lease, f File) (FetchResult, error) {
 	limits := p.o.Limits.withDefaults()
 	t := p.newTransfer(f.Desc)
-	room := min(f.Desc.Size, narrowBytes)
+	room := min(f.Desc.Size, narrow(p.c.o.windowBytes()))
 	if err := p.windows.Acquire(ctx, room); err != nil {
 		return t.result, context.Cause(ctx)
 	}
 	defer p.windows.Release(room)
-	if !f.small() {
+	if !p.small(f) {
 		if err := p.decoder.Acquire(ctx, 1); err != nil {
 			return t.result, context.Cause(ctx)
 		}
@@ -122,7 +122,7 @@ func (p *pull) layer(ctx context.Context, st *cas.Store, l *cas.Lease, f File) (
 func (p *pull) unpack(ctx context.Context, t *transfer, u *cas.Unpacking, f File, limits Limits) (fits bool, err error) {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	w := newWindow(f.Desc.Size, func() {
+	w := newWindow(f.Desc.Size, p.c.o.windowBytes(), func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.dispatch()
@@ -135,13 +135,13 @@ func (p *pull) unpack(ctx context.Context, t *transfer, u *cas.Unpacking, f File
 	var invalid error
 	work.Go(func() {
 		packed := windowReader{w, 0}
-		if f.small() {
+		if p.small(f) {
 			if invalid = p.decoder.Acquire(ctx, 1); invalid != nil {
 				return
 			}
 			defer p.decoder.Release(1)
 		}
-		if head, err := packed.head(zstd.HeaderMaxSize); err == nil && f.Compression.history(head) <= narrowBytes {
+		if head, err := packed.head(zstd.HeaderMaxSize); err == nil && f.Compression.history(head) <= narrow(p.c.o.windowBytes()) {
 			w.widen()
 		}
 		entries, invalid = f.store(ctx, u, packed, limits)

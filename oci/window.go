@@ -16,9 +16,10 @@ import (
 // from a connection, so its size bounds the memory that a layer takes
 // (invariant 6).
 type window struct {
-	size int64
-	buf  []byte
-	room func() // called when there is more room
+	size  int64
+	buf   []byte
+	room  func() // called when there is more room
+	least int64  // worth a request of its own: registries read ahead for each, distribution 4 MiB
 
 	mu      sync.Mutex
 	changed *sync.Cond
@@ -34,19 +35,16 @@ type window struct {
 	err     error // why no more will come
 }
 
-const (
-	// windowBytes keeps eight connections busy. A layer begins with
-	// narrowBytes, and stays there if its decoder needs much memory itself.
-	windowBytes = 16 << 20
-	narrowBytes = windowBytes / 2
-	// leastAsked is the least that is worth a request of its own: registries
-	// read ahead for each, distribution 4 MiB.
-	leastAsked = 2 << 20
-)
+// windowBytes keeps eight connections busy.
+const windowBytes = 16 << 20
 
-func newWindow(size int64, room func()) *window {
-	w := &window{size: size, buf: make([]byte, min(size, windowBytes)), room: room, clock: time.Now()}
-	w.ring = min(narrowBytes, int64(len(w.buf)))
+// narrow is the room that a layer begins with, in a window of wide bytes. It
+// keeps to it if its decoder needs much memory itself.
+func narrow(wide int64) int64 { return wide / 2 }
+
+func newWindow(size, wide int64, room func()) *window {
+	w := &window{size: size, buf: make([]byte, min(size, wide)), least: wide / 8, room: room, clock: time.Now()}
+	w.ring = min(narrow(wide), int64(len(w.buf)))
 	w.changed = sync.NewCond(&w.mu)
 	return w
 }
@@ -215,7 +213,7 @@ func (r windowReader) advance(n int64) {
 	base := min(r.at[0], r.at[1])
 	moved := base > r.base
 	r.base = base
-	more := base-r.told >= leastAsked/2 || base == r.size
+	more := base-r.told >= r.least/2 || base == r.size
 	if moved && more {
 		r.told = base
 	}

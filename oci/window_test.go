@@ -17,8 +17,8 @@ import (
 func TestWindowWidens(t *testing.T) {
 	whole := make([]byte, 3*windowBytes+12345)
 	_, _ = rand.NewChaCha8([32]byte{1}).Read(whole)
-	w := newWindow(int64(len(whole)), func() {})
-	if w.limit() != narrowBytes {
+	w := newWindow(int64(len(whole)), windowBytes, func() {})
+	if w.limit() != narrow(windowBytes) {
 		t.Fatalf("room for %d bytes at first", w.limit())
 	}
 	bring := func(off, end int64) {
@@ -28,8 +28,8 @@ func TestWindowWidens(t *testing.T) {
 			}
 		}
 	}
-	bring(narrowBytes/2, narrowBytes) // before what comes first
-	bring(0, narrowBytes/2)
+	bring(narrow(windowBytes)/2, narrow(windowBytes)) // before what comes first
+	bring(0, narrow(windowBytes)/2)
 	head, err := windowReader{w, 0}.head(zstd.HeaderMaxSize)
 	if err != nil || !bytes.Equal(head, whole[:zstd.HeaderMaxSize]) {
 		t.Fatalf("the head is %x, %v", head, err)
@@ -46,12 +46,12 @@ func TestWindowWidens(t *testing.T) {
 			r.advance(int64(len(b)))
 		}
 	}
-	read(1, narrowBytes) // the other reader may have passed
+	read(1, narrow(windowBytes)) // the other reader may have passed
 	w.widen()
 	if w.limit() != windowBytes {
 		t.Fatalf("room for %d bytes when wide", w.limit())
 	}
-	for off := int64(narrowBytes); off < w.size; {
+	for off := narrow(windowBytes); off < w.size; {
 		end := w.limit()
 		bring(off, end)
 		read(0, end)
@@ -71,7 +71,7 @@ func TestWindowWidens(t *testing.T) {
 // A stream that asks for more than has room gives away no more than that.
 func TestCedeWithinWindow(t *testing.T) {
 	const size = 8 * windowBytes
-	w := newWindow(size, func() {})
+	w := newWindow(size, windowBytes, func() {})
 	w.widen()
 	tr := &transfer{window: w}
 	s := newSegment(context.Background(), tr, nil, w.clock)
