@@ -60,7 +60,7 @@ func Unfold(b []byte, c Compression, l Limits) (total int64, paths []string, err
 		return 0, nil, err
 	}
 	defer r.Close()
-	err = walkTar(r, l, nil, func(e cas.LayerEntry, content io.Reader) error {
+	err = walkTar(r, l, int64(len(b)), nil, func(e cas.LayerEntry, content io.Reader) error {
 		n, err := io.Copy(io.Discard, content)
 		total += n
 		paths = append(paths, e.Path)

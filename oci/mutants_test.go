@@ -31,10 +31,14 @@ var mutants = []struct {
 
 	// Limits.
 	{"entries are counted", "TestHostileLayers", "tarlayer.go", "if n > l.Files {", "if false {", nil},
-	{"a file is bounded", "TestHostileLayers", "tarlayer.go", "e.Size < 0 || e.Size > l.FileBytes", "false", nil},
-	{"all files are bounded", "TestHostileLayers", "tarlayer.go", "if *total += e.Size; *total > l.TotalBytes {", "if *total += e.Size; *total > l.TotalBytes && false {", nil},
+	{"a file is bounded", "TestHostileLayers", "tarlayer.go", "e.Size < 0 || e.Size > t.FileBytes", "false", nil},
+	{"all files are bounded", "TestHostileLayers", "tarlayer.go", "min(l.TotalBytes, max(n, expandFree))", "max(n, expandFree)", nil},
 	{"what unfolds is bounded", "TestHostileLayers", "tarlayer.go", "if b.left -= int64(n); b.left < 0 {", "if false {", nil},
-	{"a window is bounded", "TestHostileLayers", "tarlayer.go", "zstd.WithDecoderMaxWindow(maxWindow)", "zstd.WithDecoderMaxWindow(1<<30)", nil},
+	{"a window is bounded", "TestHostileLayers", "tarlayer.go", "zstd.WithDecoderMaxWindow(uint64(c.history(first)))", "zstd.WithDecoderMaxWindow(1<<30+0*uint64(len(first)))", nil},
+	{"a later frame has no larger window", "TestHostileLayers", "tarlayer.go", "min(max(h.WindowSize, commonWindow), maxWindow)", "maxWindow", nil},
+	{"sparse files are bounded", "TestHostileLayers", "tarlayer.go", "if t.bytes += e.Size; t.bytes > t.most {", "if false {", nil},
+	{"names are bounded", "TestHostileLayers", "tarlayer.go", "t.names > maxNames", "false", nil},
+	{"the store's copy is suspect when it is wrong", "TestPackedLayerOfTheStore", "unpack.go", "		if kept {\n", "		if false {\n", nil},
 	{"documents are bounded", "TestResolveErrorClasses", "source.go", "if int64(len(b)) > max {", "if false {", nil},
 	{"sizes are bounded", "TestManifestClaims", "resolve.go", "d.Size < 0 || d.Size > maxArtifact", "false", nil},
 	{"one digest has one size", "TestManifestClaims", "resolve.go", "seen && size != l.Size", "seen && false", nil},

@@ -365,6 +365,9 @@ func TestPackedLayerOfTheStore(t *testing.T) {
 		if asked := r.count("/blobs/"+d.String()) > 0; asked != rotten || len(res.Mismatches) > 0 != rotten {
 			t.Errorf("rotten: %v; asked the registry: %v; mismatches %+v", rotten, asked, res.Mismatches)
 		}
+		if s, err := st.Stat(d); err == nil && s.Suspect != rotten {
+			t.Errorf("rotten: %v; suspect: %v", rotten, s.Suspect)
+		}
 		if b, err := a.Entries(t.Context(), st); err != nil || len(b) != 1 {
 			t.Errorf("%v, %v", b, err)
 		}

@@ -2,6 +2,7 @@ package oci
 
 import (
 	"archive/tar"
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -40,23 +41,26 @@ func (l Limits) withDefaults() Limits {
 }
 
 // maxWindow is the largest zstd window that is decoded: it is held in memory.
-// Levels up to 20 need no more.
-const maxWindow = 32 << 20
+// Levels up to 20 need no more. A stream whose first frame asks for less than
+// commonWindow, which RFC 8878 wants every decoder to take (3.1.1.1.2), may come
+// to that in a later frame, and no further.
+const (
+	maxWindow    = 32 << 20
+	commonWindow = 8 << 20
+)
 
-// history is how much a decoder keeps of what it has unfolded, in bytes, as far
-// as the first bytes tell.
+// history is the most that a decoder keeps of what it has unfolded, in bytes.
+// Head is how the packed bytes begin. Frames that say nothing of those behind
+// them, since they hold little or are to be skipped, leave all of maxWindow.
 func (c Compression) history(head []byte) int64 {
 	if c != Zstd {
 		return 32 << 10
 	}
 	var h zstd.Header
-	if err := h.Decode(head); err != nil || h.Skippable {
+	if err := h.Decode(head); err != nil || h.Skippable || h.SingleSegment {
 		return maxWindow
 	}
-	if h.SingleSegment {
-		return int64(min(h.FrameContentSize, maxWindow))
-	}
-	return int64(min(h.WindowSize, maxWindow))
+	return int64(min(max(h.WindowSize, commonWindow), maxWindow))
 }
 
 // expandFree is what any layer may unfold to before the ratio counts: a tar
@@ -77,7 +81,9 @@ func unfold(r io.ReadCloser, c Compression, packed int64, l Limits) (io.ReadClos
 		}
 		out = z
 	case Zstd:
-		z, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(2), zstd.WithDecoderLowmem(true))
+		head := bufio.NewReaderSize(r, 64<<10)
+		first, _ := head.Peek(zstd.HeaderMaxSize) // what is wrong, the decoder says
+		z, err := zstd.NewReader(head, zstd.WithDecoderMaxWindow(uint64(c.history(first))), zstd.WithDecoderConcurrency(2), zstd.WithDecoderLowmem(true))
 		if err != nil {
 			return nil, fmt.Errorf("%w: zstd: %v", ErrFormat, err)
 		}
@@ -124,9 +130,9 @@ const maxLink = 4096
 // files. Everything but files, directories and links is refused, as is every
 // unsafe name. Entries whose name keep (nil keeps all) declines are passed
 // over without a look. It reads the stream to its end, beyond the archive's.
-func walkTar(r io.Reader, l Limits, keep func(name string) bool, visit func(cas.LayerEntry, io.Reader) error) error {
+func walkTar(r io.Reader, l Limits, packed int64, keep func(name string) bool, visit func(cas.LayerEntry, io.Reader) error) error {
 	tr := tar.NewReader(r)
-	total := int64(0)
+	sum := tally{Limits: l, most: l.unfolded(packed)}
 	for n := 1; ; n++ {
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
@@ -165,7 +171,7 @@ func walkTar(r io.Reader, l Limits, keep func(name string) bool, visit func(cas.
 			return err
 		}
 		e.Path = path.Clean(name)
-		if err := l.admit(e, &total); err != nil {
+		if err := sum.admit(e); err != nil {
 			return err
 		}
 		if err := visit(e, tr); err != nil {
@@ -178,13 +184,28 @@ func (l Limits) tooMany() error {
 	return fmt.Errorf("%w: more than %d entries", ErrTooLarge, l.Files)
 }
 
-// admit adds a file's size to the total and bounds both.
-func (l Limits) admit(e cas.LayerEntry, total *int64) error {
-	if e.Size < 0 || e.Size > l.FileBytes {
-		return fmt.Errorf("%w: entry %q has %d bytes, at most %d are allowed", ErrTooLarge, e.Path, e.Size, l.FileBytes)
+// maxNames bounds the paths and targets of one layer, in bytes: they are held in
+// memory, and those of a record several times over.
+const maxNames = 4 << 20
+
+// tally adds up what a layer holds and keeps it to its limits. The sizes are
+// those that headers say: a sparse file has more bytes than the archive.
+type tally struct {
+	Limits
+	most  int64 // bytes of all files
+	bytes int64
+	names int64
+}
+
+func (t *tally) admit(e cas.LayerEntry) error {
+	if e.Size < 0 || e.Size > t.FileBytes {
+		return fmt.Errorf("%w: entry %q has %d bytes, at most %d are allowed", ErrTooLarge, e.Path, e.Size, t.FileBytes)
 	}
-	if *total += e.Size; *total > l.TotalBytes {
-		return fmt.Errorf("%w: the files add up to more than %d bytes", ErrTooLarge, l.TotalBytes)
+	if t.bytes += e.Size; t.bytes > t.most {
+		return tooMuch(t.most)
+	}
+	if t.names += int64(len(e.Path) + len(e.Target)); t.names > maxNames {
+		return fmt.Errorf("%w: the names add up to more than %d bytes", ErrTooLarge, maxNames)
 	}
 	return nil
 }
@@ -194,14 +215,11 @@ func (l Limits) admitAll(entries []cas.LayerEntry, packed int64) error {
 	if len(entries) > l.Files {
 		return l.tooMany()
 	}
-	total := int64(0)
+	sum := tally{Limits: l, most: l.unfolded(packed)}
 	for _, e := range entries {
-		if err := l.admit(e, &total); err != nil {
+		if err := sum.admit(e); err != nil {
 			return err
 		}
-	}
-	if most := l.unfolded(packed); total > most {
-		return tooMuch(most)
 	}
 	return nil
 }

@@ -27,6 +27,10 @@ const unpackParallel = 16
 // packed says whether a layer is more than the bytes of one file.
 func (f File) packed() bool { return f.Tar || f.Compression != Plain }
 
+// fewEntries is what a layer may hold while others are unfolded: the record of
+// a hundred thousand takes much memory.
+const fewEntries = 1000
+
 // small says whether a packed layer fits into its window from the beginning.
 func (p *pull) small(f File) bool { return f.Desc.Size <= narrow(p.c.o.windowBytes()) }
 
@@ -72,7 +76,9 @@ func (p *pull) layer(ctx context.Context, st *cas.Store, l *cas.Lease, f File) (
 		}
 		defer p.decoder.Release(1)
 	}
-	if stat, err := st.Stat(f.Desc.Digest); err == nil && !stat.Suspect {
+	stat, err := st.Stat(f.Desc.Digest)
+	kept := err == nil && !stat.Suspect
+	if kept {
 		// Of a store that kept packed layers, or for an export.
 		t.order = append([]*origin{{source: held{st}}}, t.order...)
 	}
@@ -114,6 +120,12 @@ func (p *pull) layer(ctx context.Context, st *cas.Store, l *cas.Lease, f File) (
 		if wrong, err := p.judge(ctx, t, err); !wrong || err != nil {
 			return fail(err)
 		}
+		if kept {
+			// It may be the store's own copy that is wrong.
+			if _, err := st.Verify(ctx, []digest.Digest{f.Desc.Digest}, cas.VerifyOptions{}); err != nil {
+				return fail(err)
+			}
+		}
 	}
 }
 
@@ -133,13 +145,25 @@ func (p *pull) unpack(ctx context.Context, t *transfer, u *cas.Unpacking, f File
 	var work sync.WaitGroup
 	var entries []cas.LayerEntry
 	var invalid error
+	turn := false // with the decoder, until it has few entries to keep
+	release := sync.OnceFunc(func() {
+		if turn {
+			p.decoder.Release(1)
+		}
+	})
+	defer release()
 	work.Go(func() {
 		packed := windowReader{w, 0}
 		if p.small(f) {
 			if invalid = p.decoder.Acquire(ctx, 1); invalid != nil {
 				return
 			}
-			defer p.decoder.Release(1)
+			turn = true
+			defer func() {
+				if len(entries) < fewEntries {
+					release()
+				}
+			}()
 		}
 		if head, err := packed.head(zstd.HeaderMaxSize); err == nil && f.Compression.history(head) <= narrow(p.c.o.windowBytes()) {
 			w.widen()
@@ -285,7 +309,7 @@ func (f File) walk(packed io.ReadCloser, limits Limits, visit func(cas.LayerEntr
 	}
 	defer r.Close()
 	if f.Tar {
-		return walkTar(r, limits, f.keep, visit)
+		return walkTar(r, limits, f.Desc.Size, f.keep, visit)
 	}
 	most := limits.FileBytes
 	one := &bounded{ReadCloser: r, left: most, most: most}
@@ -312,6 +336,10 @@ type cancelableCloser struct {
 	io.Closer
 }
 
+// maxListed bounds the names in all packed layers of a model together; a tree
+// has at most 100,000 files.
+const maxListed = 200_000
+
 // Entries lists the model's files for [cas.Store.BuildTree], once Fetch has
 // brought every layer in. It is [cas.ErrNotFound] when one is not there.
 func (a *Artifact) Entries(ctx context.Context, st *cas.Store) ([]cas.TreeEntry, error) {
@@ -326,6 +354,7 @@ func (a *Artifact) Entries(ctx context.Context, st *cas.Store) ([]cas.TreeEntry,
 		return nil
 	}
 	var overlay [][]cas.LayerEntry
+	names := 0
 	for _, f := range a.Files {
 		if !f.packed() {
 			if err := add(cas.TreeEntry{Path: f.Path, Blob: f.Desc.Digest, Executable: f.Mode&0o111 != 0}); err != nil {
@@ -336,6 +365,9 @@ func (a *Artifact) Entries(ctx context.Context, st *cas.Store) ([]cas.TreeEntry,
 		list, err := st.Layer(ctx, f.Desc.Digest, f.reading())
 		if err != nil {
 			return nil, err
+		}
+		if names += len(list); names > maxListed {
+			return nil, fmt.Errorf("%w: the packed layers hold more than %d names", ErrTooLarge, maxListed)
 		}
 		if a.Format == FormatImage {
 			overlay = append(overlay, list)

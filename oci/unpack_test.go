@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -266,8 +267,15 @@ func TestHostileLayers(t *testing.T) {
 	const cncf = "application/vnd.cncf.model."
 	zeros := make([]byte, 20<<20)
 	oversize := makeTar(t, entry{name: "a", body: []byte("x")})
-	copy(oversize[124:136], "77777777777\x00") // 8 GiB claimed
+	oversize8 := bytes.Clone(oversize)
+	copy(oversize[124:136], "00040000000\x00")  // 8 MiB claimed
+	copy(oversize8[124:136], "77777777777\x00") // 8 GiB
 	fixChecksum(oversize)
+	fixChecksum(oversize8)
+	manyNames := make([]entry, 5500)
+	for n := range manyNames {
+		manyNames[n] = entry{name: fmt.Sprintf("%s%d", strings.Repeat(strings.Repeat("d", 200)+"/", 4), n)}
+	}
 	for name, tc := range map[string]struct {
 		mediaType string
 		content   []byte
@@ -287,6 +295,10 @@ func TestHostileLayers(t *testing.T) {
 		"no tar":             {"weight.v1.tar", noise(1, 10_000), oci.Limits{}, oci.ErrFormat},
 		"cut tar":            {"weight.v1.tar", makeTar(t, entry{name: "a", body: noise(1, 600_000)})[:300_000], oci.Limits{}, oci.ErrFormat},
 		"claims more":        {"weight.v1.tar", oversize, oci.Limits{}, oci.ErrFormat},
+		"claims far more":    {"weight.v1.tar", oversize8, oci.Limits{}, oci.ErrTooLarge},
+		"sparse bomb":        {"weight.v1.tar", sparseTar(t, 600<<20), oci.Limits{}, oci.ErrTooLarge},
+		"packed sparse bomb": {"weight.v1.tar+zstd", zstded(t, sparseTar(t, 700<<20)), oci.Limits{}, oci.ErrTooLarge},
+		"long names":         {"weight.v1.tar+zstd", zstded(t, append(makeTar(t, manyNames...), noise(1, 1<<20)...)), oci.Limits{}, oci.ErrTooLarge},
 		"file over limit":    {"weight.v1.tar", makeTar(t, entry{name: "a", body: make([]byte, 1001)}), oci.Limits{FileBytes: 1000}, oci.ErrTooLarge},
 		"total over limit":   {"weight.v1.tar", makeTar(t, entry{name: "a", body: make([]byte, 800)}, entry{name: "b", body: make([]byte, 800)}), oci.Limits{TotalBytes: 1000}, oci.ErrTooLarge},
 		"too many entries":   {"weight.v1.tar", makeTar(t, entry{name: "a"}, entry{name: "b"}, entry{name: "c"}), oci.Limits{Files: 2}, oci.ErrTooLarge},
@@ -297,6 +309,7 @@ func TestHostileLayers(t *testing.T) {
 		"cut gzip":           {"weight.v1.tar+gzip", cut(gzipped(t, makeTar(t, entry{name: "a", body: noise(1, 100_000)}))), oci.Limits{}, oci.ErrFormat},
 		"cut large gzip":     {"weight.v1.tar+gzip", cut(gzipped(t, makeTar(t, entry{name: "a", body: noise(1, 3<<20)}))), oci.Limits{}, oci.ErrFormat},
 		"no zstd":            {"weight.v1.tar+zstd", noise(1, 1000), oci.Limits{}, oci.ErrFormat},
+		"later zstd window":  {"weight.v1.tar+zstd", append(zstded(t, makeTar(t, entry{name: "a", body: noise(2, 1<<20)})), zstdFrame(24, []byte("behind the archive"))...), oci.Limits{}, oci.ErrFormat},
 		"zstd window":        {"weight.v1.tar+zstd", wideZstd(makeTar(t, entry{name: "a", body: []byte("a")})), oci.Limits{}, oci.ErrFormat},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -347,12 +360,39 @@ func TestHostileLayers(t *testing.T) {
 	}
 }
 
-// wideZstd is a frame that asks for a window of 128 MiB (RFC 8878, 3.1.1.1.2)
-// around one raw block.
-func wideZstd(b []byte) []byte {
+// wideZstd is a frame that asks for a window of 128 MiB.
+func wideZstd(b []byte) []byte { return zstdFrame(27, b) }
+
+// zstdFrame is a frame that asks for a window of 2^log bytes (RFC 8878,
+// 3.1.1.1.2) around one raw block.
+func zstdFrame(log byte, b []byte) []byte {
 	block := uint32(len(b))<<3 | 1
-	frame := []byte{0x28, 0xb5, 0x2f, 0xfd, 0x00, 17 << 3, byte(block), byte(block >> 8), byte(block >> 16)}
+	frame := []byte{0x28, 0xb5, 0x2f, 0xfd, 0x00, (log - 10) << 3, byte(block), byte(block >> 8), byte(block >> 16)}
 	return append(frame, b...)
+}
+
+// sparseTar is a few blocks that say they are a file of so many bytes, nearly
+// all of them a hole: GNU's format 1.0, which archive/tar reads and does not
+// write.
+func sparseTar(t testing.TB, size int) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	tw := tar.NewWriter(&b)
+	data := append([]byte(fmt.Sprintf("1\n%d\n1\n", size-1)), make([]byte, 512)...)[:512]
+	data = append(data, 'x')
+	h := &tar.Header{Name: "GNUSparseFile.0/hole.bin", Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(data)), PAXRecords: map[string]string{
+		"XNU.sparse.major": "1", "XNU.sparse.minor": "0", "XNU.sparse.name": "hole.bin", "XNU.sparse.realsize": strconv.Itoa(size),
+	}}
+	if err := tw.WriteHeader(h); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tw.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	if err := tw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return bytes.ReplaceAll(b.Bytes(), []byte("XNU.sparse"), []byte("GNU.sparse"))
 }
 
 func cut(b []byte) []byte { return b[:len(b)-30] }

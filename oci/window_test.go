@@ -114,7 +114,7 @@ func TestHistory(t *testing.T) {
 	}{
 		"gzip":                {Gzip, []byte{0x1f, 0x8b, 8}, 32 << 10},
 		"nothing":             {Plain, []byte("ustar"), 32 << 10},
-		"a small window":      {Zstd, frame(1<<20, long), 1 << 20},
+		"a small window":      {Zstd, frame(1<<20, long), commonWindow},
 		"a large one":         {Zstd, frame(32<<20, long), 32 << 20},
 		"one that is refused": {Zstd, wide(128 << 20), maxWindow},
 		"a skippable frame":   {Zstd, []byte{0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4}, maxWindow},
