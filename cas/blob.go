@@ -56,6 +56,9 @@ func (s *Store) find(ctx context.Context, k key) (BlobStat, error) {
 func (s *Store) lstat(k key) (unix.Stat_t, error) {
 	var st unix.Stat_t
 	path := s.blobPath(k)
+	if err := s.fs.parents(path); err != nil {
+		return st, err
+	}
 	switch err := unix.Lstat(path, &st); {
 	case errors.Is(err, unix.ENOENT):
 		return st, fmt.Errorf("%w: %s", ErrNotFound, k.digest())
@@ -81,7 +84,7 @@ func (s *Store) restore(ctx context.Context, k key) (bool, error) {
 		return false, err
 	}
 	defer guard.unlock()
-	runs, err := s.readNames(s.trashPath())
+	runs, err := s.trashNames()
 	if err != nil {
 		return false, err
 	}

@@ -74,7 +74,7 @@ func (c *collection) evictables() ([]evictable, error) {
 			out = append(out, evictable{ref: file, last: at.ref.LastUsed})
 		}
 	}
-	names, err := c.s.readNames(c.s.path("ingest"))
+	names, err := c.s.ingestNames()
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +85,7 @@ func (c *collection) evictables() ([]evictable, error) {
 			continue
 		}
 		dir := c.s.ingestPath(k)
-		busy, err := heldByOther(dir + "/lock")
+		busy, err := c.s.heldByOther(dir + "/lock")
 		if err != nil {
 			return nil, err
 		}

@@ -16,19 +16,35 @@ import (
 type flock struct{ fd int }
 
 // tryLock opens path and takes the lock how (unix.LOCK_SH or LOCK_EX). It
-// returns nil without an error when someone else holds it.
+// returns nil without an error when someone else holds it. It waits for no FIFO
+// in the file's place.
 func tryLock(path string, flags, how int) (*flock, error) {
-	fd, err := openRetry(path, flags|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	fd, err := openRetry(path, flags|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
 	l := &flock{fd}
+	if err := l.checkRegular(path); err != nil {
+		l.unlock()
+		return nil, err
+	}
 	held, err := l.try(how)
 	if err != nil || !held {
 		l.unlock()
 		return nil, err
 	}
 	return l, nil
+}
+
+func (l *flock) checkRegular(path string) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(l.fd, &st); err != nil {
+		return &fs.PathError{Op: "fstat", Path: path, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return fmt.Errorf("%w: the lock %s is not a regular file; remove it", ErrCorrupt, path)
+	}
+	return nil
 }
 
 func (l *flock) try(how int) (bool, error) {

@@ -25,12 +25,17 @@ type FsckOptions struct {
 func (s *Store) Fsck(ctx context.Context, o FsckOptions) ([]Finding, error) {
 	c := &fsck{s: s}
 	for _, step := range []func(context.Context) error{
-		c.layout, c.blobs, c.maps, c.flags, c.trees, c.layers, c.refs, c.leases, c.ingests, c.trash,
+		c.layout, c.impostors, c.blobs, c.maps, c.flags, c.trees, c.layers, c.refs, c.leases, c.ingests, c.trash,
 	} {
 		if err := context.Cause(ctx); err != nil {
 			return nil, err
 		}
-		if err := step(ctx); err != nil {
+		err := step(ctx)
+		if errors.Is(err, errLink) {
+			c.add("store", "layout", err.Error(), remedyRemove)
+			continue
+		}
+		if err != nil {
 			return nil, fmt.Errorf("fsck: %w", err)
 		}
 	}
@@ -85,6 +90,14 @@ func (c *fsck) layout(context.Context) error {
 		}
 	}
 	return nil
+}
+
+func (c *fsck) impostors(context.Context) error {
+	paths, err := c.s.impostors()
+	for _, path := range paths {
+		c.add("store", path, "a link or a file in the place of a directory; nothing behind it is looked at", remedyGC)
+	}
+	return err
 }
 
 // blobs: invariant 1 as far as names, modes and times tell.
@@ -308,7 +321,7 @@ func (c *fsck) hidden(dir string, except ...string) error {
 
 // ingests: invariant 3.
 func (c *fsck) ingests(context.Context) error {
-	names, err := c.s.readNames(c.s.path("ingest"))
+	names, err := c.s.ingestNames()
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ func TestFsckFinds(t *testing.T) {
 		"stranger at the top": {"store", func(t *testing.T, s *cas.Store, m model) { write(t, filepath.Join(s.Root(), "notes")) }, false},
 		"directory gone": {"store", func(t *testing.T, s *cas.Store, m model) {
 			must(t, os.Remove(filepath.Join(s.Root(), "suspect")))
-			must(t, os.Symlink("/tmp", filepath.Join(s.Root(), "suspect")))
+			must(t, os.Symlink(t.TempDir(), filepath.Join(s.Root(), "suspect")))
 		}, false},
 		"blob in the wrong place": {"blob", func(t *testing.T, s *cas.Store, m model) {
 			write(t, filepath.Join(s.Root(), "blobs", "sha256", "00", "ff"+hex[2:]))

@@ -42,7 +42,7 @@ const (
 
 // GCItem is one thing in the store, what a collection does with it, and why.
 type GCItem struct {
-	Kind   string `json:"kind"` // ref, tree, layer, blob, partial, trash, lease, temporary, map, flag
+	Kind   string `json:"kind"` // ref, tree, layer, blob, partial, trash, lease, temporary, map, flag, impostor
 	Name   string `json:"name"`
 	Bytes  int64  `json:"bytes,omitzero"` // of a blob that a collection keeps: not looked up
 	Action string `json:"action"`         // Keep or Drop
@@ -92,6 +92,7 @@ type collection struct {
 	partials []candidate
 	leases   []candidate
 	files    []candidate // unlinked as they are
+	fakes    []candidate // in the place of a directory
 	trash    []candidate
 }
 
@@ -233,7 +234,7 @@ func (c *collection) planTrees() error {
 }
 
 func (c *collection) planPartials() error {
-	names, err := c.s.readNames(c.s.path("ingest"))
+	names, err := c.s.ingestNames()
 	if err != nil {
 		return err
 	}
@@ -258,7 +259,7 @@ func (c *collection) planPartial(k key) error {
 	dir := c.s.ingestPath(k)
 	bytes, last := partialUse(dir)
 	age := c.s.now().Sub(last)
-	busy, err := heldByOther(filepath.Join(dir, "lock"))
+	busy, err := c.s.heldByOther(filepath.Join(dir, "lock"))
 	if err != nil {
 		return err
 	}
@@ -308,8 +309,8 @@ func partialUse(dir string) (bytes int64, last time.Time) {
 }
 
 // heldByOther reports whether a lock file is locked; one that is not there is not.
-func heldByOther(path string) (bool, error) {
-	lock, err := tryLock(path, unix.O_RDWR, unix.LOCK_EX)
+func (s *Store) heldByOther(path string) (bool, error) {
+	lock, err := s.tryLock(path, unix.O_RDWR, unix.LOCK_EX)
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	}

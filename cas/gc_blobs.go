@@ -67,7 +67,7 @@ func (c *collection) planBlobsIn(dir string) (f blobsOfDir, err error) {
 	if err != nil {
 		return f, err
 	}
-	fd, err := openRetry(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := openRetry(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return f, err
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // generation is how a collector learns, with one read inside its exclusive
@@ -20,7 +22,7 @@ type generation struct{ f *os.File }
 type counters struct{ roots, leases uint64 }
 
 func openGeneration(path string) (*generation, error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}

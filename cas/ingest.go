@@ -204,7 +204,7 @@ func (s *Store) claim(k key) (*flock, error) {
 		if err := s.fs.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, fmt.Errorf("ingest: %w", noSpace(err))
 		}
-		lock, err := tryLock(path, unix.O_RDWR|unix.O_CREAT, unix.LOCK_EX)
+		lock, err := s.tryLock(path, unix.O_RDWR|unix.O_CREAT, unix.LOCK_EX)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // its last owner removed the directory
 		}

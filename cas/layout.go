@@ -119,13 +119,13 @@ func (s *Store) makeFan(path string) error {
 // fanned lists the directories that there are of a kind.
 func (s *Store) fanned(kind string) ([]string, error) {
 	top := filepath.Join(s.root, kind, "sha256")
-	names, err := s.readNames(top)
+	names, _, err := s.split(top, isFan)
 	if err != nil {
 		return nil, err
 	}
 	slices.Sort(names)
 	for n, name := range names {
-		if len(name) != 2 || strings.Trim(name, "0123456789abcdef") != "" {
+		if !isFan(name) {
 			return nil, fmt.Errorf("%w: %s does not belong there; remove it", ErrCorrupt, filepath.Join(top, name))
 		}
 		names[n] = filepath.Join(top, name)

@@ -64,7 +64,7 @@ func (s *Store) Lease(ctx context.Context, purpose string, roots ...digest.Diges
 	tmp := s.leasePath("." + id)
 	// Locked under a hidden name first: whoever can see a lease and lock it
 	// may conclude that its owner is dead.
-	lock, err := tryLock(tmp, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, unix.LOCK_EX)
+	lock, err := s.tryLock(tmp, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, unix.LOCK_EX)
 	if err != nil {
 		return nil, fmt.Errorf("lease: %w", noSpace(err))
 	}
@@ -224,7 +224,7 @@ func (s *Store) readLeases(torn bool) (held []heldLease, dead []string, err erro
 
 func (s *Store) readProcessLease(name string, torn bool) (*heldLease, error) {
 	path := s.leasePath(name)
-	lock, err := tryLock(path, unix.O_RDONLY, unix.LOCK_SH)
+	lock, err := s.tryLock(path, unix.O_RDONLY, unix.LOCK_SH)
 	if err != nil {
 		return nil, err
 	}

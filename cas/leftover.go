@@ -16,11 +16,28 @@ func (c *collection) planLeftovers() error {
 		item := c.drop("lease", id, 0, "its owner is dead or its time is over")
 		c.leases = append(c.leases, candidate{path: c.s.leasePath(id), item: item})
 	}
-	steps := []func() error{c.planUnfinished, c.planTemporaries, c.planMaps, c.planFlags}
+	steps := []func() error{c.planImpostors, c.planUnfinished, c.planTemporaries, c.planMaps, c.planFlags}
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// planImpostors drops what has the place of a directory. What a link leads to
+// is not the store's.
+func (c *collection) planImpostors() error {
+	paths, err := c.s.impostors()
+	if err != nil {
+		return err
+	}
+	for _, path := range paths {
+		name, err := filepath.Rel(c.s.root, path)
+		if err != nil {
+			return err
+		}
+		c.fakes = append(c.fakes, candidate{path: path, item: c.drop("impostor", name, 0, "not a directory; nothing behind it is looked at")})
 	}
 	return nil
 }
@@ -68,7 +85,7 @@ func (c *collection) planUnfinishedIn(kind, prefix, reason string) error {
 			continue
 		}
 		if n := strings.LastIndexByte(rest, '-'); n > 0 {
-			alive, err := heldByOther(c.s.leasePath(rest[:n]))
+			alive, err := c.s.heldByOther(c.s.leasePath(rest[:n]))
 			if err != nil {
 				return err
 			}

@@ -36,7 +36,7 @@ func mounted(proc string) (found map[key]bool, blind string, err error) {
 		}
 	}
 	found = map[key]bool{}
-	pids, err := durable.OS.ReadNames(proc)
+	pids, err := durable.OS.ReadNames(proc + "/.") // which may be a link
 	if err != nil {
 		return nil, "", err
 	}

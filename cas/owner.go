@@ -19,7 +19,7 @@ func (s *Store) checkOwners() error {
 	if err := checkOwner(s.root, 0); err != nil { // the root may be given as a link
 		return err
 	}
-	for _, dir := range directories() {
+	for _, dir := range append(directories(), "layers", "layers/sha256") {
 		if err := checkOwner(s.path(dir), unix.AT_SYMLINK_NOFOLLOW); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

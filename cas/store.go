@@ -27,7 +27,7 @@ type Options struct {
 // any number of processes may have the same store open.
 type Store struct {
 	root    string
-	fs      durable.FS
+	fs      linkless
 	now     func() time.Time
 	minFree int64
 	gen     *generation
@@ -42,9 +42,9 @@ func Open(root string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{root: root, fs: o.FS, now: o.Now, minFree: o.MinFree}
-	if s.fs == nil {
-		s.fs = durable.OS
+	s := &Store{root: root, fs: linkless{o.FS, root}, now: o.Now, minFree: o.MinFree}
+	if s.fs.FS == nil {
+		s.fs.FS = durable.OS
 	}
 	if s.now == nil {
 		s.now = time.Now
@@ -178,24 +178,18 @@ func (s *Store) free() (free, total int64, err error) {
 // removeAll deletes a directory of the store through the seam. Directories of
 // trees are read-only and must be made writable for anyone but root.
 func (s *Store) removeAll(ctx context.Context, path string) error {
-	entries, err := os.ReadDir(path)
+	names, err := s.readNames(path)
 	if err != nil {
 		return err
 	}
 	if err := s.fs.Chmod(path, 0o755); err != nil {
 		return err
 	}
-	for _, e := range entries {
+	for _, name := range names {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		child := filepath.Join(path, e.Name())
-		if e.IsDir() {
-			err = s.removeAll(ctx, child)
-		} else {
-			err = s.fs.Unlink(child)
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := s.removeLeftover(ctx, filepath.Join(path, name)); err != nil {
 			return err
 		}
 	}

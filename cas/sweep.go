@@ -56,6 +56,12 @@ func (c *collection) execute(ctx context.Context, r *GCResult) error {
 	if err := c.removeLeases(ctx, r); err != nil {
 		return err
 	}
+	for _, f := range c.fakes {
+		err := c.s.fs.Unlink(f.path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.EISDIR) {
+			return err
+		}
+	}
 	for _, f := range c.files {
 		if err := c.s.removeLeftover(ctx, f.path); err != nil {
 			return err
@@ -367,7 +373,7 @@ func anyOpen(path string, mode uint32) (bool, error) {
 	default:
 		return false, nil // something else in a blob's place
 	}
-	d, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	d, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return false, err
 	}
@@ -485,7 +491,7 @@ func (s *Store) removeLeftover(ctx context.Context, path string) error {
 
 // removeEmptyRuns drops the directories of runs that are done with.
 func (s *Store) removeEmptyRuns() error {
-	runs, err := s.readNames(s.trashPath())
+	runs, err := s.trashNames()
 	if err != nil {
 		return err
 	}

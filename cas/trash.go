@@ -34,7 +34,7 @@ func (s *Store) newRun() (string, error) {
 
 // readTrash lists what collections took and has not been deleted yet.
 func (s *Store) readTrash() ([]trashed, error) {
-	runs, err := s.readNames(s.trashPath())
+	runs, err := s.trashNames()
 	if err != nil {
 		return nil, err
 	}

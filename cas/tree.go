@@ -338,6 +338,9 @@ func (s *Store) readTree(k key) (treeIndex, error) {
 
 func (s *Store) readIndex(dir string, k key) (treeIndex, error) {
 	var index treeIndex
+	if err := s.fs.inside(dir); err != nil {
+		return index, fmt.Errorf("%w: tree %s: %w", ErrCorrupt, k.digest(), err)
+	}
 	err := s.readRecord(filepath.Join(dir, "index"), &index)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Lstat(dir); err == nil {
@@ -376,7 +379,7 @@ func (s *Store) restoreNamed(ctx context.Context, name, home string) (bool, erro
 		return false, err
 	}
 	defer guard.unlock()
-	runs, err := s.readNames(s.trashPath())
+	runs, err := s.trashNames()
 	if err != nil {
 		return false, err
 	}

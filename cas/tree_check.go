@@ -66,6 +66,9 @@ func (s *Store) checkEntry(ctx context.Context, top string, e indexEntry) error 
 		return fmt.Errorf("%w: %s; repair it", ErrSuspect, e.Blob)
 	}
 	path := filepath.Join(top, filepath.FromSlash(e.Path))
+	if err := s.fs.parents(path); err != nil {
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
 	var st, of unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil {
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {

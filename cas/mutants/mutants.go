@@ -185,8 +185,13 @@ var mutants = []mutant{
 	},
 	{
 		name: "writable-inside", breaks: "1: a store is opened whose directories are another's or links",
-		file: "cas/owner.go", old: "	for _, dir := range directories() {", new: "	for _, dir := range directories()[:0] {",
+		file: "cas/owner.go", old: "range append(directories(), \"layers\", \"layers/sha256\") {", new: "range directories()[:0] {",
 		tests: "TestOpenRefusesWhatOthersCanWrite",
+	},
+	{
+		name: "layers-linked", breaks: "5: a store opens whose records of layers are behind a link",
+		file: "cas/owner.go", old: "range append(directories(), \"layers\", \"layers/sha256\") {", new: "range directories() {",
+		tests: "TestOpenRefusesLinkedLayers",
 	},
 	{
 		name: "foreign-owner", breaks: "1: a store of another user is opened",
@@ -233,14 +238,14 @@ var mutants = []mutant{
 	// Invariant 8.
 	{
 		name: "restored-blob-overlooked", breaks: "8: a blob that someone else restores between two looks is not found",
-		file: "cas/blob.go", old: "	guard, err := s.shared(ctx)\n	if err != nil {\n		return false, err\n	}\n	defer guard.unlock()\n	runs, err := s.readNames(s.trashPath())\n	if err != nil {",
-		new:   "	runs, err := s.readNames(s.trashPath())\n	if err != nil || len(runs) == 0 {\n		return false, err\n	}\n	guard, err := s.shared(ctx)\n	defer guard.unlock()\n	if err != nil {",
+		file: "cas/blob.go", old: "	guard, err := s.shared(ctx)\n	if err != nil {\n		return false, err\n	}\n	defer guard.unlock()\n	runs, err := s.trashNames()\n	if err != nil {",
+		new:   "	runs, err := s.trashNames()\n	if err != nil || len(runs) == 0 {\n		return false, err\n	}\n	guard, err := s.shared(ctx)\n	defer guard.unlock()\n	if err != nil {",
 		tests: "TestSchedules",
 	},
 	{
 		name: "restored-tree-overlooked", breaks: "8: a tree that someone else restores between two looks is not found",
-		file: "cas/tree.go", old: "	guard, err := s.shared(ctx)\n	if err != nil {\n		return false, err\n	}\n	defer guard.unlock()\n	runs, err := s.readNames(s.trashPath())\n	if err != nil {",
-		new:   "	runs, err := s.readNames(s.trashPath())\n	if err != nil || len(runs) == 0 {\n		return false, err\n	}\n	guard, err := s.shared(ctx)\n	defer guard.unlock()\n	if err != nil {",
+		file: "cas/tree.go", old: "	guard, err := s.shared(ctx)\n	if err != nil {\n		return false, err\n	}\n	defer guard.unlock()\n	runs, err := s.trashNames()\n	if err != nil {",
+		new:   "	runs, err := s.trashNames()\n	if err != nil || len(runs) == 0 {\n		return false, err\n	}\n	guard, err := s.shared(ctx)\n	defer guard.unlock()\n	if err != nil {",
 		tests: "TestSchedules",
 	},
 	{
@@ -272,6 +277,26 @@ var mutants = []mutant{
 		name: "mounts-deleted", breaks: "8: a mounted tree is deleted",
 		file: "cas/mounts.go", old: "				found[k] = true", new: "				_ = k",
 		tests: "TestGCKeepsMountedTrees",
+	},
+	{
+		name: "links-followed", breaks: "pulls and collections work through a link in the place of a directory",
+		file: "cas/linkless.go", old: "if st.Mode&unix.S_IFMT == unix.S_IFLNK {", new: "if false {",
+		tests: "TestLinksInPlaceOfDirectories",
+	},
+	{
+		name: "links-stop-collections", breaks: "a link in the place of a directory stops collections for ever",
+		file: "cas/linkless.go", old: "kind == unix.S_IFLNK || kind != unix.S_IFDIR && ours(name)", new: "kind != unix.S_IFLNK && kind != unix.S_IFDIR && ours(name)",
+		tests: "TestLinksInPlaceOfDirectories",
+	},
+	{
+		name: "fifo-waited-for", breaks: "a FIFO in the place of a lease stops fsck and gc for ever",
+		file: "cas/flock.go", old: "|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)", new: "|unix.O_NOFOLLOW, 0o600)",
+		tests: "TestLeaseThatIsFIFO",
+	},
+	{
+		name: "fifo-for-dead-lease", breaks: "5: a lease that is no file counts as one of a dead process",
+		file: "cas/flock.go", old: "	if st.Mode&unix.S_IFMT != unix.S_IFREG {", new: "	if false {",
+		tests: "TestLeaseThatIsFIFO",
 	},
 	// Invariant 9.
 	{

@@ -23,10 +23,12 @@ type FS interface {
 	Link(oldName, newName string) error
 	Unlink(name string) error // a file
 	Rmdir(name string) error  // an empty directory
+	// Chmod follows a final symbolic link.
 	Chmod(name string, perm fs.FileMode) error
 	// ReadNames lists a directory, in no order.
 	ReadNames(dir string) ([]string, error)
-	// SyncDir makes the names in a directory durable.
+	// SyncDir makes the names in a directory durable; it follows a final
+	// symbolic link.
 	SyncDir(name string) error
 }
 
