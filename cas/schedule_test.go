@@ -240,7 +240,8 @@ func TestSchedules(t *testing.T) {
 			return errors.Join(pullSmall(s, "b"), collect(s))
 		}), trashed},
 		{"collection in a pull without a ref", newActor(t, root, lock, hold), newActor(t, root, locks, collect), nothing},
-		{"collection in a ref without a lease", newActor(t, root, lock, refer), newActor(t, root, locks, collect), dead},
+		{"collection in a ref without a lease", newActor(t, root, lock, refer(true)), newActor(t, root, locks, collect), dead},
+		{"collection in a ref to blobs alone", newActor(t, root, lock, refer(false)), newActor(t, root, locks, collect), dead},
 		{"pull without a ref in a collection", newActor(t, root, locks, collect), newActor(t, root, lock, hold), dead},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -294,13 +295,20 @@ func fetchSmall(s *cas.Store) (*cas.Lease, error) {
 
 // refer puts a ref to what nothing protects: it may fail, but not name what is
 // gone.
-func refer(s *cas.Store) error {
-	md, pd := digest.FromBytes(smallManifest()), digest.FromBytes(smallPart())
-	err := s.PutRef(context.Background(), cas.Ref{Name: "bare", Tree: md, Blobs: []digest.Digest{md, pd}})
-	if errors.Is(err, cas.ErrNotFound) {
+func refer(tree bool) func(*cas.Store) error {
+	return func(s *cas.Store) error {
+		md, pd := digest.FromBytes(smallManifest()), digest.FromBytes(smallPart())
+		for _, name := range []string{"bare", "bare-too"} {
+			r := cas.Ref{Name: name, Blobs: []digest.Digest{md, pd}}
+			if tree {
+				r.Tree = md
+			}
+			if err := s.PutRef(context.Background(), r); err != nil && !errors.Is(err, cas.ErrNotFound) {
+				return err
+			}
+		}
 		return nil
 	}
-	return err
 }
 
 // look leases the model, and then asks for what is known to be restorable.
