@@ -27,7 +27,8 @@ type Spool struct {
 	err  error // of a failed write; nothing can be published any more
 }
 
-// spaceStep is how many bytes are spooled between two looks at the free space.
+// spaceStep is how many bytes of a layer are spooled between two looks at the
+// free space; the first is before its first byte.
 const spaceStep = 64 << 20
 
 // Spool opens the writer of a file of at most limit bytes.
@@ -65,16 +66,17 @@ func (p *Spool) Write(b []byte) (int, error) {
 
 func (p *Spool) write(b []byte) error {
 	at := p.h.off
-	if int64(len(b)) > p.max-at {
+	n := int64(len(b))
+	if n > p.max-at {
 		return fmt.Errorf("%w: spool of more than %d bytes", ErrInvalid, p.max)
 	}
-	if at%spaceStep+int64(len(b)) >= spaceStep {
+	if before := p.u.spooled.Add(n) - n; before == 0 || before%spaceStep+n >= spaceStep {
 		free, _, err := p.s.free()
 		if err != nil {
 			return err
 		}
-		if free -= p.s.minFree; free < int64(len(b)) {
-			return &NoSpaceError{Need: int64(len(b)), Free: max(0, free), Path: p.s.root}
+		if free -= p.s.minFree; free < n {
+			return &NoSpaceError{Need: n, Free: max(0, free), Path: p.s.root}
 		}
 	}
 	err := p.h.hashWhile(b, func() error {

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -30,6 +31,8 @@ type Unpacking struct {
 
 	sha hash.Hash // of the packed bytes; for one goroutine
 	off int64
+
+	spooled atomic.Int64 // bytes of all its files
 
 	mu     sync.Mutex
 	files  []sealedFile // durable, without a name

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/resultity/rmodels/cas"
 )
@@ -221,6 +222,39 @@ func TestUnpackRefusesItself(t *testing.T) {
 
 // What a process left that was killed while it unpacked is gone with the next
 // collection; before, while it lives, it is left alone.
+// What has to stay free does, however small the files of a layer are.
+func TestUnpackNoSpace(t *testing.T) {
+	mnt := t.TempDir()
+	mount(t, "tmpfs", mnt, "size=200m")
+	free := func() int64 {
+		var st unix.Statfs_t
+		must(t, unix.Statfs(mnt, &st))
+		return int64(st.Bavail) * st.Bsize
+	}
+	const step = 64 << 20 // bytes between two looks
+	s := open(t, filepath.Join(mnt, "store"), cas.Options{MinFree: 100 << 20})
+	l := lease(t, s)
+	_, d := packed()
+	u, err := s.Unpack(t.Context(), l, d, 3000, "test", nil)
+	must(t, err)
+	for seed := uint64(1); err == nil && seed < 60; seed++ {
+		b, _ := content(seed, 4<<20)
+		_, err = spool(u, "file", b)
+	}
+	wantError(t, err, cas.ErrNoSpace)
+	if left := free(); left < 100<<20-step {
+		t.Errorf("%d bytes are left", left)
+	}
+	must(t, u.Close())
+
+	s = open(t, filepath.Join(mnt, "store"), cas.Options{MinFree: 201 << 20})
+	u, err = s.Unpack(t.Context(), l, d, 3000, "test", nil)
+	must(t, err)
+	_, err = spool(u, "file", []byte("x"))
+	wantError(t, err, cas.ErrNoSpace)
+	must(t, u.Close())
+}
+
 func TestUnpackAbandoned(t *testing.T) {
 	s := newStore(t)
 	l := lease(t, s)

@@ -331,6 +331,16 @@ var mutants = []mutant{
 		tests: "TestSchedules",
 	},
 	{
+		name: "space-by-file", breaks: "a layer of small files takes the space that has to stay free",
+		file: "cas/spool.go", old: "p.u.spooled.Add(n) - n;", new: "at + 1;",
+		tests: "TestUnpackNoSpace",
+	},
+	{
+		name: "space-looked-at-late", breaks: "a layer takes space where none may be taken",
+		file: "cas/spool.go", old: "before == 0 || ", new: "",
+		tests: "TestUnpackNoSpace",
+	},
+	{
 		name: "layer-contains-itself", breaks: "a layer that unfolds to itself waits for its own writer",
 		file: "cas/unpack.go", old: "	if u.have[u.k] {", new: "	if false {",
 		tests: "TestUnpackRefusesItself",
