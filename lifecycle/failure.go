@@ -185,6 +185,7 @@ var causes = []class{
 	{oci.ErrUnavailable, CauseUnavailable, "check the network and the registry; the next attempt goes on where this one stopped"},
 	{snapshot.ErrSource, CauseUnavailable, "check the snapshot source; the node goes on with the last snapshot it accepted"},
 	{snapshot.ErrTrustState, CauseState, "nothing is accepted, and nothing new starts, before a person has mended it; see docs/operator.md"},
+	{snapshot.ErrNotOwner, CauseState, ""},
 	{snapshot.ErrCache, CauseState, "fetch it again with: rmodels sync, or hand it over with: rmodels snapshot apply FILE"},
 	{snapshot.ErrRejected, CauseSnapshot, "the node goes on with the last snapshot it accepted; tell the network"},
 	{snapshot.ErrNone, CauseSnapshot, "fetch one with: rmodels sync, or hand one over with: rmodels snapshot apply FILE"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -32,6 +33,9 @@ func shareLock(ctx context.Context, path, what string, wait time.Duration) (*loc
 
 func acquire(ctx context.Context, path, what string, how int, wait time.Duration) (*lock, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("%s: the node's state belongs to another user: %w; run as its owner", what, err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -194,5 +195,26 @@ func TestIncidents(t *testing.T) {
 	res, err := n.Audit(func([]byte) error { return nil })
 	if err != nil || res.Entries != 7 || res.Torn != 1 || res.Broken != 0 {
 		t.Errorf("%+v, %v", res, err)
+	}
+}
+
+// TestLockOfAnotherUser: who may not open a lock is told who may.
+func TestLockOfAnotherUser(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "sync.lock")
+	if err := os.WriteFile(path, nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan error)
+	go func() { // whose thread, without root's privileges, ends with it
+		runtime.LockOSThread()
+		var none [2]unix.CapUserData
+		err := unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &none[0])
+		if err == nil {
+			_, err = takeLock(context.Background(), path, "sync of lab", 0)
+		}
+		got <- err
+	}()
+	if err := <-got; !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "sync of lab") || !strings.Contains(err.Error(), "run as its owner") {
+		t.Error(err)
 	}
 }

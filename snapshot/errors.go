@@ -28,6 +28,9 @@ var (
 	// damaged on this node's disk. Nothing is accepted until a person has mended
 	// it: who would heal it from the network believes whoever answers there.
 	ErrTrustState = errors.New("stored trust state is damaged")
+	// ErrNotOwner: the trust state is another user's, and this one may not read
+	// it; nothing is known about it.
+	ErrNotOwner = errors.New("trust state belongs to another user")
 	// ErrSource: the source could not be reached or answered with an error;
 	// nothing is known about the snapshot.
 	ErrSource = errors.New("snapshot source failed")

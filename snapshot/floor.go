@@ -33,6 +33,9 @@ func readFloor(path string) (floor, bool, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return floor{}, false, nil
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		return floor{}, false, notOwner(err)
+	}
 	var f floor
 	if err == nil {
 		err = json.Unmarshal(b, &f, json.RejectUnknownMembers(true))

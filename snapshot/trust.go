@@ -131,11 +131,19 @@ func readPin(dir string) (pin, error) {
 // stopped says what a person does about damaged trust state. The floor is kept
 // on purpose: it goes on refusing what is older.
 func stopped(file, dir, network string, err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return notOwner(err)
+	}
 	if network == "" {
 		network = "NETWORK"
 	}
 	return fmt.Errorf("%w: %s: %v; restore it from a backup, or pin the network anew: move %s aside, get the newest root from the publisher and run: rmodels init --network %s --root ROOT.json",
 		ErrTrustState, file, err, dir, network)
+}
+
+// notOwner is for state that is as good as it was, but not for this user.
+func notOwner(err error) error {
+	return fmt.Errorf("%w: %w; run as its owner", ErrNotOwner, err)
 }
 
 // OpenTrust opens what [Pin] wrote; [ErrNotPinned] when it did not.
@@ -211,6 +219,9 @@ func (t *Trust) readRecord() (record, bool, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return record{}, false, nil
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		return record{}, false, notOwner(err)
+	}
 	if err != nil {
 		return record{}, false, fmt.Errorf("%w: %v", ErrCache, err)
 	}
@@ -238,6 +249,9 @@ func (t *Trust) readFloor() (floor, error) {
 // lock makes acceptance one at a time among all processes of the node.
 func (t *Trust) lock(ctx context.Context) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(t.dir, lockFile), os.O_RDWR|os.O_CREATE|oNoFollow, 0o600)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, notOwner(err)
+	}
 	if err != nil {
 		return nil, err
 	}

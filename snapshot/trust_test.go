@@ -9,10 +9,13 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/resultity/rmodels/snapshot"
 )
@@ -323,5 +326,40 @@ func TestTwoAtOnce(t *testing.T) {
 	wg.Wait()
 	if acc := must1(n.Current(start))(t); acc.Document.Sequence != 2 {
 		t.Errorf("sequence %d stayed", acc.Document.Sequence)
+	}
+}
+
+// TestForeignState: who may not read the trust state is told so, whichever of
+// its files is met first, and not to begin anew.
+func TestForeignState(t *testing.T) {
+	net := newNetwork(t)
+	n := newNode(t, "mainnet", net.root())
+	must1(n.Apply(net.release(), net.now()))(t)
+	net.rotate("targets-1")
+	must1(n.Apply(net.release(), net.now()))(t)
+	for _, file := range []string{filepath.Join(n.dir, "pin.json"), filepath.Join(n.dir, "roots", "2.root.json"), filepath.Join(n.dir, "accepted.json"), filepath.Join(n.dir, "lock"), n.floor} {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			check(t, os.Chmod(file, 0))
+			err := make(chan error)
+			go func() { // whose thread, without root's privileges, ends with it
+				runtime.LockOSThread()
+				var none [2]unix.CapUserData
+				e := unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &none[0])
+				var tr *snapshot.Trust
+				if e == nil {
+					tr, e = snapshot.OpenTrust(n.dir, n.floor)
+				}
+				if e == nil {
+					_, e = tr.Pull(context.Background(), nil, net.now())
+				}
+				err <- e
+			}()
+			got := <-err
+			check(t, os.Chmod(file, 0o600))
+			wantErr(t, got, snapshot.ErrNotOwner)
+			if !strings.Contains(got.Error(), "run as its owner") || strings.Contains(got.Error(), "damaged") || strings.Contains(got.Error(), "rmodels init") {
+				t.Error(got)
+			}
+		})
 	}
 }
