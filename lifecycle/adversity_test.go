@@ -146,8 +146,27 @@ func TestEvictedInactive(t *testing.T) {
 	if _, err := st.Ref(n.modelRef("tiny@v1")); err == nil {
 		t.Fatal("not evicted")
 	}
+	// No pass has met it yet, and everybody says what the next one will.
+	if r, err := n.Record("tiny"); err != nil || r.State != Absent || r.Reason != freedByGC || r.Tree != "" {
+		t.Errorf("remembered: %+v, %v", r, err)
+	}
+	es, err := n.Explain(context.Background(), "tiny")
+	if err != nil || len(es) != 1 || es[0].State != Absent || es[0].Reason != freedByGC || es[0].Admission != nil || es[0].Next.Verb != Keep {
+		t.Errorf("explained: %+v, %v", es, err)
+	}
+	res, err := n.Sync(context.Background(), SyncOptions{DryRun: true})
+	if err != nil || len(res.Plan.Actions) != 1 || res.Plan.Actions[0].Verb != Keep || res.Plan.Actions[0].State != Absent {
+		t.Errorf("planned: %+v, %v", res.Plan, err)
+	}
 	w.sync(n)
-	w.state(n, "tiny@v1", Absent)
+	if r := w.state(n, "tiny@v1", Absent); r.History[len(r.History)-1].Why != freedByGC {
+		t.Errorf("written down: %+v", r)
+	}
+	w.must(w.repo.SetEnabled("tiny", "v1", true))
+	w.publish()
+	if o := w.sync(n)["tiny@v1"]; o.Verb != Install || o.After != Pending {
+		t.Errorf("enabled again: %+v, %+v", o, o.Failure)
+	}
 	ins, _ := n.Incidents("", 0)
 	for _, in := range ins {
 		t.Errorf("false incident: %s %s", in.Kind, in.Reason)

@@ -60,6 +60,9 @@ func TestArchiveAndRestore(t *testing.T) {
 			if _, err := st.Stat(hot.Manifest); !errors.Is(err, cas.ErrNotFound) {
 				t.Errorf("the hot copy is still there: %v", err)
 			}
+			if es, err := n.Explain(context.Background(), "tiny@v1"); err != nil || len(es) != 1 || es[0].State != Archived || es[0].Admission != nil {
+				t.Errorf("explained: %+v, %v", es, err) // its evidence is in the archive
+			}
 			w.sync(n)
 			w.state(n, "tiny@v1", Archived)
 

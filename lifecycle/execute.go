@@ -42,6 +42,12 @@ func (n *Node) do(ctx context.Context, acc *snapshot.Accepted, a Action, o SyncO
 		out.Failure = AsFailure(err)
 		return out
 	}
+	if a.State == Absent { // gc may have freed it since this pass began
+		if err := n.evicted(r); err != nil {
+			out.Failure = AsFailure(err)
+			return out
+		}
+	}
 	if r.State != a.State {
 		out.After = r.State
 		out.Failure = &Failure{Cause: CauseBusy, Reason: fmt.Sprintf("it became %s while this pass was planned", r.State), Hint: "the next sync goes on from there"}

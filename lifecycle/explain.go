@@ -2,6 +2,8 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
+	"slices"
 
 	"github.com/resultity/rmodels/policy"
 )
@@ -32,16 +34,19 @@ func (n *Node) Explain(ctx context.Context, nameOrID string) ([]Explanation, err
 	if err != nil {
 		return nil, err
 	}
+	recs, err := n.Records()
+	if err != nil && !errors.Is(err, errCorrupt) { // the next sync mends a damaged record
+		return nil, err
+	}
 	var out []Explanation
 	for _, a := range p.Actions {
 		e := Explanation{Name: a.Name, Version: a.Version, State: a.State, Next: a, Reason: a.Reason, Cause: a.Cause}
-		var r Record
-		if err := n.models.read(a.ID(), &r); err == nil {
-			e.Record, e.Reason, e.Cause = &r, r.Reason, r.Cause
+		if i := slices.IndexFunc(recs, func(r *Record) bool { return r.ID() == a.ID() }); i >= 0 {
+			e.Record, e.Reason, e.Cause = recs[i], recs[i].Reason, recs[i].Cause
 		}
 		if a.model != nil {
 			e.Listed, e.Enabled = true, a.model.Enabled
-			if e.Record != nil && e.Record.Receipt != nil {
+			if e.Record != nil && e.Record.Tree != "" && e.Record.Receipt != nil { // else gc may have freed the evidence
 				d := n.readmit(acc, a.model.Policy, a.model.Reference, e.Record.Receipt, n.modelRef(a.ID()))
 				e.Admission = &d
 			}

@@ -165,8 +165,20 @@ func (n *Node) Current() (*snapshot.Accepted, error) {
 }
 
 // Records lists what the node remembers, in name order. A damaged record is
-// skipped and reported in the error; the others are returned all the same.
+// skipped and reported in the error; the others are returned all the same. A
+// model that gc freed is Absent, also before a pass has written that down.
 func (n *Node) Records() ([]*Record, error) {
+	recs, err := n.written()
+	for _, r := range recs {
+		if gone, serr := n.isEvicted(r); serr == nil && gone { // without a store, the record's word stands
+			r.State, r.Reason, r.Tree, r.Receipt, r.Verdict, r.Holds = Absent, freedByGC, "", nil, nil, ""
+		}
+	}
+	return recs, err
+}
+
+// written are the records as they are on the disk.
+func (n *Node) written() ([]*Record, error) {
 	ids, err := n.models.ids()
 	if err != nil {
 		return nil, err

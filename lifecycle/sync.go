@@ -325,7 +325,7 @@ func (n *Node) mend(ctx context.Context) error {
 		if held[id] || n.models.read(id, &r) != nil || r.State != Inactive {
 			continue
 		}
-		if _, err := n.locked(ctx, id, func(r *Record) error { return n.evicted(ctx, r) }); err != nil && !errors.Is(err, ErrBusy) {
+		if _, err := n.locked(ctx, id, n.evicted); err != nil && !errors.Is(err, ErrBusy) {
 			return err
 		}
 	}
@@ -368,21 +368,34 @@ func (n *Node) mendRef(ctx context.Context, st *cas.Store, id, name string) erro
 	return st.DeleteRef(ctx, name)
 }
 
-// evicted notes that gc freed an Inactive model, as it may when the disk runs
-// full: that is no failed check.
-func (n *Node) evicted(ctx context.Context, r *Record) error {
-	st, err := n.store()
-	if err != nil {
+// freedByGC is why a model is Absent that was Inactive when the disk ran full:
+// no failed check.
+const freedByGC = "freed by gc while it was Inactive"
+
+// evicted notes that gc freed an Inactive model.
+func (n *Node) evicted(r *Record) error {
+	gone, err := n.isEvicted(r)
+	if err != nil || !gone {
 		return err
 	}
-	if _, err := st.Ref(n.modelRef(r.ID())); r.State != Inactive || !errors.Is(err, cas.ErrNotFound) {
-		return err
-	}
-	if err := r.move(Absent, n.o.By, "freed by gc while it was Inactive", "", n.now()); err != nil {
+	if err := r.move(Absent, n.o.By, freedByGC, "", n.now()); err != nil {
 		return err
 	}
 	r.Tree, r.Receipt, r.Verdict, r.Holds = "", nil, nil, ""
 	return n.save(r)
+}
+
+// isEvicted reports whether gc freed the model that the record calls Inactive.
+func (n *Node) isEvicted(r *Record) (bool, error) {
+	if r.State != Inactive {
+		return false, nil
+	}
+	st, err := n.store()
+	if err != nil {
+		return false, err
+	}
+	_, err = st.Ref(n.modelRef(r.ID()))
+	return errors.Is(err, cas.ErrNotFound), unlessAbsent(err)
 }
 
 // forgetRuntimes drops images of runtimes that the snapshot no longer lists.

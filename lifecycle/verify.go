@@ -45,7 +45,7 @@ func (n *Node) Verify(ctx context.Context, o VerifyOptions) ([]Verification, err
 	if err != nil {
 		return nil, err
 	}
-	recs, err := n.Records()
+	recs, err := n.written()
 	if err != nil && !errors.Is(err, errCorrupt) { // the next sync mends a damaged record; the others are verified
 		return nil, err
 	}
@@ -137,7 +137,7 @@ func (n *Node) verifyRecord(ctx context.Context, acc *snapshot.Accepted, r *Reco
 	defer l.Release()
 	ref, err := st.Ref(n.modelRef(r.ID()))
 	if errors.Is(err, cas.ErrNotFound) && r.State == Inactive {
-		return n.evicted(ctx, r)
+		return n.evicted(r)
 	}
 	if errors.Is(err, cas.ErrNotFound) {
 		return n.settle(acc, r, treeFailure(r, err))
