@@ -186,6 +186,9 @@ func TestUsageErrors(t *testing.T) {
 		{"snapshot", "sign", "/does/not/exist"},
 		{"import", "/does/not/exist"},
 		{"gc"},
+		{"gc", "--high-percent", "200"},
+		{"gc", "--low-percent", "-5"},
+		{"gc", "--high-percent", "10", "--low-percent", "90"},
 	} {
 		t.Run(strings.Join(args, " "), func(t *testing.T) {
 			t.Setenv("RMODELS_STATE_DIR", t.TempDir())

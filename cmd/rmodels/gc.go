@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"strings"
 
@@ -18,11 +19,21 @@ func (a *app) gcCommand() *cobra.Command {
 		Short: "Free what no model needs any more",
 		Long: `gc deletes blobs, trees and partial transfers that nothing refers to. What a
 running pull, a lease or a mounted container uses is kept; every item has a
-reason. It is safe beside running commands and meant for cron.`,
+reason. It is safe beside running commands and meant for cron.
+
+While more of the disk is in use than --high-percent, or less is free than
+min-free, it also frees partial transfers and Inactive models, the least
+recently used first; they are fetched again when they are wanted again.`,
 		Example: `  rmodels gc --dry-run
   rmodels gc --quiet                     # from cron`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !cmd.Flags().Changed("low-percent") {
+				o.LowPercent = min(o.LowPercent, o.HighPercent)
+			}
+			if o.LowPercent < 0 || o.LowPercent > o.HighPercent || o.HighPercent > 100 {
+				return usageError{fmt.Errorf("--high-percent %d, --low-percent %d: write 0 to 100, the low one not above the high one", o.HighPercent, o.LowPercent)}
+			}
 			n, c, err := a.node("gc")
 			if err != nil {
 				return err
@@ -55,8 +66,8 @@ reason. It is safe beside running commands and meant for cron.`,
 		},
 	}
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be freed and change nothing")
-	c.Flags().IntVar(&o.HighPercent, "high-percent", 80, "share of the disk in use that lets what is merely kept for later go")
-	c.Flags().IntVar(&o.LowPercent, "low-percent", 70, "share at which that stops")
+	c.Flags().IntVar(&o.HighPercent, "high-percent", 80, "share of the disk in use that lets what is merely kept for later go; 0: never by share")
+	c.Flags().IntVar(&o.LowPercent, "low-percent", 70, "share at which that stops; at most --high-percent")
 	c.Flags().BoolVar(&all, "all", false, "also list what is kept, with the reason")
 	return c
 }
