@@ -23,7 +23,8 @@ import (
 
 // config is the configuration file. Every scalar key is also a flag
 // (engine.path is --engine-path) and a variable (RMODELS_ENGINE_PATH); flags
-// win over variables, variables over the file.
+// win over variables, variables over the file. A key, a flag or a variable
+// that is none of them is refused.
 type config struct {
 	Network  string          `toml:"network,omitempty"`
 	StateDir string          `toml:"state-dir,omitempty"`
@@ -190,7 +191,29 @@ func setHost(c *config, s string) error {
 func (s setting) flag() string { return cmp.Or(s.name, strings.ReplaceAll(s.key, ".", "-")) }
 
 func (s setting) variable() string {
-	return "RMODELS_" + strings.ToUpper(strings.ReplaceAll(s.flag(), "-", "_"))
+	return variablePrefix + strings.ToUpper(strings.NewReplacer(".", "_", "-", "_").Replace(s.key))
+}
+
+// What begins with variablePrefix is a setting or configVariable, or with
+// testPrefix and set for this program's tests and what they start.
+const (
+	variablePrefix = "RMODELS_"
+	configVariable = variablePrefix + "CONFIG"
+	testPrefix     = variablePrefix + "TEST_"
+)
+
+// unknownVariable is a variable that looks like a setting and is none: a
+// typing error, which must not be passed over in silence.
+func unknownVariable() error {
+	for _, v := range os.Environ() {
+		name, _, _ := strings.Cut(v, "=")
+		if !strings.HasPrefix(name, variablePrefix) || strings.HasPrefix(name, testPrefix) || name == configVariable ||
+			slices.ContainsFunc(settings, func(s setting) bool { return s.variable() == name }) {
+			continue
+		}
+		return usageError{fmt.Errorf("%s: no key of the configuration has this variable; see: rmodels --help", name)}
+	}
+	return nil
 }
 
 // addSettings declares the flags. Their values are read in [loadConfig].
@@ -226,7 +249,10 @@ func defaultPaths() (configFile, stateDir string) {
 // written: a command must not act on another node because of a typing error.
 func loadConfig(fset *pflag.FlagSet, file string, mayMiss bool) (*config, string, error) {
 	c := new(config)
-	file = cmp.Or(file, os.Getenv("RMODELS_CONFIG"))
+	if err := unknownVariable(); err != nil {
+		return nil, file, err
+	}
+	file = cmp.Or(file, os.Getenv(configVariable))
 	named := file != ""
 	defaultFile, stateDir := defaultPaths()
 	file = cmp.Or(file, defaultFile)

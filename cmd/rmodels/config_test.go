@@ -46,11 +46,28 @@ func TestLimits(t *testing.T) {
 	if err != nil || o.LimitRate != 5*mib || len(o.Schedule) != 1 || o.Schedule[0].Rate != mib {
 		t.Errorf("with flags: %v, %d, %v", err, o.LimitRate, o.Schedule)
 	}
-	t.Setenv("RMODELS_LIMIT_RATE", "7MiB")
-	t.Setenv("RMODELS_LIMIT_SCHEDULE", "01:00-02:00 2MiB,03:00-04:00 none")
+	t.Setenv("RMODELS_LIMITS_RATE", "7MiB")
+	t.Setenv("RMODELS_LIMITS_SCHEDULE", "01:00-02:00 2MiB,03:00-04:00 none")
 	o, err = registryOf(t, file)
 	if err != nil || o.LimitRate != 7*mib || len(o.Schedule) != 2 || o.Schedule[0].Rate != 2*mib {
 		t.Errorf("with variables: %v, %d, %v", err, o.LimitRate, o.Schedule)
+	}
+}
+
+// TestUnknownVariable: a variable that looks like a setting and is none is a
+// typing error, as an unknown key is; an empty one, too.
+func TestUnknownVariable(t *testing.T) {
+	t.Setenv("RMODELS_TEST_ANYTHING", "1")
+	if _, err := registryOf(t, ""); err != nil {
+		t.Errorf("a variable of the tests: %v", err)
+	}
+	for _, name := range []string{"RMODELS_LIMIT_RATE", "RMODELS_NETWROK", "RMODELS_"} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv(name, "")
+			if _, err := registryOf(t, ""); exitCode(err) != exitUsage || !strings.Contains(err.Error(), name+": ") {
+				t.Errorf("got %v", err)
+			}
+		})
 	}
 }
 
