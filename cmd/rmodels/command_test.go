@@ -165,6 +165,13 @@ func TestEverySettingIsDocumented(t *testing.T) {
 }
 
 func TestUsageErrors(t *testing.T) {
+	emptyDir, linkDir, draft := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "ceremony")
+	if err := os.Symlink("/etc/hostname", filepath.Join(linkDir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if code := run([]string{"snapshot", "init", draft, "--network", "lab"}, &bytes.Buffer{}, &bytes.Buffer{}); code != exitOK {
+		t.Fatalf("a draft: exit code %d", code)
+	}
 	for _, args := range [][]string{
 		{"nonsense"},
 		{"snapshot", "nonsense"},
@@ -183,7 +190,15 @@ func TestUsageErrors(t *testing.T) {
 		{"snapshot", "publish", "."},
 		{"pack", ".", "registry.example/x", "--entrypoint", "/bin/x"},
 		{"pack", "/does/not/exist", "registry.example/x"},
+		{"pack", ".", "demo/big"},
+		{"pack", ".", "registry.example/x:tag", "--dry-run"},
+		{"pack", "command_test.go", "registry.example/x"},
+		{"pack", emptyDir, "registry.example/x"},
+		{"pack", linkDir, "registry.example/x"},
 		{"snapshot", "sign", "/does/not/exist"},
+		{"snapshot", "disable", draft, "nope@v1"},
+		{"snapshot", "enable", draft, "nope@v1"},
+		{"snapshot", "remove", draft, "nope"},
 		{"import", "/does/not/exist"},
 		{"gc"},
 		{"gc", "--high-percent", "200"},

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
 	"github.com/resultity/rmodels/internal/amount"
@@ -64,6 +66,9 @@ which nodes that hold another version fetch only what changed.
 			if !image && (len(im.Entrypoint)+len(im.Cmd)+len(im.Env) > 0 || im.User != "") {
 				return usageError{errors.New("--entrypoint, --cmd, --env and --user belong to --image")}
 			}
+			if err := packable(as[0], as[1]); err != nil {
+				return err
+			}
 			var signer crypto.Signer
 			if key != "" {
 				var err error
@@ -79,7 +84,7 @@ which nodes that hold another version fetch only what changed.
 				p, err = oci.Pack(ctx, as[0], po)
 			}
 			if err != nil {
-				return err
+				return refusedDir(ctx, err)
 			}
 			if check && !image {
 				if err := checkPacked(as[0], p); err != nil {
@@ -120,6 +125,32 @@ which nodes that hold another version fetch only what changed.
 	f.StringArrayVar(&im.Env, "env", nil, "NAME=VALUE in the image; may be repeated")
 	f.StringVar(&im.User, "user", "", "user of the image, uid[:gid]")
 	return c
+}
+
+// packable looks at the arguments of pack before a large directory is hashed.
+func packable(dir, to string) error {
+	fi, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if !fi.IsDir() {
+		return usageError{fmt.Errorf("%s is not a directory: pack takes the directory that holds the model's files", dir)}
+	}
+	anyDigest := digest.FromString("") // where it goes is named without one
+	if _, err := oci.ParseReference(to + "@" + anyDigest.String()); err != nil {
+		return usageError{fmt.Errorf("%q: write REGISTRY/REPOSITORY: %w", to, err)}
+	}
+	return nil
+}
+
+// refusedDir is the error of packing a directory. What is neither of a class,
+// nor the disk's, nor an interruption is about what the directory holds.
+func refusedDir(ctx context.Context, err error) error {
+	_, disk := errors.AsType[*fs.PathError](err)
+	if disk || ctx.Err() != nil || lifecycle.AsFailure(err).Cause != lifecycle.CauseUnexpected {
+		return err
+	}
+	return usageError{err}
 }
 
 func (a *app) push(ctx context.Context, p *oci.Packed, to string, mount []string, image bool, signer crypto.Signer, res *packed) error {

@@ -289,7 +289,7 @@ func (a *app) snapshotEnableCommand(verb string, enabled bool) *cobra.Command {
 				return usageError{fmt.Errorf("%s: write NAME@VERSION", as[1])}
 			}
 			if err := r.SetEnabled(name, version, enabled); err != nil {
-				return err
+				return usageError{err}
 			}
 			return a.drafted(r, as[1]+" is "+verb+"d in the draft")
 		},
@@ -309,7 +309,7 @@ func (a *app) snapshotRemoveCommand() *cobra.Command {
 			}
 			name, version := splitID(as[1])
 			if err := r.RemoveModel(name, version); err != nil {
-				return err
+				return usageError{err}
 			}
 			return a.drafted(r, as[1]+" is out of the draft")
 		},
