@@ -61,7 +61,7 @@ func (c *fsck) add(kind, name, problem, remedy string) {
 
 const (
 	remedyGC      = "run gc"
-	remedyRepair  = "repair the blob from a source"
+	remedyRepair  = "mend it with: rmodels verify --repair"
 	remedyRemove  = "remove it by hand: nothing in the store refers to it"
 	remedyIngest  = "pull what needs it again"
 	remedyRebuild = "pull the model again, which builds the tree anew"

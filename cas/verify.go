@@ -94,7 +94,7 @@ func (s *Store) verify(ctx context.Context, k key, onProgress func(digest.Digest
 	case errors.Is(err, fs.ErrNotExist):
 		return &Finding{Kind: "blob", Name: string(d), Problem: "missing", Remedy: "ingest it again"}, nil
 	case errors.Is(err, unix.EIO):
-		f := &Finding{Kind: "blob", Name: string(d), Problem: "unreadable", Found: err.Error(), Remedy: "replace the disk, or repair the blob from a source"}
+		f := &Finding{Kind: "blob", Name: string(d), Problem: "unreadable", Found: err.Error(), Remedy: "replace the disk, or " + remedyRepair}
 		return f, s.setSuspect(k, suspicion{Reason: "verify: " + err.Error()})
 	case err != nil:
 		return nil, fmt.Errorf("verify %s: %w", d, err)

@@ -20,7 +20,8 @@ func (a *app) scrubCommand() *cobra.Command {
 		Short: "Look for rot on the disk, oldest first, within a budget",
 		Long: `scrub reads blobs from the disk past the page cache and compares each chunk
 with its checksum: much cheaper than hashing. With a budget it goes on where
-the last run stopped. What is bad is not handed out any more, and not read
+the last run stopped; it is rounded up to whole chunks of 4 MiB, and a blob
+counts as read with its last chunk. What is bad is not handed out any more, and not read
 again; verify --repair mends it, or the sync after the one that meets it.`,
 		Example: `  rmodels scrub
   rmodels scrub --budget 100GiB          # from cron`,
