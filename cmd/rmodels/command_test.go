@@ -122,6 +122,7 @@ func TestDocumentedCommandsExist(t *testing.T) {
 	for l, where := range lines {
 		a := &app{stdout: &bytes.Buffer{}, stderr: &bytes.Buffer{}}
 		root := a.rootCommand()
+		root.InitDefaultCompletionCmd()
 		c, rest, err := root.Find(words(l)[1:])
 		if err != nil || c == root {
 			t.Errorf("%s: %q: no such command", where, l)
@@ -395,4 +396,59 @@ func FuzzClean(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestPublishersEntries adds the entries of the publisher's manual to a draft,
+// and every example of a runtime as it is.
+func TestPublishersEntries(t *testing.T) {
+	manual, err := os.ReadFile("../../docs/publisher.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	rmodels := func(args ...string) {
+		t.Helper()
+		var errs bytes.Buffer
+		if code := run(args, &bytes.Buffer{}, &errs); code != exitOK {
+			t.Fatalf("%v: exit code %d: %s", args, code, &errs)
+		}
+	}
+	draft, key := filepath.Join(dir, "ceremony"), filepath.Join(dir, "publisher")
+	rmodels("snapshot", "init", draft, "--network", "lab")
+	rmodels("keygen", key)
+	public, err := os.ReadFile(key + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest := "sha256:" + strings.Repeat("0", 64)
+	fill := strings.NewReplacer("-----BEGIN PUBLIC KEY-----\\n…", strings.ReplaceAll(string(public), "\n", "\\n"), "sha256:…", digest)
+	add := func(kind, entry string, flags ...string) {
+		t.Helper()
+		file := filepath.Join(dir, "entry.json")
+		if err := os.WriteFile(file, []byte(entry), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		rmodels(append([]string{"snapshot", "add", kind, draft, file}, flags...)...)
+	}
+	var models []string
+	policies := 0
+	for _, m := range regexp.MustCompile("(?s)```json\n(.*?)```").FindAllStringSubmatch(string(manual), -1) {
+		switch entry := fill.Replace(m[1]); {
+		case strings.Contains(entry, `"authorities"`):
+			add("policy", entry)
+			policies++
+		default:
+			models = append(models, entry)
+		}
+	}
+	examples, err := filepath.Glob("../../runner/examples/*.json")
+	if err != nil || len(examples) < 5 || policies != 2 || len(models) != 1 {
+		t.Fatalf("%d policies, %d models, runtimes %v, %v", policies, len(models), examples, err)
+	}
+	for _, e := range examples {
+		rmodels("snapshot", "add", "runtime", draft, e, "--reference", "registry.example/rt/engine@"+digest)
+	}
+	for _, m := range models { // on a runtime that the examples define
+		add("model", m, "--size", "1")
+	}
 }
