@@ -169,6 +169,7 @@ func FuzzVersion(f *testing.F) {
 func FuzzMountTable(f *testing.F) {
 	f.Add("36 35 98:0 /store/trees/sha256/" + strings.Repeat("a", 64) + "/tree /mnt rw - ext4 /dev/x rw\n")
 	f.Add("36 35 98:0 /trash/r-1-2/t-" + strings.Repeat("b", 64) + "//deleted /mnt rw - ext4 /dev/x rw\n")
+	f.Add("36 35 0:52 / /mnt ro shared:1 - overlay overlay ro,lowerdir=/s/trees/sha256/" + strings.Repeat("c", 64) + "/tree:/s/trees/sha256/" + strings.Repeat("d", 64) + "/tree,redirect_dir=on\n")
 	f.Fuzz(func(t *testing.T, table string) {
 		found := map[key]bool{}
 		if parseMountTable(strings.NewReader(table), found) == nil {

@@ -310,6 +310,31 @@ func TestGCKeepsMountedTrees(t *testing.T) {
 	}
 }
 
+func TestGCKeepsTreesBelowOverlays(t *testing.T) {
+	s := newStore(t)
+	l := lease(t, s)
+	m, other := install(t, s, l, 1), install(t, s, l, 2)
+	must(t, l.Release())
+	at := t.TempDir()
+	must(t, unix.Mount("overlay", at, "overlay", unix.MS_RDONLY, "lowerdir="+t.TempDir()+":"+m.tree.Path))
+	defer unix.Unmount(at, unix.MNT_DETACH)
+	r := gc(t, s, cas.GCOptions{})
+	if i := item(t, r, "tree", string(m.manifest)); i.Action != cas.Keep || i.Reason != "mounted" {
+		t.Errorf("%+v", i)
+	}
+	if b, err := os.ReadFile(filepath.Join(at, "big")); err != nil || len(b) != 200<<10 {
+		t.Errorf("the overlay shows %d bytes; %v", len(b), err)
+	}
+	if other.present(t, s) {
+		t.Error("what nobody shows was kept")
+	}
+	must(t, unix.Unmount(at, 0))
+	gc(t, s, cas.GCOptions{})
+	if m.present(t, s) {
+		t.Error("kept after it was unmounted")
+	}
+}
+
 func TestGCKeepsWhatIsOpen(t *testing.T) {
 	s := newStore(t)
 	l := lease(t, s)

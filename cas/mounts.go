@@ -22,8 +22,9 @@ const initPIDNamespace = 0xEFFFFFFC
 // mounted returns the digests that appear in the path of any mount, in any
 // mount namespace. A mount of a tree names the tree in the root field of
 // mountinfo (field 4, proc_pid_mountinfo(5)), also after the tree was renamed,
-// and whatever the device is called; a digest that is there for another reason
-// only keeps something longer. blind says why the answer is not the whole one.
+// and whatever the device is called; an overlay of it names it among the options
+// of its file system (lowerdir), as it was called when it was mounted. A digest
+// that is there for another reason only keeps something longer. blind says why the answer is not the whole one.
 func mounted(proc string) (found map[key]bool, blind string, err error) {
 	if proc == "" {
 		proc = "/proc"
@@ -88,14 +89,18 @@ func parseMountTable(r io.Reader, found map[key]bool) error {
 		if len(fields) < 5 {
 			return fmt.Errorf("%w: mount table line of %d fields", ErrCorrupt, len(fields))
 		}
-		for part := range strings.SplitSeq(fields[3], "/") {
-			if len(part) == 66 && part[1] == '-' { // in the trash: t-<hex>
-				part = part[2:]
-			}
-			if k, ok := keyOfHex(part); ok {
-				found[k] = true
+		// Type, source and options of the file system follow the optional fields.
+		_, behind, _ := strings.Cut(fields[4], " - ")
+		for _, field := range []string{fields[3], behind} {
+			// In the trash, a tree is called t-<hex>.
+			for part := range strings.FieldsFuncSeq(field, notAlphanumeric) {
+				if k, ok := keyOfHex(part); ok {
+					found[k] = true
+				}
 			}
 		}
 	}
 	return lines.Err()
 }
+
+func notAlphanumeric(c rune) bool { return !isAlphanumeric(c) }

@@ -298,6 +298,11 @@ var mutants = []mutant{
 		file: "cas/flock.go", old: "	if st.Mode&unix.S_IFMT != unix.S_IFREG {", new: "	if false {",
 		tests: "TestLeaseThatIsFIFO",
 	},
+	{
+		name: "overlays-deleted", breaks: "8: a tree that an overlay shows is deleted",
+		file: "cas/mounts.go", old: "[]string{fields[3], behind}", new: "[]string{fields[3], behind[:0]}",
+		tests: "TestGCKeepsTreesBelowOverlays",
+	},
 	// Invariant 9.
 	{
 		name: "ref-to-nothing", breaks: "9: a ref may name what is not published",
