@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -51,7 +52,7 @@ type sealedFile struct {
 // the caller as reading says (see [Store.Layer]). The digest is added to l
 // first (invariant 7). One writer exists among all processes; others wait here,
 // and call onWait from time to time. When d is unpacked already, or by the one
-// waited for, the error is [ErrExists].
+// waited for, the error is [ErrExists], and l keeps its files.
 func (s *Store) Unpack(ctx context.Context, l *Lease, d digest.Digest, size int64, reading string, onWait func()) (*Unpacking, error) {
 	k, err := keyOf(d)
 	if err != nil {
@@ -67,7 +68,7 @@ func (s *Store) Unpack(ctx context.Context, l *Lease, d digest.Digest, size int6
 		return nil, err
 	}
 	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
-		if err := s.lacksLayer(ctx, d, reading); err != nil {
+		if err := s.lacksLayer(ctx, l, d, reading); err != nil {
 			return nil, err
 		}
 		lock, err := s.claim(k)
@@ -77,7 +78,7 @@ func (s *Store) Unpack(ctx context.Context, l *Lease, d digest.Digest, size int6
 		if lock != nil {
 			u := &Unpacking{s: s, l: l, k: k, size: size, reading: reading, lock: lock, sha: sha256.New(), have: map[key]bool{}}
 			// Whoever had the lock until now may have published.
-			if err := s.lacksLayer(ctx, d, reading); err != nil {
+			if err := s.lacksLayer(ctx, l, d, reading); err != nil {
 				return nil, errors.Join(err, u.Close())
 			}
 			return u, nil
@@ -92,16 +93,35 @@ func (s *Store) Unpack(ctx context.Context, l *Lease, d digest.Digest, size int6
 }
 
 // lacksLayer is nil when a layer is to be unpacked, [ErrExists] when it need
-// not be.
-func (s *Store) lacksLayer(ctx context.Context, d digest.Digest, reading string) error {
-	_, err := s.Layer(ctx, d, reading)
-	switch {
-	case err == nil:
-		return fmt.Errorf("%w: layer %s", ErrExists, d)
-	case errors.Is(err, ErrNotFound), errors.Is(err, ErrSuspect), errors.Is(err, ErrCorrupt):
-		return nil
+// not be. Its files are announced before the look that counts (invariant 7): a
+// lease on the layer alone keeps none of them once another reading has taken
+// the place of the record.
+func (s *Store) lacksLayer(ctx context.Context, l *Lease, d digest.Digest, reading string) error {
+	for range 2 {
+		entries, err := s.Layer(ctx, d, reading)
+		switch {
+		case errors.Is(err, ErrNotFound), errors.Is(err, ErrSuspect), errors.Is(err, ErrCorrupt):
+			return nil
+		case err != nil:
+			return err
+		}
+		if err := l.Add(ctx, filesOf(entries)...); err != nil {
+			return err
+		}
 	}
-	return err
+	return fmt.Errorf("%w: layer %s", ErrExists, d)
+}
+
+// filesOf is every file of a layer, once.
+func filesOf(entries []LayerEntry) []digest.Digest {
+	var files []digest.Digest
+	for _, e := range entries {
+		if e.Kind == EntryFile {
+			files = append(files, e.Blob)
+		}
+	}
+	slices.Sort(files)
+	return slices.Compact(files)
 }
 
 // Write hashes the next packed bytes; it keeps none. It may run beside the

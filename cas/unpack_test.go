@@ -255,6 +255,36 @@ func TestUnpackNoSpace(t *testing.T) {
 	must(t, u.Close())
 }
 
+// Whoever was told that a layer is there keeps its files, also when someone
+// reads it otherwise later.
+func TestUnpackKeepsWhatItFound(t *testing.T) {
+	s := newStore(t)
+	file, _ := content(1, 300)
+	l := lease(t, s)
+	entries, err := unpack(s, l, file)
+	must(t, err)
+	second := lease(t, s)
+	b, d := packed()
+	_, err = s.Unpack(t.Context(), second, d, int64(len(b)), "test", nil)
+	wantError(t, err, cas.ErrExists)
+
+	u, err := s.Unpack(t.Context(), l, d, int64(len(b)), "other", nil)
+	must(t, err)
+	_, err = u.Write(b)
+	must(t, err)
+	must(t, u.Commit(t.Context(), nil))
+	must(t, l.Release())
+	gc(t, s, cas.GCOptions{})
+	if f := entries[1].Blob; !has(t, s, f) {
+		t.Errorf("%s is gone", f)
+	}
+	must(t, second.Release())
+	gc(t, s, cas.GCOptions{})
+	if f := entries[1].Blob; has(t, s, f) {
+		t.Errorf("%s is kept for nobody", f)
+	}
+}
+
 func TestUnpackAbandoned(t *testing.T) {
 	s := newStore(t)
 	l := lease(t, s)

@@ -346,6 +346,11 @@ var mutants = []mutant{
 		tests: "TestUnpackNoSpace",
 	},
 	{
+		name: "found-layer-unannounced", breaks: "7: the files of a layer that is there are collected once another reading takes its place",
+		file: "cas/unpack.go", old: "		if err := l.Add(ctx, filesOf(entries)...); err != nil {", new: "		if err := l.Add(ctx, filesOf(entries[:0])...); err != nil {",
+		tests: "TestUnpackKeepsWhatItFound",
+	},
+	{
 		name: "layer-contains-itself", breaks: "a layer that unfolds to itself waits for its own writer",
 		file: "cas/unpack.go", old: "	if u.have[u.k] {", new: "	if false {",
 		tests: "TestUnpackRefusesItself",
