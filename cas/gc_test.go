@@ -335,6 +335,17 @@ func TestGCKeepsTreesBelowOverlays(t *testing.T) {
 	}
 }
 
+// What is named after no lease is nobody's.
+func TestGCLeftoverOfNoLease(t *testing.T) {
+	s := newStore(t)
+	path := filepath.Join(s.Root(), "ingest", ".spool-..-x")
+	must(t, os.WriteFile(path, []byte("x"), 0o644))
+	gc(t, s, cas.GCOptions{})
+	if _, err := os.Lstat(path); !os.IsNotExist(err) {
+		t.Errorf("after a collection: %v", err)
+	}
+}
+
 func TestGCKeepsWhatIsOpen(t *testing.T) {
 	s := newStore(t)
 	l := lease(t, s)

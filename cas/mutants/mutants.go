@@ -303,6 +303,11 @@ var mutants = []mutant{
 		file: "cas/mounts.go", old: "[]string{fields[3], behind}", new: "[]string{fields[3], behind[:0]}",
 		tests: "TestGCKeepsTreesBelowOverlays",
 	},
+	{
+		name: "lease-named-anything", breaks: "a leftover whose name leads out of leases/ stops collections for ever",
+		file: "cas/leftover.go", old: " && strings.HasPrefix(rest, \"p-\") {", new: " {",
+		tests: "TestGCLeftoverOfNoLease",
+	},
 	// Invariant 9.
 	{
 		name: "ref-to-nothing", breaks: "9: a ref may name what is not published",
