@@ -87,9 +87,9 @@ func TestKillInMidPull(t *testing.T) {
 		}
 	}
 	t.Logf("killed after %d of %d bytes; the next sync began at %d and asked for %d", fetched, a.size, first, sent)
-	// What was checkpointed is not fetched again, but for ranges that two
-	// connections shared.
-	if most := min(a.size*6/10, a.size-first+a.size/10); sent > most {
+	// What had been fetched is not fetched again, but for ranges that two
+	// connections shared. The first count of the second sync may come late.
+	if most := a.size - fetched + a.size/20; sent > most {
 		t.Errorf("%d of %d bytes were sent again after %d had been fetched, want at most %d", sent, a.size, fetched, most)
 	}
 	if first < a.size*4/10 {
