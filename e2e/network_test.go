@@ -166,7 +166,11 @@ func (n *network) pack(name, key string, o tinygguf.Options) artifact {
 	if key != "" {
 		args = append(args, "--sign-key", filepath.Join(bed.keys, key+".key"))
 	}
-	n.run(args...).ok().json(&a)
+	r := n.run(args...).ok()
+	if !bytes.Contains(r.stderr, []byte(`"step":"push"`)) {
+		n.t.Errorf("pack says nothing of its push: %s", r.stderr)
+	}
+	r.json(&a)
 	return a
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/internal/durable"
+	"github.com/resultity/rmodels/internal/progress"
 	"github.com/resultity/rmodels/lifecycle"
 	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/policy"
@@ -154,10 +155,15 @@ func refusedDir(ctx context.Context, err error) error {
 }
 
 func (a *app) push(ctx context.Context, p *oci.Packed, to string, mount []string, image bool, signer crypto.Signer, res *packed) error {
-	c, err := a.client()
+	show := a.progress()
+	c, err := a.clientShowing(func(e progress.Event) {
+		e.Model, e.Source = to, "" // where it goes is its name
+		show.Emit(e)
+	})
 	if err != nil {
 		return err
 	}
+	show.Emit(progress.Event{Kind: progress.Total, Model: to, Step: "push", Total: p.Size()})
 	ref, err := c.Push(ctx, p, to, mount...)
 	if err != nil {
 		return err

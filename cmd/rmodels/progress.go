@@ -255,7 +255,11 @@ func (d *display) bytes(e progress.Event) {
 		if rate > 0 && total > done {
 			left = ", " + leftText(total-done, rate)
 		}
-		d.line(fmt.Sprintf("%s  %-18s %s of %s, %s/s%s, from %s%s", f.model, f.step, amount.Bytes(done), amount.Bytes(total), amount.Bytes(int64(rate)), left, f.source, all))
+		from := ""
+		if f.source != "" {
+			from = ", from " + f.source
+		}
+		d.line(fmt.Sprintf("%s  %-18s %s of %s, %s/s%s%s%s", f.model, f.step, amount.Bytes(done), amount.Bytes(total), amount.Bytes(int64(rate)), left, from, all))
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/internal/durable"
+	"github.com/resultity/rmodels/internal/progress"
 	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/snapshot"
 )
@@ -261,7 +262,10 @@ func (a *app) remoteSize(cmd *cobra.Command, m snapshot.Model) (int64, error) {
 }
 
 // client reaches registries without a node.
-func (a *app) client() (*oci.Client, error) {
+func (a *app) client() (*oci.Client, error) { return a.clientShowing(nil) }
+
+// clientShowing is client, and tells show of what it pushes.
+func (a *app) clientShowing(show progress.Sink) (*oci.Client, error) {
 	cfg, _, err := a.config()
 	if err != nil {
 		return nil, err
@@ -270,6 +274,7 @@ func (a *app) client() (*oci.Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	o.Progress = show
 	return oci.New(o)
 }
 
