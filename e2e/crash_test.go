@@ -88,8 +88,9 @@ func TestKillInMidPull(t *testing.T) {
 	}
 	t.Logf("killed after %d of %d bytes; the next sync began at %d and asked for %d", fetched, a.size, first, sent)
 	// What had been fetched is not fetched again, but for ranges that two
-	// connections shared. The first count of the second sync may come late.
-	if most := a.size - fetched + a.size/20; sent > most {
+	// connections shared: what is on its way is sent in vain when another takes
+	// it over. The first count of the second sync may come late.
+	if most := a.size - fetched + a.size/10; sent > most {
 		t.Errorf("%d of %d bytes were sent again after %d had been fetched, want at most %d", sent, a.size, fetched, most)
 	}
 	if first < a.size*4/10 {
