@@ -64,7 +64,7 @@ func (m *marks) openLayer(k key, path string, why uint32) error {
 	if err != nil {
 		return &fs.PathError{Op: "lstat", Path: path, Err: err}
 	}
-	if ino, known := m.unfolded[k]; known && ino == st.Ino {
+	if m.unfolded[k] == identify(&st) {
 		return nil
 	}
 	rec, err := m.s.readLayer(path, k)
@@ -77,7 +77,7 @@ func (m *marks) openLayer(k key, path string, why uint32) error {
 	if err != nil {
 		return fmt.Errorf("a layer in use cannot be read, so nothing is collected: %w", err) // invariant 5
 	}
-	m.unfolded[k] = st.Ino
+	m.unfolded[k] = identify(&st)
 	for _, b := range rec.blobs() {
 		m.blob(b, why)
 	}

@@ -19,9 +19,9 @@ type marks struct {
 	s        *Store
 	blobs    map[key]uint32 // index into reasons
 	trees    map[key]uint32
-	opened   map[key]uint64 // trees whose files are marked, by the inode of their directory
+	opened   map[key]identity // trees whose files are marked, by their directory
 	layers   map[key]uint32
-	unfolded map[key]uint64 // layers whose files are marked, by the inode of their record
+	unfolded map[key]identity // layers whose files are marked, by their record
 	reasons  []string
 
 	seen      counters         // generation at the last look
@@ -32,19 +32,26 @@ type marks struct {
 	keepAll   uint32           // the same, as an index into reasons
 }
 
-// refAt is a ref file as it was read; another one of the same name has another
-// inode or change time.
-type refAt struct {
+// identity tells an entry from a later one of the same name, which may have got
+// the inode of the one before.
+type identity struct {
 	ino  uint64
 	ctim unix.Timespec
+}
+
+func identify(st *unix.Stat_t) identity { return identity{st.Ino, st.Ctim} }
+
+// refAt is a ref file as it was read.
+type refAt struct {
+	identity
 	ref  Ref
 	done bool // its marks are set
 }
 
 func (s *Store) newMarks() *marks {
 	return &marks{
-		s: s, blobs: map[key]uint32{}, trees: map[key]uint32{}, opened: map[key]uint64{},
-		layers: map[key]uint32{}, unfolded: map[key]uint64{},
+		s: s, blobs: map[key]uint32{}, trees: map[key]uint32{}, opened: map[key]identity{},
+		layers: map[key]uint32{}, unfolded: map[key]identity{},
 		refs: map[string]refAt{}, evict: map[string]refAt{},
 	}
 }
@@ -132,7 +139,7 @@ func (m *marks) openTrees() error {
 			if t.ino == 0 {
 				continue
 			}
-			m.opened[some[n]] = t.ino
+			m.opened[some[n]] = t.identity
 			for _, b := range t.blobs {
 				m.blob(b, m.trees[some[n]])
 			}
@@ -143,7 +150,7 @@ func (m *marks) openTrees() error {
 
 // openedTree is a tree's directory and the blobs that it holds.
 type openedTree struct {
-	ino   uint64
+	identity
 	blobs []key
 }
 
@@ -163,7 +170,7 @@ func (m *marks) openTree(k key, dir string) (openedTree, error) {
 	if err != nil {
 		return openedTree{}, &fs.PathError{Op: "lstat", Path: dir, Err: err}
 	}
-	if ino, known := m.opened[k]; known && ino == st.Ino {
+	if m.opened[k] == identify(&st) {
 		return openedTree{}, nil
 	}
 	index, err := m.s.readIndex(dir, k)
@@ -177,7 +184,7 @@ func (m *marks) openTree(k key, dir string) (openedTree, error) {
 	if err != nil {
 		return openedTree{}, fmt.Errorf("a tree in use cannot be read, so nothing is collected: %w", err) // invariant 5
 	}
-	found := openedTree{ino: st.Ino, blobs: make([]key, len(index.Entries))}
+	found := openedTree{identity: identify(&st), blobs: make([]key, len(index.Entries))}
 	for n, e := range index.Entries {
 		if found.blobs[n], err = keyOf(e.Blob); err != nil {
 			return openedTree{}, err
@@ -255,7 +262,7 @@ func (m *marks) loadRef(file string) (refAt, error) {
 	} else if err != nil {
 		return refAt{}, &fs.PathError{Op: "lstat", Path: path, Err: err}
 	}
-	if known, ok := m.refs[file]; ok && known.ino == st.Ino && known.ctim == st.Ctim {
+	if known, ok := m.refs[file]; ok && known.identity == identify(&st) {
 		return refAt{}, nil
 	}
 	r, err := m.s.readRef(file)
@@ -265,7 +272,7 @@ func (m *marks) loadRef(file string) (refAt, error) {
 	if err != nil {
 		return refAt{}, fmt.Errorf("a ref cannot be read, so nothing is collected: %w", err)
 	}
-	return refAt{ino: st.Ino, ctim: st.Ctim, ref: r}, nil
+	return refAt{identity: identify(&st), ref: r}, nil
 }
 
 // markRefs marks what refs keep, but for those that the plan evicts.
@@ -280,7 +287,7 @@ func (m *marks) markRefs() error {
 
 func (m *marks) markRef(file string) error {
 	at := m.refs[file]
-	if gone, ok := m.evict[file]; at.done || ok && gone.ino == at.ino && gone.ctim == at.ctim {
+	if gone, ok := m.evict[file]; at.done || ok && gone.identity == at.identity {
 		return nil
 	}
 	why := m.reason("ref " + at.ref.Name)

@@ -24,7 +24,8 @@ const initPIDNamespace = 0xEFFFFFFC
 // mountinfo (field 4, proc_pid_mountinfo(5)), also after the tree was renamed,
 // and whatever the device is called; an overlay of it names it among the options
 // of its file system (lowerdir), as it was called when it was mounted. A digest
-// that is there for another reason only keeps something longer. blind says why the answer is not the whole one.
+// that is there for another reason only keeps something longer. Blind says why
+// the answer is not the whole one.
 func mounted(proc string) (found map[key]bool, blind string, err error) {
 	if proc == "" {
 		proc = "/proc"
