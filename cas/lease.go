@@ -45,15 +45,15 @@ type leaseLine struct {
 	Digests []digest.Digest `json:"digests,omitempty"`
 }
 
-// maxLeaseDigests bounds what one lease may announce.
-const maxLeaseDigests = 1 << 20
+// maxLeaseDigests bounds what one lease may announce, to what fits a record.
+const maxLeaseDigests = 1 << 19
 
 // Lease announces that this process works on roots. Until it is released (or
 // the process dies) the blobs and trees of these names are not collected. The
 // purpose is shown to operators who ask why something is kept.
 func (s *Store) Lease(ctx context.Context, purpose string, roots ...digest.Digest) (_ *Lease, err error) {
-	if len(purpose) > 1024 {
-		return nil, fmt.Errorf("%w: lease purpose of %d bytes", ErrInvalid, len(purpose))
+	if len(purpose) > 1024 || len(roots) > maxLeaseDigests {
+		return nil, fmt.Errorf("%w: a lease for %d digests, its purpose of %d bytes", ErrInvalid, len(roots), len(purpose))
 	}
 	keys, err := keysOf(roots)
 	if err != nil {
@@ -145,6 +145,9 @@ func (l *Lease) append(line leaseLine, keys []key) error {
 	b, err := seal(line)
 	if err != nil {
 		return err
+	}
+	if l.size+int64(len(b)) > maxRecord {
+		return fmt.Errorf("%w: the lease %s would have more than %d bytes; take another one", ErrInvalid, l.id, maxRecord)
 	}
 	if err := l.f.Append(b); err != nil {
 		return fmt.Errorf("lease: %w", errors.Join(noSpace(err), l.f.Truncate(l.size)))

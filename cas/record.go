@@ -26,6 +26,7 @@ type sealed struct {
 
 const recordVersion = 1
 
+// seal is [ErrInvalid] for what no reader would take: more than maxRecord bytes.
 func seal(body any) ([]byte, error) {
 	raw, err := json.Marshal(body, json.Deterministic(true))
 	if err != nil {
@@ -34,6 +35,9 @@ func seal(body any) ([]byte, error) {
 	b, err := json.Marshal(sealed{Version: recordVersion, Sum: sum(raw), Body: raw})
 	if err != nil {
 		return nil, fmt.Errorf("encode record: %w", err)
+	}
+	if len(b) >= maxRecord {
+		return nil, fmt.Errorf("%w: a record of %d bytes, at most %d are kept", ErrInvalid, len(b), maxRecord)
 	}
 	return append(b, '\n'), nil
 }

@@ -193,11 +193,7 @@ func (u *Unpacking) record(entries []LayerEntry) ([]byte, error) {
 			return nil, fmt.Errorf("%w: %q is %s of %d bytes, which was not spooled", ErrInvalid, e.Path, e.Blob, e.Size)
 		}
 	}
-	b, err := seal(rec)
-	if err == nil && len(b) > maxRecord {
-		err = fmt.Errorf("%w: the record of %d entries has %d bytes, at most %d are kept", ErrInvalid, len(entries), len(b), maxRecord)
-	}
-	return b, err
+	return seal(rec)
 }
 
 // publishFiles gives the spooled files their names, all in one section under
