@@ -336,6 +336,11 @@ func (c *fsck) ingests(context.Context) error {
 			c.add("partial", "ingest/"+name, "not the name of an ingest", remedyRemove)
 			continue
 		}
+		for _, part := range []string{"lock", "data", "progress", "written", "repair"} {
+			if st, err := os.Lstat(filepath.Join(c.s.ingestPath(k), part)); err == nil && !st.Mode().IsRegular() {
+				c.add("partial", string(k.digest()), part+" is not a regular file", "pull it again, which starts it anew")
+			}
+		}
 		p, err := c.s.readProgress(k)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // nothing was checkpointed

@@ -308,10 +308,11 @@ func partialUse(dir string) (bytes int64, last time.Time) {
 	return bytes, last
 }
 
-// heldByOther reports whether a lock file is locked; one that is not there is not.
+// heldByOther reports whether a lock file is locked; one that is not there, or
+// is no file, is not.
 func (s *Store) heldByOther(path string) (bool, error) {
 	lock, err := s.tryLock(path, unix.O_RDWR, unix.LOCK_EX)
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) || noLock(err) {
 		return false, nil
 	}
 	if err != nil {

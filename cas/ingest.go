@@ -189,11 +189,7 @@ func (s *Store) removeImpostor(ctx context.Context, k key) error {
 	if err := s.setSuspect(k, suspicion{Reason: "not a regular file"}); err != nil {
 		return err
 	}
-	err := s.renameShared(ctx, s.blobPath(k), filepath.Join(s.trashPath(), "x-"+k.hex()+"-"+randomID()))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
+	return s.underLock(ctx, func() error { return s.fs.condemn(s.blobPath(k)) })
 }
 
 // claim takes the ingest lock of k, or returns nil when someone has it.
@@ -207,6 +203,13 @@ func (s *Store) claim(k key) (*flock, error) {
 		lock, err := s.tryLock(path, unix.O_RDWR|unix.O_CREAT, unix.LOCK_EX)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // its last owner removed the directory
+		}
+		if noLock(err) {
+			// Nobody can hold it, so nobody is at work beside it.
+			if err := s.fs.condemn(dir); err != nil {
+				return nil, fmt.Errorf("ingest: %w", err)
+			}
+			continue
 		}
 		if err != nil || lock == nil {
 			return nil, noSpace(err)
@@ -222,6 +225,9 @@ func (s *Store) claim(k key) (*flock, error) {
 	}
 }
 
+// noLock reports whether what has the place of a lock is no regular file.
+func noLock(err error) bool { return errors.Is(err, ErrCorrupt) || errors.Is(err, syscall.EISDIR) }
+
 // removeIngest clears the ingest directory of k; the caller has its lock. The
 // lock file goes last: without it the directory belongs to the next claim.
 func (s *Store) removeIngest(k key) error {
@@ -234,7 +240,7 @@ func (s *Store) removeIngest(k key) error {
 		if name == "lock" {
 			continue
 		}
-		if err := s.fs.Unlink(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := s.removeLeftover(context.Background(), filepath.Join(dir, name)); err != nil {
 			return err
 		}
 	}
@@ -289,11 +295,11 @@ func (i *Ingest) load() error {
 		if err != nil {
 			return fmt.Errorf("ingest %s: %w", i.k.digest(), err)
 		}
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.EISDIR) {
 		return fmt.Errorf("ingest %s: %w", i.k.digest(), err)
 	}
 	for _, name := range []string{"progress", "written", "data"} {
-		if err := i.s.fs.Unlink(filepath.Join(i.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := i.s.removeLeftover(context.Background(), filepath.Join(i.dir, name)); err != nil {
 			return fmt.Errorf("ingest %s: %w", i.k.digest(), err)
 		}
 	}

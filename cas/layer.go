@@ -39,7 +39,7 @@ type layer struct {
 	Entries []LayerEntry  `json:"entries"`
 }
 
-// Bounds of a layer record. One of more than maxRecord bytes is not written.
+// Bounds of a layer record.
 const (
 	maxLayerEntries = 1 << 20
 	maxLayerTarget  = 4096

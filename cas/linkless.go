@@ -1,6 +1,7 @@
 package cas
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"path/filepath"
@@ -15,7 +16,7 @@ import (
 // linkless is a file system on which no path leads from a store's root through
 // a symbolic link: one in the place of a directory would have a collection
 // delete, and a pull write, what is not the store's. The root itself may be
-// given as a link. Only the owner of the store can make names in it (invariant
+// given as a link. A directory in the place of a file makes way for it. Only the owner of the store can make names in it (invariant
 // 6), so a look before each call is enough.
 type linkless struct {
 	durable.FS
@@ -74,7 +75,21 @@ func (l linkless) Rename(from, to string) error {
 	if err := l.parents(from, to); err != nil {
 		return err
 	}
-	return l.FS.Rename(from, to)
+	err := l.FS.Rename(from, to)
+	if errors.Is(err, unix.EISDIR) {
+		err = errors.Join(l.condemn(to), l.FS.Rename(from, to))
+	}
+	return err
+}
+
+// condemn moves what has the place of something of the store, and is another
+// kind of thing, to where a collection deletes it.
+func (l linkless) condemn(path string) error {
+	err := l.FS.Rename(path, filepath.Join(l.root, "trash", "x-"+randomID()))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 func (l linkless) RenameNew(from, to string) error {

@@ -3,6 +3,7 @@ package cas_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -188,6 +189,56 @@ func TestLeaseThatIsFIFO(t *testing.T) {
 			}
 		case <-ctx.Done():
 			t.Fatal("held up by a FIFO")
+		}
+	}
+}
+
+// A directory in the place of a file is in nobody's way: fsck names it, and a
+// pull or a collection moves it.
+func TestDirectoriesInPlaceOfFiles(t *testing.T) {
+	b, stray := content(78, 2<<20) // has a map
+	_, layer := packed()
+	put := func(s *cas.Store, l *cas.Lease) error { return s.Put(t.Context(), l, stray, b) }
+	pack := func(s *cas.Store, l *cas.Lease) error { _, err := unpack(s, l, b); return err }
+	partial := "ingest/sha256-" + stray.Encoded()
+	tests := map[string]struct {
+		at   string
+		pull func(*cas.Store, *cas.Lease) error
+	}{
+		"blob":              {"blobs/sha256/" + stray.Encoded()[:2] + "/" + stray.Encoded(), put},
+		"file of a layer":   {"blobs/sha256/" + stray.Encoded()[:2] + "/" + stray.Encoded(), pack},
+		"map":               {"maps/sha256/" + stray.Encoded()[:2] + "/" + stray.Encoded(), put},
+		"flag":              {"suspect/sha256-" + stray.Encoded(), put},
+		"flag, of a layer":  {"suspect/sha256-" + stray.Encoded(), pack},
+		"lock":              {partial + "/lock", put},
+		"partial bytes":     {partial + "/data", put},
+		"checkpoint":        {partial + "/progress", put},
+		"note":              {partial + "/written", put},
+		"record of a layer": {"layers/sha256/" + layer.Encoded(), pack},
+		"ingest of a layer": {"ingest/sha256-" + layer.Encoded() + "/lock", pack},
+	}
+	for label, tt := range tests {
+		for _, pull := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, pull %t", label, pull), func(t *testing.T) {
+				s := open(t, filepath.Join(fastDir(t), "store"), cas.Options{Now: func() time.Time { return time.Now().Add(30 * 24 * time.Hour) }})
+				l := lease(t, s)
+				dir := filepath.Join(s.Root(), tt.at)
+				must(t, os.MkdirAll(filepath.Join(dir, "inner"), 0o755))
+				must(t, os.WriteFile(filepath.Join(dir, "inner", "file"), b, 0o644))
+
+				found, err := s.Fsck(t.Context(), cas.FsckOptions{})
+				must(t, err)
+				if len(found) == 0 {
+					t.Error("fsck finds nothing")
+				}
+				if pull {
+					must(t, tt.pull(s, l))
+				}
+				must(t, l.Release())
+				gc(t, s, cas.GCOptions{Proc: "/proc"})
+				gc(t, s, cas.GCOptions{Proc: "/proc"})
+				assertEmpty(t, s)
+			})
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -49,11 +50,10 @@ func (s *Store) setSuspect(k key, flag suspicion) error {
 
 func (s *Store) clearSuspect(k key) error {
 	path := s.suspectPath(k)
-	err := s.fs.Unlink(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err != nil {
+	if err := s.removeLeftover(context.Background(), path); err != nil {
 		return err
 	}
 	return s.fs.SyncDir(filepath.Dir(path))

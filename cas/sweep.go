@@ -147,7 +147,7 @@ func (c *collection) evictRef(ctx context.Context, e evictable) error {
 	path := filepath.Join(c.s.path("refs"), e.ref)
 	at := c.marks.evict[e.ref]
 	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil || st.Ino != at.ino || st.Ctim != at.ctim {
+	if err := unix.Lstat(path, &st); err != nil || identify(&st) != at.identity {
 		c.spare(e.item, "it changed meanwhile")
 		return nil
 	}

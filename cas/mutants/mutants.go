@@ -289,6 +289,26 @@ var mutants = []mutant{
 		tests: "TestLinksInPlaceOfDirectories",
 	},
 	{
+		name: "directory-for-file", breaks: "a directory in the place of a map, a flag or a record stops pulls for ever",
+		file: "cas/linkless.go", old: "	if errors.Is(err, unix.EISDIR) {", new: "	if false {",
+		tests: "TestDirectoriesInPlaceOfFiles",
+	},
+	{
+		name: "directory-for-lock", breaks: "a directory in the place of a lock stops pulls and collections for ever",
+		file: "cas/ingest.go", old: "		if noLock(err) {", new: "		if false {",
+		tests: "TestDirectoriesInPlaceOfFiles",
+	},
+	{
+		name: "one-inode-one-record", breaks: "7: a new record in the inode of an old one is taken for that",
+		file: "cas/mark.go", old: "return identity{st.Ino, st.Ctim}", new: "return identity{ino: st.Ino}",
+		tests: "TestRecordInTheSameInode",
+	},
+	{
+		name: "lease-too-large", breaks: "5: a lease may be so large that no collection can read it",
+		file: "cas/lease.go", old: "const maxLeaseDigests = 1 << 19", new: "const maxLeaseDigests = 1 << 20",
+		tests: "TestLargestLease",
+	},
+	{
 		name: "fifo-waited-for", breaks: "a FIFO in the place of a lease stops fsck and gc for ever",
 		file: "cas/flock.go", old: "|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)", new: "|unix.O_NOFOLLOW, 0o600)",
 		tests: "TestLeaseThatIsFIFO",
