@@ -60,6 +60,8 @@ recently used first; they are fetched again when they are wanted again.`,
 			return a.result(r, func(w io.Writer) {
 				if !a.quiet {
 					printItems(w, r.Items, all)
+				} else if r.Dropped == 0 {
+					return // cron mails whatever is printed
 				}
 				line(w, "freed %s", amount.Bytes(r.Freed))
 			})

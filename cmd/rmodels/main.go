@@ -114,7 +114,7 @@ container without a network, and only then calls it Active.
 	a.root = c
 	pf := c.PersistentFlags()
 	pf.StringVarP(&a.output, "output", "o", "text", "how to print results: text or json")
-	pf.BoolVarP(&a.quiet, "quiet", "q", false, "print results and errors alone")
+	pf.BoolVarP(&a.quiet, "quiet", "q", false, "print changes and errors alone")
 	pf.BoolVarP(&a.verbose, "verbose", "v", false, "print a structured log to standard error")
 	pf.StringVar(&a.configFile, "config", "", "configuration file (TOML)")
 	addSettings(pf)
@@ -144,7 +144,7 @@ container without a network, and only then calls it Active.
 // globalUsage stands for the flags that every command has: the settings of the
 // node are many, and seldom what somebody looks for.
 const globalUsage = `  -o, --output string   how to print results: text or json (default "text")
-  -q, --quiet           print results and errors alone
+  -q, --quiet           print changes and errors alone
   -v, --verbose         print a structured log to standard error
       --config string   configuration file (TOML)
 

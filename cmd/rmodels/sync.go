@@ -279,6 +279,8 @@ func printOutcomes(w io.Writer, res *lifecycle.SyncResult, quiet bool) {
 	}
 	if len(rows) > 1 {
 		table(w, rows)
+	} else if quiet && res.SnapshotFailure == nil {
+		return // cron mails whatever is printed
 	}
 	count := map[lifecycle.State]int{}
 	for _, s := range last {
