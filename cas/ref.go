@@ -270,11 +270,12 @@ func (r Ref) check(file string) error {
 	if name, err := refFile(r.Name); err != nil || name != file {
 		return fmt.Errorf("%w: ref file %s holds the ref %q", ErrCorrupt, file, r.Name)
 	}
-	if _, err := keysOf(r.Blobs); err != nil {
-		return fmt.Errorf("%w: ref %s: %w", ErrCorrupt, r.Name, err)
-	}
-	if _, err := keysOf(r.Layers); err != nil {
-		return fmt.Errorf("%w: ref %s: %w", ErrCorrupt, r.Name, err)
+	for _, ds := range [][]digest.Digest{r.Blobs, r.Layers} {
+		for _, d := range ds {
+			if _, err := keyOf(d); err != nil {
+				return fmt.Errorf("%w: ref %s: %w", ErrCorrupt, r.Name, err)
+			}
+		}
 	}
 	if r.Tree != "" {
 		if _, err := keyOf(r.Tree); err != nil {

@@ -248,7 +248,7 @@ func (c *collection) emptyTrash(ctx context.Context, r *GCResult, list []candida
 		phases[n] = append(phases[n], d)
 	}
 	for _, some := range phases {
-		err := spread(ctx, len(some), func(n int) error {
+		err := spreadOn(ctx, deleters, len(some), func(n int) error {
 			d := some[n]
 			inUse := ""
 			kind := filepath.Base(d.path)[0]
