@@ -57,6 +57,17 @@ func (l linkless) parents(names ...string) error {
 	return nil
 }
 
+// among is for many calls on names that are right in these directories: one look
+// is enough for all.
+func (l linkless) among(dirs ...string) (durable.FS, error) {
+	for _, dir := range dirs {
+		if err := l.inside(dir); err != nil {
+			return nil, err
+		}
+	}
+	return l.FS, nil
+}
+
 func (l linkless) OpenFile(name string, flag int, perm fs.FileMode) (durable.File, error) {
 	if err := l.parents(name); err != nil {
 		return nil, err

@@ -185,11 +185,15 @@ func (s *Store) removeAll(ctx context.Context, path string) error {
 	if err := s.fs.Chmod(path, 0o755); err != nil {
 		return err
 	}
+	here, err := s.fs.among(path)
+	if err != nil {
+		return err
+	}
 	for _, name := range names {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := s.removeLeftover(ctx, filepath.Join(path, name)); err != nil {
+		if err := s.removeFrom(ctx, here, filepath.Join(path, name)); err != nil {
 			return err
 		}
 	}

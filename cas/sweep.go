@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/resultity/rmodels/internal/durable"
 )
 
 const (
@@ -176,6 +180,8 @@ func (c *collection) takeBatch(ctx context.Context, r *GCResult, list []candidat
 		return 0, err
 	}
 	defer release()
+	var files durable.FS
+	looked := ""
 	for n < len(list) && n < batchSize && (n == 0 || time.Since(began) < batchTime) {
 		d := list[n]
 		n++
@@ -184,7 +190,13 @@ func (c *collection) takeBatch(ctx context.Context, r *GCResult, list []candidat
 			c.spare(d.item, why)
 			continue
 		}
-		err := c.s.fs.Rename(d.path, filepath.Join(c.run, string(kind)+"-"+d.k.hex()))
+		if dir := filepath.Dir(d.path); dir != looked {
+			if files, err = c.s.fs.among(dir, c.run); err != nil {
+				return n, err
+			}
+			looked = dir
+		}
+		err := files.Rename(d.path, filepath.Join(c.run, string(kind)+"-"+d.k.hex()))
 		if errors.Is(err, fs.ErrNotExist) {
 			c.spare(d.item, "gone already")
 			continue
@@ -247,6 +259,14 @@ func (c *collection) emptyTrash(ctx context.Context, r *GCResult, list []candida
 		}
 		phases[n] = append(phases[n], d)
 	}
+	runs := map[string]bool{}
+	for _, d := range list {
+		runs[filepath.Dir(d.path)] = true
+	}
+	inRuns, err := c.s.fs.among(slices.Collect(maps.Keys(runs))...)
+	if err != nil {
+		return err
+	}
 	for _, some := range phases {
 		err := spreadOn(ctx, deleters, len(some), func(n int) error {
 			d := some[n]
@@ -259,7 +279,7 @@ func (c *collection) emptyTrash(ctx context.Context, r *GCResult, list []candida
 			case found[d.k]:
 				inUse = "mounted"
 			}
-			return c.delete(ctx, r, d, inUse, blind)
+			return c.delete(ctx, r, inRuns, d, inUse, blind)
 		})
 		if err != nil {
 			return err
@@ -281,7 +301,7 @@ func (c *collection) lookAgain(ctx context.Context, r *GCResult) error {
 // delete probes one entry of the trash and deletes it, or puts it back when
 // someone uses it without a lease. While mounts cannot be seen (blind), no
 // directory is deleted.
-func (c *collection) delete(ctx context.Context, r *GCResult, d candidate, inUse, blind string) error {
+func (c *collection) delete(ctx context.Context, r *GCResult, run durable.FS, d candidate, inUse, blind string) error {
 	var st unix.Stat_t
 	if err := unix.Lstat(d.path, &st); err != nil {
 		return nil // restored
@@ -304,7 +324,7 @@ func (c *collection) delete(ctx context.Context, r *GCResult, d candidate, inUse
 	if inUse != "" {
 		return c.returnUsed(ctx, r, d, inUse)
 	}
-	freed, err := c.s.deleteTrashed(ctx, d, st)
+	freed, err := c.s.deleteTrashed(ctx, run, d, st)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r.Freed += freed
@@ -340,7 +360,7 @@ func (c *collection) returnUsed(ctx context.Context, r *GCResult, d candidate, w
 
 // deleteTrashed unlinks an entry. A tree is hidden first, so that nobody
 // restores half of it.
-func (s *Store) deleteTrashed(ctx context.Context, d candidate, st unix.Stat_t) (freed int64, err error) {
+func (s *Store) deleteTrashed(ctx context.Context, run durable.FS, d candidate, st unix.Stat_t) (freed int64, err error) {
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		hidden := d.path
 		if filepath.Base(d.path)[0] != 'x' {
@@ -354,7 +374,7 @@ func (s *Store) deleteTrashed(ctx context.Context, d candidate, st unix.Stat_t) 
 		}
 		return 0, s.removeAll(ctx, hidden)
 	}
-	err = s.fs.Unlink(d.path)
+	err = run.Unlink(d.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
@@ -479,7 +499,13 @@ func (c *collection) removeLease(ctx context.Context, r *GCResult, d candidate) 
 }
 
 func (s *Store) removeLeftover(ctx context.Context, path string) error {
-	err := s.fs.Unlink(path)
+	return s.removeFrom(ctx, s.fs, path)
+}
+
+// removeFrom deletes a file by way of a file system that knows its directory,
+// or a directory with all that is in it.
+func (s *Store) removeFrom(ctx context.Context, dir durable.FS, path string) error {
+	err := dir.Unlink(path)
 	if errors.Is(err, syscall.EISDIR) || errors.Is(err, syscall.EPERM) {
 		err = s.removeAll(ctx, path)
 	}
