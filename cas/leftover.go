@@ -84,7 +84,7 @@ func (c *collection) planUnfinishedIn(kind, prefix, reason string) error {
 			}
 			continue
 		}
-		if n := strings.LastIndexByte(rest, '-'); n > 0 && strings.HasPrefix(rest, "p-") {
+		if n := strings.LastIndexByte(rest, '-'); n > 0 {
 			alive, err := c.s.heldByOther(c.s.leasePath(rest[:n]))
 			if err != nil {
 				return err
