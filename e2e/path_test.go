@@ -157,6 +157,14 @@ func TestFromNothingToActive(t *testing.T) {
 		}
 	})
 
+	t.Run("cron has nothing to mail when nothing changed", func(t *testing.T) {
+		for _, args := range [][]string{{"sync", "--quiet", "--wait", "1m"}, {"gc", "--quiet", "--high-percent", "100"}} {
+			if r := run(t, d.config, args...).ok(); len(r.stdout)+len(r.stderr) > 0 {
+				t.Errorf("rmodels %s printed %q and %q", strings.Join(args, " "), r.stdout, r.stderr)
+			}
+		}
+	})
+
 	t.Run("a replayed snapshot is refused and changes nothing", func(t *testing.T) {
 		before := d.records()
 		if f := d.apply(first).exits(10).failure(); f.Cause != "snapshot" || f.Hint == "" {

@@ -287,6 +287,41 @@ func TestPassCode(t *testing.T) {
 	}
 }
 
+// Cron mails whatever is printed: a quiet pass tells of changes and failures.
+func TestQuietPass(t *testing.T) {
+	outcome := func(v lifecycle.Verb, before, after lifecycle.State, cause lifecycle.Cause) lifecycle.Outcome {
+		x := lifecycle.Outcome{Action: lifecycle.Action{Name: "m", Version: "v1", Verb: v, State: before}, After: after}
+		if cause != "" {
+			x.Failure = &lifecycle.Failure{Cause: cause, Reason: "because"}
+		}
+		return x
+	}
+	kept := outcome(lifecycle.Keep, lifecycle.Active, lifecycle.Active, "")
+	alien := outcome(lifecycle.Refuse, lifecycle.Absent, lifecycle.Absent, lifecycle.CauseCompatibility)
+	cases := []struct {
+		name  string
+		res   lifecycle.SyncResult
+		quiet bool
+		tells bool
+	}{
+		{"nothing changed", lifecycle.SyncResult{Outcomes: []lifecycle.Outcome{kept, alien}}, true, false},
+		{"nothing changed, and asked", lifecycle.SyncResult{Outcomes: []lifecycle.Outcome{kept, alien}}, false, true},
+		{"installed", lifecycle.SyncResult{Outcomes: []lifecycle.Outcome{kept, outcome(lifecycle.Install, lifecycle.Absent, lifecycle.Active, "")}}, true, true},
+		{"still failed", lifecycle.SyncResult{Outcomes: []lifecycle.Outcome{outcome(lifecycle.Wait, lifecycle.Failed, lifecycle.Failed, lifecycle.CauseHash)}}, true, true},
+		{"no room", lifecycle.SyncResult{Outcomes: []lifecycle.Outcome{outcome(lifecycle.Refuse, lifecycle.Absent, lifecycle.Absent, lifecycle.CauseSpace)}}, true, true},
+		{"no snapshot", lifecycle.SyncResult{SnapshotFailure: &lifecycle.Failure{Reason: "because"}, Outcomes: []lifecycle.Outcome{kept}}, true, true},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			var out bytes.Buffer
+			printOutcomes(&out, &c.res, c.quiet)
+			if tells := out.Len() > 0; tells != c.tells {
+				t.Errorf("printed %q", out.String())
+			}
+		})
+	}
+}
+
 func TestConfigPrecedence(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "config.toml")

@@ -117,7 +117,7 @@ func passCode(res *lifecycle.SyncResult, named bool) int {
 			if o.Verb != lifecycle.Wait && o.Verb != lifecycle.Keep || o.After == lifecycle.Active {
 				through++
 			}
-		case !named && o.Verb == lifecycle.Refuse && o.Failure.Cause == lifecycle.CauseCompatibility:
+		case !named && notForThisNode(o):
 		default:
 			c := codeOf(o.Failure.Cause)
 			if failed > 0 && c != code {
@@ -133,4 +133,10 @@ func passCode(res *lifecycle.SyncResult, named bool) int {
 		code = codeOf(res.SnapshotFailure.Cause)
 	}
 	return code
+}
+
+// notForThisNode tells a refusal that is no failure: snapshots list models for
+// other hardware, too.
+func notForThisNode(x lifecycle.Outcome) bool {
+	return x.Verb == lifecycle.Refuse && x.Failure.Cause == lifecycle.CauseCompatibility
 }

@@ -268,7 +268,7 @@ func printOutcomes(w io.Writer, res *lifecycle.SyncResult, quiet bool) {
 		if x.Failure != nil {
 			why = x.Failure.Reason
 		}
-		if quiet && x.Failure == nil && x.After == x.State {
+		if quiet && x.After == x.State && (x.Failure == nil || notForThisNode(x)) {
 			continue
 		}
 		state := string(x.After)
