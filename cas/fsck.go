@@ -338,7 +338,7 @@ func (c *fsck) ingests(context.Context) error {
 		}
 		for _, part := range []string{"lock", "data", "progress", "written", "repair"} {
 			if st, err := os.Lstat(filepath.Join(c.s.ingestPath(k), part)); err == nil && !st.Mode().IsRegular() {
-				c.add("partial", string(k.digest()), part+" is not a regular file", "pull it again, which starts it anew")
+				c.add("partial", string(k.digest()), part+" is not a regular file", "remove its directory; the pull starts anew")
 			}
 		}
 		p, err := c.s.readProgress(k)

@@ -309,10 +309,10 @@ func partialUse(dir string) (bytes int64, last time.Time) {
 }
 
 // heldByOther reports whether a lock file is locked; one that is not there, or
-// is no file, is not.
+// is a directory, is not.
 func (s *Store) heldByOther(path string) (bool, error) {
 	lock, err := s.tryLock(path, unix.O_RDWR, unix.LOCK_EX)
-	if errors.Is(err, os.ErrNotExist) || noLock(err) {
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.EISDIR) {
 		return false, nil
 	}
 	if err != nil {

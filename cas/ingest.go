@@ -189,7 +189,17 @@ func (s *Store) removeImpostor(ctx context.Context, k key) error {
 	if err := s.setSuspect(k, suspicion{Reason: "not a regular file"}); err != nil {
 		return err
 	}
-	return s.underLock(ctx, func() error { return s.fs.condemn(s.blobPath(k)) })
+	return s.underLock(ctx, func() error {
+		// Another may have taken it away, and published.
+		if _, err := s.lstat(k); !errors.Is(err, ErrCorrupt) {
+			return nil
+		}
+		err := s.fs.Unlink(s.blobPath(k))
+		if errors.Is(err, syscall.EISDIR) {
+			return s.fs.condemn(s.blobPath(k))
+		}
+		return err
+	})
 }
 
 // claim takes the ingest lock of k, or returns nil when someone has it.
@@ -204,9 +214,8 @@ func (s *Store) claim(k key) (*flock, error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // its last owner removed the directory
 		}
-		if noLock(err) {
-			// Nobody can hold it, so nobody is at work beside it.
-			if err := s.fs.condemn(dir); err != nil {
+		if errors.Is(err, syscall.EISDIR) { // which nobody can hold
+			if err := s.fs.condemn(path); err != nil {
 				return nil, fmt.Errorf("ingest: %w", err)
 			}
 			continue
@@ -224,9 +233,6 @@ func (s *Store) claim(k key) (*flock, error) {
 		}
 	}
 }
-
-// noLock reports whether what has the place of a lock is no regular file.
-func noLock(err error) bool { return errors.Is(err, ErrCorrupt) || errors.Is(err, syscall.EISDIR) }
 
 // removeIngest clears the ingest directory of k; the caller has its lock. The
 // lock file goes last: without it the directory belongs to the next claim.

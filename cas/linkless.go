@@ -16,8 +16,9 @@ import (
 // linkless is a file system on which no path leads from a store's root through
 // a symbolic link: one in the place of a directory would have a collection
 // delete, and a pull write, what is not the store's. The root itself may be
-// given as a link. A directory in the place of a file makes way for it. Only the owner of the store can make names in it (invariant
-// 6), so a look before each call is enough.
+// given as a link. Only the owner of the store can make names in it (invariant
+// 6), so a look before each call is enough. A directory in the place of a file
+// makes way for it.
 type linkless struct {
 	durable.FS
 	root string
@@ -93,11 +94,11 @@ func (l linkless) Rename(from, to string) error {
 	return err
 }
 
-// condemn moves what has the place of something of the store, and is another
-// kind of thing, to where a collection deletes it.
+// condemn moves a directory that has the place of a file to where a collection
+// deletes it. The slash keeps it from a file that took the place meanwhile.
 func (l linkless) condemn(path string) error {
-	err := l.FS.Rename(path, filepath.Join(l.root, "trash", "x-"+randomID()))
-	if errors.Is(err, fs.ErrNotExist) {
+	err := l.FS.Rename(path+"/", filepath.Join(l.root, "trash", "x-"+randomID()))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return nil
 	}
 	return err

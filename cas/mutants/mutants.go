@@ -295,12 +295,12 @@ var mutants = []mutant{
 	},
 	{
 		name: "directory-for-lock", breaks: "a directory in the place of a lock stops pulls and collections for ever",
-		file: "cas/ingest.go", old: "		if noLock(err) {", new: "		if false {",
+		file: "cas/ingest.go", old: "		if errors.Is(err, syscall.EISDIR) { // which", new: "		if false { // which",
 		tests: "TestDirectoriesInPlaceOfFiles",
 	},
 	{
 		name: "directory-for-lease", breaks: "a leftover whose name leads to a directory stops collections for ever",
-		file: "cas/gc.go", old: "os.ErrNotExist) || noLock(err) {", new: "os.ErrNotExist) {",
+		file: "cas/gc.go", old: "os.ErrNotExist) || errors.Is(err, unix.EISDIR) {", new: "os.ErrNotExist) {",
 		tests: "TestGCLeftoverOfNoLease",
 	},
 	{
