@@ -36,6 +36,10 @@ func (i *Ingest) Commit(ctx context.Context) error {
 	if err := i.closeFiles(); err != nil {
 		return fmt.Errorf("commit %s: %w", i.k.digest(), err)
 	}
+	// What was hashed is an open file, what is published a name.
+	if mine, err := i.lock.is(filepath.Join(i.dir, "lock")); err != nil || !mine {
+		return errors.Join(fmt.Errorf("%w: the ingest of %s was taken away from %s; pull it again", ErrIncomplete, i.k.digest(), i.dir), err)
+	}
 	if err := i.s.publish(ctx, i.k, filepath.Join(i.dir, "data"), i.h.finish()); err != nil {
 		return fmt.Errorf("commit %s: %w", i.k.digest(), err)
 	}

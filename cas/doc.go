@@ -68,6 +68,7 @@
 //	refs/<name>                   roots; "/" in a name is written "%2F"
 //	leases/p-<id>, leases/t-<id>  process lease (its owner holds a flock), token lease
 //	trash/<run>/                  what a collection took: b-, m-, t-, l-<hex>
+//	trash/.spare/                 an empty directory, for a collection on a full disk
 //
 // Lock order: gc.lock, ingest lock, store lock.
 //

@@ -1,6 +1,7 @@
 package cas
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -86,6 +87,9 @@ func (c *collection) evictables() ([]evictable, error) {
 		}
 		dir := c.s.ingestPath(k)
 		busy, err := c.s.heldByOther(dir + "/lock")
+		if errors.Is(err, ErrCorrupt) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}

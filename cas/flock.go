@@ -20,6 +20,9 @@ type flock struct{ fd int }
 // in the file's place.
 func tryLock(path string, flags, how int) (*flock, error) {
 	fd, err := openRetry(path, flags|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) { // a link, a socket, a device
+		return nil, notALock(path)
+	}
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
@@ -42,9 +45,13 @@ func (l *flock) checkRegular(path string) error {
 		return &fs.PathError{Op: "fstat", Path: path, Err: err}
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return fmt.Errorf("%w: the lock %s is not a regular file; remove it", ErrCorrupt, path)
+		return notALock(path)
 	}
 	return nil
+}
+
+func notALock(path string) error {
+	return fmt.Errorf("%w: the lock %s is not a regular file; remove it", ErrCorrupt, path)
 }
 
 func (l *flock) try(how int) (bool, error) {

@@ -80,6 +80,11 @@ func (c *fsck) layout(context.Context) error {
 			c.add("store", dir, "the directory is missing", "make it with mode 0755; what it held is lost")
 		}
 	}
+	for _, name := range []string{"lock", "gc.lock", "generation", "scrub", "scrub.lock", "refs/.lock"} {
+		if st, err := os.Lstat(c.s.path(name)); err == nil && !st.Mode().IsRegular() {
+			c.add("store", name, "not a regular file", "put an empty file of mode 0600 in its place")
+		}
+	}
 	for _, name := range names {
 		switch {
 		case known[name]:

@@ -83,7 +83,9 @@ type collection struct {
 	sizes bool // of the blobs that are kept, too
 	short bool // space is short
 	run   string
-	mu    sync.Mutex // of the plan and the result, while entries are deleted on all processors
+	probe sync.Mutex // of trees, which share files
+	mu    sync.Mutex // of the rest while entries are deleted, many at a time
+	used  []trashed  // trees and layers that were put back
 
 	evict    []evictable
 	trees    []candidate
@@ -260,6 +262,10 @@ func (c *collection) planPartial(k key) error {
 	bytes, last := partialUse(dir)
 	age := c.s.now().Sub(last)
 	busy, err := c.s.heldByOther(filepath.Join(dir, "lock"))
+	if errors.Is(err, ErrCorrupt) {
+		c.keep("partial", string(k.digest()), bytes, "its lock is not a file; fsck says what to do")
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -186,20 +186,23 @@ func (s *Store) settled(ctx context.Context, k key) (bool, error) {
 // removeImpostor takes away what has a blob's name and is no regular file. The
 // flag makes the new blob take its place in the trees.
 func (s *Store) removeImpostor(ctx context.Context, k key) error {
+	guard, err := s.exclusive(ctx)
+	if err != nil {
+		return err
+	}
+	defer guard.unlock()
+	// Another may have taken it away, and published.
+	if _, err := s.lstat(k); !errors.Is(err, ErrCorrupt) {
+		return nil
+	}
 	if err := s.setSuspect(k, suspicion{Reason: "not a regular file"}); err != nil {
 		return err
 	}
-	return s.underLock(ctx, func() error {
-		// Another may have taken it away, and published.
-		if _, err := s.lstat(k); !errors.Is(err, ErrCorrupt) {
-			return nil
-		}
-		err := s.fs.Unlink(s.blobPath(k))
-		if errors.Is(err, syscall.EISDIR) {
-			return s.fs.condemn(s.blobPath(k))
-		}
-		return err
-	})
+	err = s.fs.Unlink(s.blobPath(k))
+	if errors.Is(err, syscall.EISDIR) {
+		return s.fs.condemn(s.blobPath(k))
+	}
+	return err
 }
 
 // claim takes the ingest lock of k, or returns nil when someone has it.

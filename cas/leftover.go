@@ -42,7 +42,7 @@ func (c *collection) planImpostors() error {
 	return nil
 }
 
-func (c *collection) remove(kind, name, path, reason string) {
+func (c *collection) remove(kind string, k key, name, path, reason string) {
 	var st unix.Stat_t
 	if unix.Lstat(path, &st) != nil {
 		return
@@ -51,7 +51,7 @@ func (c *collection) remove(kind, name, path, reason string) {
 	if st.Nlink > 1 {
 		bytes = 0
 	}
-	c.files = append(c.files, candidate{path: path, item: c.drop(kind, name, bytes, reason)})
+	c.files = append(c.files, candidate{k: k, path: path, item: c.drop(kind, name, bytes, reason)})
 }
 
 // planUnfinished looks at ".tmp-<lease>-…" below trees/ and ".spool-<lease>-…"
@@ -93,7 +93,7 @@ func (c *collection) planUnfinishedIn(kind, prefix, reason string) error {
 				continue
 			}
 		}
-		c.remove("temporary", kind+"/"+name, path, reason)
+		c.remove("temporary", key{}, kind+"/"+name, path, reason)
 	}
 	return nil
 }
@@ -136,7 +136,7 @@ func (c *collection) planTemporary(path string) error {
 	}
 	name, err := filepath.Rel(c.s.root, path)
 	if err == nil && age >= temporaryAge {
-		c.remove("temporary", name, path, "left by an interrupted write")
+		c.remove("temporary", key{}, name, path, "left by an interrupted write")
 	}
 	return err
 }
@@ -167,7 +167,7 @@ func (c *collection) planMaps() error {
 			if age, err := c.s.changeAge(filepath.Join(dir, name)); err != nil || age < temporaryAge {
 				continue // its blob is about to be published
 			}
-			c.remove("map", string(k.digest()), filepath.Join(dir, name), "its blob is gone")
+			c.remove("map", k, string(k.digest()), filepath.Join(dir, name), "its blob is gone")
 		}
 	}
 	return nil
@@ -195,7 +195,7 @@ func (c *collection) planFlags() error {
 			continue
 		}
 		if _, err := c.s.lstat(k); errors.Is(err, ErrNotFound) && !restorable[k] {
-			c.remove("flag", string(k.digest()), filepath.Join(dir, name), "its blob is gone")
+			c.remove("flag", k, string(k.digest()), filepath.Join(dir, name), "its blob is gone")
 		}
 	}
 	return nil

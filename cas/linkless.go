@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -97,9 +98,18 @@ func (l linkless) Rename(from, to string) error {
 // condemn moves a directory that has the place of a file to where a collection
 // deletes it. The slash keeps it from a file that took the place meanwhile.
 func (l linkless) condemn(path string) error {
-	err := l.FS.Rename(path+"/", filepath.Join(l.root, "trash", "x-"+randomID()))
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+	to := filepath.Join(l.root, "trash", "x-"+randomID())
+	if err := l.parents(path, to); err != nil {
+		return err
+	}
+	err := l.FS.Rename(path+"/", to)
+	if errors.Is(err, unix.ENOTDIR) {
 		return nil
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, gone := os.Lstat(path); gone != nil {
+			return nil
+		}
 	}
 	return err
 }
@@ -214,7 +224,7 @@ func (s *Store) ingestNames() ([]string, error) {
 
 func (s *Store) trashNames() ([]string, error) {
 	names, _, err := s.split(s.trashPath(), isRun)
-	return names, err
+	return slices.DeleteFunc(names, func(name string) bool { return name == filepath.Base(s.sparePath()) }), err
 }
 
 // impostors lists what has the place of a directory of blobs, maps, an ingest

@@ -22,7 +22,8 @@ const initPIDNamespace = 0xEFFFFFFC
 // mounted returns the digests that appear in the path of any mount, in any
 // mount namespace. A mount of a tree names the tree in the root field of
 // mountinfo (field 4, proc_pid_mountinfo(5)), also after the tree was renamed,
-// and whatever the device is called; an overlay of it names it among the options
+// and whatever the device is called; what is mounted on a directory of a tree
+// names it in the mount point; an overlay of it names it among the options
 // of its file system (lowerdir), as it was called when it was mounted. A digest
 // that is there for another reason only keeps something longer. Blind says why
 // the answer is not the whole one.
@@ -92,7 +93,8 @@ func parseMountTable(r io.Reader, found map[key]bool) error {
 		}
 		// Type, source and options of the file system follow the optional fields.
 		_, behind, _ := strings.Cut(fields[4], " - ")
-		for _, field := range []string{fields[3], behind} {
+		point, _, _ := strings.Cut(fields[4], " ")
+		for _, field := range []string{fields[3], point, behind} {
 			// In the trash, a tree is called t-<hex>.
 			for part := range strings.FieldsFuncSeq(field, notAlphanumeric) {
 				if k, ok := keyOfHex(part); ok {

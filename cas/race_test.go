@@ -349,7 +349,7 @@ func assertEmpty(t *testing.T, s *cas.Store) {
 	}
 	other := open(t, filepath.Join(t.TempDir(), "fresh"), cas.Options{})
 	walk(other.Root(), func(p string) { fresh[p] = true })
-	for _, p := range []string{"refs/.lock", "scrub", "scrub.lock", "layers", "layers/sha256"} {
+	for _, p := range []string{"refs/.lock", "scrub", "scrub.lock", "layers", "layers/sha256", "trash/.spare"} {
 		fresh[p] = true // made when first needed
 	}
 	walk(s.Root(), func(p string) {

@@ -68,7 +68,10 @@ func cutSealed(b []byte) (sealed, bool) {
 	rest, ok := bytes.CutPrefix(b, []byte(`{"version":1,"sum":"`))
 	s, rest, ok2 := bytes.Cut(rest, []byte(`","body":`))
 	body, ok3 := bytes.CutSuffix(rest, []byte("}\n"))
-	return sealed{recordVersion, string(s), body}, ok && ok2 && ok3
+	if !ok || !ok2 || !ok3 {
+		return sealed{}, false
+	}
+	return sealed{recordVersion, string(s), body}, true
 }
 
 // digestLists takes lists of digests, the bulk of what records hold, in one

@@ -237,7 +237,7 @@ func (s *Store) Touch(ctx context.Context, name string, t time.Time) error {
 func (s *Store) lockRefs(ctx context.Context) (unlock func(), err error) {
 	path := filepath.Join(s.path("refs"), ".lock")
 	for pause := 100 * time.Microsecond; ; pause = min(2*pause, 20*time.Millisecond) {
-		l, err := tryLock(path, unix.O_RDWR|unix.O_CREAT, unix.LOCK_EX)
+		l, err := s.tryLock(path, unix.O_RDWR|unix.O_CREAT, unix.LOCK_EX)
 		if err != nil {
 			return nil, noSpace(err)
 		}

@@ -87,7 +87,7 @@ func (s *Store) repair(ctx context.Context, k key, fetch Fetch) error {
 		}
 	}
 	side := filepath.Join(s.ingestPath(k), "repair")
-	if err := s.fs.Unlink(side); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := s.removeLeftover(ctx, side); err != nil {
 		return err
 	}
 	f, err := s.fs.OpenFile(side, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)

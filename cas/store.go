@@ -177,7 +177,16 @@ func (s *Store) free() (free, total int64, err error) {
 
 // removeAll deletes a directory of the store through the seam. Directories of
 // trees are read-only and must be made writable for anyone but root.
+//
+// What is mounted there is somebody else's.
 func (s *Store) removeAll(ctx context.Context, path string) error {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, &st); err != nil {
+		return &fs.PathError{Op: "statx", Path: path, Err: err}
+	}
+	if st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 {
+		return fmt.Errorf("%w: something is mounted at %s; unmount it", ErrFileSystem, path)
+	}
 	names, err := s.readNames(path)
 	if err != nil {
 		return err

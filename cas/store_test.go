@@ -157,7 +157,9 @@ func list(t *testing.T, s *cas.Store, dir string) []string {
 	}
 	var names []string
 	for _, e := range entries {
-		names = append(names, e.Name())
+		if dir != "trash" || e.Name() != ".spare" { // which a collection leaves for the next
+			names = append(names, e.Name())
+		}
 	}
 	return names
 }

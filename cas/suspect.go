@@ -120,7 +120,7 @@ func (s *Store) Discard(ctx context.Context, d digest.Digest, reason string) err
 	if err := s.fs.Unlink(condemned); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := s.fs.Unlink(s.mapPath(k)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := s.removeLeftover(ctx, s.mapPath(k)); err != nil {
 		return err
 	}
 	if err := s.fs.SyncDir(filepath.Dir(s.blobPath(k))); err != nil {

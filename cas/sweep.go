@@ -33,6 +33,13 @@ func (c *collection) execute(ctx context.Context, r *GCResult) error {
 	if err := c.evictRefs(ctx); err != nil {
 		return err
 	}
+	// What needs no space comes first: the disk may be full.
+	if err := c.emptyTrash(ctx, r, c.trash); err != nil {
+		return err
+	}
+	if err := c.removePartials(ctx, r); err != nil {
+		return err
+	}
 	if len(c.trees)+len(c.layers)+len(c.blobs) > 0 {
 		var err error
 		if c.run, err = c.s.newRun(); err != nil {
@@ -54,9 +61,6 @@ func (c *collection) execute(ctx context.Context, r *GCResult) error {
 			return err
 		}
 	}
-	if err := c.removePartials(ctx, r); err != nil {
-		return err
-	}
 	if err := c.removeLeases(ctx, r); err != nil {
 		return err
 	}
@@ -67,13 +71,9 @@ func (c *collection) execute(ctx context.Context, r *GCResult) error {
 		}
 	}
 	for _, f := range c.files {
-		if err := c.s.removeLeftover(ctx, f.path); err != nil {
+		if err := c.removeFile(ctx, r, f); err != nil {
 			return err
 		}
-		r.Freed += c.plan.Items[f.item].Bytes
-	}
-	if err := c.emptyTrash(ctx, r, c.trash); err != nil {
-		return err
 	}
 	if c.o.Grace <= 0 || c.short {
 		if err := c.emptyTrash(ctx, r, c.taken()); err != nil {
@@ -163,13 +163,21 @@ func (c *collection) evictRef(ctx context.Context, e evictable) error {
 
 // take moves dead trees or blobs to the trash in short exclusive sections (G3).
 func (c *collection) take(ctx context.Context, r *GCResult, list []candidate, kind byte) error {
-	for len(list) > 0 {
+	for emptied := false; len(list) > 0; {
 		n, err := c.takeBatch(ctx, r, list, kind)
 		r.Batches++
-		if err != nil {
-			return err
+		if errors.Is(noSpace(err), ErrNoSpace) && !(emptied && n == 1) {
+			// The directory cannot grow before what it has is gone.
+			list, emptied = list[n-1:], true
+			if err := c.emptyTrash(ctx, r, c.taken()); err != nil {
+				return err
+			}
+			continue
 		}
-		list = list[n:]
+		if err != nil {
+			return noSpace(err)
+		}
+		list, emptied = list[n:], false
 	}
 	return nil
 }
@@ -207,8 +215,9 @@ func (c *collection) takeBatch(ctx context.Context, r *GCResult, list []candidat
 		if !d.mapped {
 			continue
 		}
+		// One that is left, on a full disk, is dropped by a later run.
 		err = c.s.fs.Rename(c.s.mapPath(d.k), filepath.Join(c.run, "m-"+d.k.hex()))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(noSpace(err), ErrNoSpace) {
 			return n, err
 		}
 	}
@@ -278,14 +287,36 @@ func (c *collection) emptyTrash(ctx context.Context, r *GCResult, list []candida
 				inUse = why
 			case found[d.k]:
 				inUse = "mounted"
+			case kind == 'm' && c.s.isHome(d.k):
+				inUse = "its blob was put back"
 			}
 			return c.delete(ctx, r, inRuns, d, inUse, blind)
 		})
+		if err == nil {
+			err = c.markUsed()
+		}
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// markUsed marks what the trees and layers hold that were put back (invariant 9).
+func (c *collection) markUsed() error {
+	if len(c.used) == 0 {
+		return nil
+	}
+	why := c.marks.reason("of a tree or layer that is in use")
+	for _, t := range c.used {
+		if t.kind == 't' {
+			c.marks.tree(t.k, why)
+		} else {
+			c.marks.layer(t.k, why)
+		}
+	}
+	c.used = nil
+	return c.marks.openTrees()
 }
 
 // lookAgain sees the roots that appeared up to now.
@@ -310,7 +341,7 @@ func (c *collection) delete(ctx context.Context, r *GCResult, run durable.FS, d 
 		inUse = blind
 	}
 	if inUse == "" {
-		open, err := anyOpen(d.path, st.Mode)
+		open, err := c.anyOpen(d.path, st.Mode)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
@@ -352,10 +383,19 @@ func (c *collection) returnUsed(ctx context.Context, r *GCResult, d candidate, w
 	if d.item >= 0 && c.plan.Items[d.item].Action == Drop {
 		c.spare(d.item, why)
 	}
-	if back {
+	if base[0] == 't' || base[0] == 'l' {
+		c.used = append(c.used, trashed{kind: base[0], k: d.k})
+	}
+	if back && base[0] != 'm' {
 		r.PutBack++
 	}
 	return nil
+}
+
+// isHome reports whether a blob is in its place.
+func (s *Store) isHome(k key) bool {
+	_, err := s.lstat(k)
+	return err == nil
 }
 
 // deleteTrashed unlinks an entry. A tree is hidden first, so that nobody
@@ -382,6 +422,16 @@ func (s *Store) deleteTrashed(ctx context.Context, run durable.FS, d candidate, 
 		freed = st.Blocks * 512
 	}
 	return freed, err
+}
+
+// anyOpen is the function of that name, of one tree at a time: the probe of a
+// file would be taken for a reader of another tree that has it, too.
+func (c *collection) anyOpen(path string, mode uint32) (bool, error) {
+	if mode&unix.S_IFMT == unix.S_IFDIR {
+		c.probe.Lock()
+		defer c.probe.Unlock()
+	}
+	return anyOpen(path, mode)
 }
 
 // anyOpen is isOpen for a file, or for the files of a directory.
@@ -498,6 +548,28 @@ func (c *collection) removeLease(ctx context.Context, r *GCResult, d candidate) 
 	return err
 }
 
+// removeFile deletes a leftover. A map or a flag is looked at again while no blob
+// can be published: its own may have come meanwhile, and have failed a check.
+func (c *collection) removeFile(ctx context.Context, r *GCResult, f candidate) error {
+	if f.k != (key{}) {
+		release, _, err := c.exclude(ctx, r)
+		if err != nil {
+			return err
+		}
+		defer release()
+		age, err := c.s.changeAge(f.path)
+		if _, missing := c.s.lstat(f.k); !errors.Is(missing, ErrNotFound) || err == nil && age < temporaryAge && c.plan.Items[f.item].Kind == "map" {
+			c.spare(f.item, "its blob has come, or is about to")
+			return nil
+		}
+	}
+	if err := c.s.removeLeftover(ctx, f.path); err != nil {
+		return err
+	}
+	r.Freed += c.plan.Items[f.item].Bytes
+	return nil
+}
+
 func (s *Store) removeLeftover(ctx context.Context, path string) error {
 	return s.removeFrom(ctx, s.fs, path)
 }
@@ -515,7 +587,8 @@ func (s *Store) removeFrom(ctx context.Context, dir durable.FS, path string) err
 	return err
 }
 
-// removeEmptyRuns drops the directories of runs that are done with.
+// removeEmptyRuns drops the directories of runs that are done with, and leaves
+// one for a run that finds no space for its own.
 func (s *Store) removeEmptyRuns() error {
 	runs, err := s.trashNames()
 	if err != nil {
@@ -529,6 +602,10 @@ func (s *Store) removeEmptyRuns() error {
 		if err != nil && !errors.Is(err, syscall.ENOTEMPTY) && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
+	}
+	err = s.fs.Mkdir(s.sparePath(), 0o755)
+	if err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(noSpace(err), ErrNoSpace) {
+		return err
 	}
 	return nil
 }

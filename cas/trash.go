@@ -26,11 +26,21 @@ type trashed struct {
 // stay restorable.
 func (s *Store) newRun() (string, error) {
 	path := filepath.Join(s.trashPath(), "r-"+strconv.FormatInt(s.now().UnixNano(), 10)+"-"+randomID()[:8])
-	if err := s.fs.Mkdir(path, 0o755); err != nil {
-		return "", noSpace(err)
+	err := s.fs.Mkdir(path, 0o755)
+	if errors.Is(noSpace(err), ErrNoSpace) {
+		if spare := s.fs.Rename(s.sparePath(), path); spare != nil {
+			return "", errors.Join(noSpace(err), spare)
+		}
+		err = nil
+	}
+	if err != nil {
+		return "", err
 	}
 	return path, s.fs.SyncDir(s.trashPath())
 }
+
+// sparePath is an empty directory for the run of a collection on a full disk.
+func (s *Store) sparePath() string { return filepath.Join(s.trashPath(), ".spare") }
 
 // readTrash lists what collections took and has not been deleted yet.
 func (s *Store) readTrash() ([]trashed, error) {

@@ -304,6 +304,46 @@ var mutants = []mutant{
 		tests: "TestGCLeftoverOfNoLease",
 	},
 	{
+		name: "file-condemned", breaks: "1, 8: who finds a directory for a lock takes the lock that another has put there since",
+		file: "cas/linkless.go", old: "l.FS.Rename(path+\"/\", to)", new: "l.FS.Rename(path, to)",
+		tests: "TestLockMendedByAnother",
+	},
+	{
+		name: "ingest-moved-away", breaks: "1: one file is hashed, another published",
+		file: "cas/commit.go", old: "err != nil || !mine {", new: "err != nil || !mine && false {",
+		tests: "TestIngestMovedAway",
+	},
+	{
+		name: "mounted-on-tree", breaks: "8: a tree in which something is mounted is taken",
+		file: "cas/mounts.go", old: "[]string{fields[3], point, behind}", new: "[]string{fields[3], point[:0], behind}",
+		tests: "TestMountsInTheStore",
+	},
+	{
+		name: "mounts-emptied", breaks: "what is mounted in the store is deleted with what is in its way",
+		file: "cas/store.go", old: "	if st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 {", new: "	if false {",
+		tests: "TestMountsInTheStore",
+	},
+	{
+		name: "probe-for-reader", breaks: "dead trees are put back because another probe has their files open",
+		file: "cas/sweep.go", old: "		c.probe.Lock()\n		defer c.probe.Unlock()\n", new: "",
+		tests: "TestGCOfTreesThatShareFiles",
+	},
+	{
+		name: "put-back-without-files", breaks: "9: the files of a tree that is put back are deleted",
+		file: "cas/sweep.go", old: "			err = c.markUsed()\n", new: "			err = nil\n",
+		tests: "TestGCKeepsFilesOfOpenTree",
+	},
+	{
+		name: "full-disk-stays-full", breaks: "a collection needs a free block before it frees one",
+		file: "cas/trash.go", old: "	if errors.Is(noSpace(err), ErrNoSpace) {", new: "	if false {",
+		tests: "TestGCOnFullDisk",
+	},
+	{
+		name: "full-directory", breaks: "a collection on a full disk takes no more than a directory has room for",
+		file: "cas/sweep.go", old: "ErrNoSpace) && !(emptied && n == 1) {", new: "ErrNoSpace) && !(emptied && n == 1) && false {",
+		tests: "TestGCOnFullDisk",
+	},
+	{
 		name: "one-inode-one-record", breaks: "7: a new record in the inode of an old one is taken for that",
 		file: "cas/mark.go", old: "return identity{st.Ino, st.Ctim}", new: "return identity{ino: st.Ino}",
 		tests: "TestRecordInTheSameInode",
@@ -325,7 +365,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "overlays-deleted", breaks: "8: a tree that an overlay shows is deleted",
-		file: "cas/mounts.go", old: "[]string{fields[3], behind}", new: "[]string{fields[3], behind[:0]}",
+		file: "cas/mounts.go", old: "[]string{fields[3], point, behind}", new: "[]string{fields[3], point, behind[:0]}",
 		tests: "TestGCKeepsTreesBelowOverlays",
 	},
 	// Invariant 9.
