@@ -3,6 +3,7 @@ package cas_test
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -219,5 +220,52 @@ func TestIngestMovedAway(t *testing.T) {
 	must(t, other.Commit(t.Context()))
 	if digest.FromBytes(read(t, s, d)) != d {
 		t.Error("wrong bytes were published")
+	}
+}
+
+// vanishFS loses a file at the moment that it is opened for the n-th time.
+type vanishFS struct {
+	durable.FS
+	path  string
+	opens int
+	n     int
+}
+
+func (v *vanishFS) OpenFile(name string, flag int, perm fs.FileMode) (durable.File, error) {
+	if name == v.path {
+		if v.opens++; v.opens == v.n {
+			if err := os.Remove(name); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return v.FS.OpenFile(name, flag, perm)
+}
+
+// A blob that is collected at any moment of a scrub is no finding, and the
+// scrub goes on.
+func TestScrubOfWhatIsCollected(t *testing.T) {
+	for _, mapped := range []bool{true, false} {
+		for n := 1; ; n++ {
+			root := filepath.Join(fastDir(t), "store")
+			b, d := content(903, 3<<20)
+			path := filepath.Join(root, "blobs", "sha256", d.Encoded()[:2], d.Encoded())
+			s := open(t, root, cas.Options{})
+			put(t, s, lease(t, s), b)
+			if !mapped {
+				must(t, os.Remove(filepath.Join(root, "maps", "sha256", d.Encoded()[:2], d.Encoded())))
+			}
+			v := &vanishFS{FS: durable.OS, path: path, n: n}
+			r, err := open(t, root, cas.Options{FS: v}).Scrub(t.Context(), cas.ScrubOptions{})
+			if err != nil || len(r.Findings) > 0 {
+				t.Errorf("collected when opened for the %d. time, map %t: %+v, %v", n, mapped, r.Findings, err)
+			}
+			if v.opens < n {
+				if n == 1 {
+					t.Error("the scrub opened nothing")
+				}
+				break
+			}
+		}
 	}
 }

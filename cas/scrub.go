@@ -377,6 +377,9 @@ func (r *scrubRun) hash(ctx context.Context, k key, size int64) error {
 // pass that verifies them again: nothing else vouches for what it reads.
 func (s *Store) rebuildMap(ctx context.Context, k key) error {
 	b, err := s.openBlob(k)
+	if errors.Is(err, ErrNotFound) {
+		return nil // collected meanwhile
+	}
 	if err != nil {
 		return err
 	}

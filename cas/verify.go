@@ -116,6 +116,9 @@ func (s *Store) acquit(k key, suspect bool) error {
 	}
 	if st.Mode&0o7777 != 0o444 || int(st.Uid) != os.Geteuid() || st.Mtim.Sec != Epoch.Unix() || st.Mtim.Nsec != 0 {
 		if err := s.settle(k); err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
 			return err
 		}
 	}
