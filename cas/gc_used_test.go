@@ -106,17 +106,7 @@ func TestMountsInTheStore(t *testing.T) {
 
 // A collection frees a disk without a single free block, whoever filled it.
 func TestGCOnFullDisk(t *testing.T) {
-	dir := fastDir(t)
-	image := filepath.Join(dir, "image")
-	f, err := os.Create(image)
-	must(t, err)
-	must(t, f.Truncate(48<<20))
-	must(t, f.Close())
-	command(t, "mkfs.ext4", "-q", "-F", "-m", "0", image)
-	at := filepath.Join(dir, "disk")
-	must(t, os.Mkdir(at, 0o755))
-	command(t, "mount", "-o", "loop", image, at)
-	t.Cleanup(func() { unix.Unmount(at, unix.MNT_DETACH) })
+	_, at := disk(t, 48<<20, "loop")
 	s := open(t, filepath.Join(at, "store"), cas.Options{})
 	gc(t, s, cas.GCOptions{}) // cron's, before
 	l := lease(t, s)

@@ -17,17 +17,8 @@ import (
 // something is synced, copies the image while the store works, and mounts the
 // copies: what a disk holds when the power goes.
 func TestPowerLoss(t *testing.T) {
-	dir := fastDir(t)
-	image := filepath.Join(dir, "image")
-	f, err := os.Create(image)
-	must(t, err)
-	must(t, f.Truncate(96<<20))
-	must(t, f.Close())
-	command(t, "mkfs.ext4", "-q", "-F", "-m", "0", image)
-	live := filepath.Join(dir, "live")
-	must(t, os.Mkdir(live, 0o755))
-	command(t, "mount", "-o", "loop,commit=600", image, live)
-	t.Cleanup(func() { unix.Unmount(live, unix.MNT_DETACH) })
+	image, live := disk(t, 96<<20, "loop,commit=600")
+	dir := filepath.Dir(image)
 	every := 12
 	if os.Getenv(soakEnv) != "" {
 		every = 1
@@ -46,6 +37,22 @@ func TestPowerLoss(t *testing.T) {
 		}
 	})
 	t.Logf("%d power losses", snapshots)
+}
+
+// disk mounts a new ext4 file system, of which root keeps nothing back.
+func disk(t *testing.T, size int64, options string) (image, at string) {
+	t.Helper()
+	dir := fastDir(t)
+	image, at = filepath.Join(dir, "image"), filepath.Join(dir, "live")
+	f, err := os.Create(image)
+	must(t, err)
+	must(t, f.Truncate(size))
+	must(t, f.Close())
+	command(t, "mkfs.ext4", "-q", "-F", "-m", "0", image)
+	must(t, os.Mkdir(at, 0o755))
+	command(t, "mount", "-o", options, image, at)
+	t.Cleanup(func() { unix.Unmount(at, unix.MNT_DETACH) })
+	return image, at
 }
 
 func command(t *testing.T, name string, args ...string) {
