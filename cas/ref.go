@@ -213,19 +213,40 @@ func (s *Store) Refs() ([]Ref, error) {
 
 // Touch notes that a root was used at t, unless a later use is noted.
 func (s *Store) Touch(ctx context.Context, name string, t time.Time) error {
+	return s.changeRef(ctx, name, func(r *Ref) bool {
+		later := t.After(r.LastUsed)
+		if later {
+			r.LastUsed = t.UTC()
+		}
+		return later
+	})
+}
+
+// Pin sets whether a root may be evicted to make space; [ErrNotFound] when
+// there is none. It writes nothing when that is so already. After it returns
+// nil for pinned, no collection that has not dropped the root yet will.
+func (s *Store) Pin(ctx context.Context, name string, pinned bool) error {
+	if r, err := s.Ref(name); err != nil || r.Pinned == pinned {
+		return err
+	}
+	return s.changeRef(ctx, name, func(r *Ref) bool {
+		changed := r.Pinned != pinned
+		r.Pinned = pinned
+		return changed
+	})
+}
+
+// changeRef reads a root and writes it back in one step where change says so.
+func (s *Store) changeRef(ctx context.Context, name string, change func(*Ref) bool) error {
 	unlock, err := s.lockRefs(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	r, err := s.Ref(name)
-	if err != nil {
+	if err != nil || !change(&r) {
 		return err
 	}
-	if !t.After(r.LastUsed) {
-		return nil
-	}
-	r.LastUsed = t.UTC()
 	file, err := refFile(name)
 	if err != nil {
 		return err

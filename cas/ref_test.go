@@ -37,6 +37,15 @@ func TestRefs(t *testing.T) {
 	if got, _ := s.Ref(r.Name); !got.LastUsed.Equal(used.Add(time.Hour)) {
 		t.Errorf("last used %v", got.LastUsed)
 	}
+	for _, pinned := range []bool{true, false, false, true} {
+		if err := s.Pin(t.Context(), r.Name, pinned); err != nil {
+			t.Fatal(err)
+		}
+		got, err := s.Ref(r.Name)
+		if err != nil || got.Pinned != pinned || !slices.Equal(got.Blobs, r.Blobs) || !got.LastUsed.Equal(used.Add(time.Hour)) {
+			t.Errorf("pinned %t: %+v, %v", pinned, got, err)
+		}
+	}
 	wantError(t, s.PutRef(t.Context(), cas.Ref{Name: "x", Blobs: []digest.Digest{name(1)}}), cas.ErrNotFound)
 	wantError(t, s.PutRef(t.Context(), cas.Ref{Name: "x", Tree: name(1)}), cas.ErrNotFound)
 	for _, bad := range []string{"", ".", "../x", "/x", "a b", "a\x00", strings.Repeat("a", 201), strings.Repeat("a/", 100)} {
@@ -56,6 +65,7 @@ func TestRefs(t *testing.T) {
 	_, err = s.Ref("a")
 	wantError(t, err, cas.ErrNotFound)
 	wantError(t, s.Touch(t.Context(), "a", used), cas.ErrNotFound)
+	wantError(t, s.Pin(t.Context(), "a", true), cas.ErrNotFound)
 	// Invariant 5.
 	os.WriteFile(filepath.Join(s.Root(), "refs", "broken"), []byte("{}"), 0o644)
 	_, err = s.Refs()
