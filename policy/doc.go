@@ -21,7 +21,8 @@
 //     one of them verified.
 //  2. A signature counts for the pinned manifest digest and nothing else.
 //  3. An attestation never counts as a signature, and a signature never as an
-//     attestation: the predicate type is checked.
+//     attestation: the predicate type is checked. Who may only attest does not
+//     sign.
 //  4. A threshold counts distinct authorities with distinct keys or identities,
 //     never bundles.
 //  5. What is revoked does not count, whoever else vouches for it.

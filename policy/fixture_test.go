@@ -169,6 +169,15 @@ func (s *sigstore) trustedRoot() []byte {
 	return must(json.Marshal(tr))(s.t)
 }
 
+// promise is the log's signature over an entry with its time.
+func (s *sigstore) promise(le *protorekor.TransparencyLogEntry) []byte {
+	s.t.Helper()
+	return must(s.RekorSignPayload(tlog.RekorPayload{
+		Body: base64.StdEncoding.EncodeToString(le.CanonicalizedBody), IntegratedTime: le.IntegratedTime,
+		LogIndex: le.LogIndex, LogID: hex.EncodeToString(le.LogId.KeyId),
+	}))(s.t)
+}
+
 type bundleShape struct {
 	subject       digest.Digest
 	predicateType string
@@ -211,11 +220,7 @@ func (s *sigstore) sign(shape bundleShape) []byte {
 		for _, entry := range must(e.TlogEntries())(s.t) {
 			le := entry.TransparencyLogEntry()
 			le.KindVersion = &protorekor.KindVersion{Kind: "dsse", Version: "0.0.1"}
-			set := must(s.RekorSignPayload(tlog.RekorPayload{
-				Body: base64.StdEncoding.EncodeToString(le.CanonicalizedBody), IntegratedTime: le.IntegratedTime,
-				LogIndex: le.LogIndex, LogID: hex.EncodeToString(le.LogId.KeyId),
-			}))(s.t)
-			le.InclusionPromise = &protorekor.InclusionPromise{SignedEntryTimestamp: set}
+			le.InclusionPromise = &protorekor.InclusionPromise{SignedEntryTimestamp: s.promise(le)}
 			material.TlogEntries = append(material.TlogEntries, le)
 		}
 	}

@@ -7,7 +7,9 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/go-json-experiment/json"
@@ -49,46 +51,62 @@ const omsSignatureFile = "model.sig"
 // checkOMS holds the files that an OMS statement lists against those of the
 // artifact, which must be the same set, and returns the digest that is the
 // statement's subject: the SHA-256 over the files' digests. The signature file
-// inside the model is the one thing that a statement cannot list; a file that
-// the signer's ignore_paths left out makes the model another one.
-func checkOMS(s *statement, files []FileDigest) (digest.Digest, error) {
+// inside the model is the one thing that a statement cannot list, and is
+// returned as outside of it; a file that the signer's ignore_paths left out
+// makes the model another one.
+func checkOMS(s *statement, files []FileDigest) (subject digest.Digest, outside []string, err error) {
 	if len(files) == 0 {
-		return "", fmt.Errorf("an OMS statement is about files, and the artifact's files are not known")
+		return "", nil, fmt.Errorf("an OMS statement is about files, and the artifact's files are not known")
 	}
 	var p omsPredicate
 	if err := json.Unmarshal(s.Predicate, &p); err != nil {
-		return "", fmt.Errorf("OMS predicate: %w", err)
+		return "", nil, fmt.Errorf("OMS predicate: %w", err)
 	}
 	if m := p.Serialization.Method; m != "files" {
-		return "", fmt.Errorf("OMS serialization %q: only files are held against files", brief(m))
+		return "", nil, fmt.Errorf("OMS serialization %q: only files are held against files", brief(m))
 	}
 	listed := map[string]string{}
 	for _, r := range p.Resources {
 		if r.Algorithm != "sha256" {
-			return "", fmt.Errorf("OMS statement hashes %q with %q, only sha256 is accepted", brief(r.Name), brief(r.Algorithm))
+			return "", nil, fmt.Errorf("OMS statement hashes %q with %q, only sha256 is accepted", brief(r.Name), brief(r.Algorithm))
 		}
 		if _, twice := listed[r.Name]; twice {
-			return "", fmt.Errorf("OMS statement lists %q twice", brief(r.Name))
+			return "", nil, fmt.Errorf("OMS statement lists %q twice", brief(r.Name))
 		}
 		listed[r.Name] = r.Digest
 	}
 	for _, f := range files {
 		want, ok := listed[f.Path]
 		if !ok {
-			if f.Path == omsSignatureFile {
-				continue
-			}
-			return "", fmt.Errorf("file %q is not in the OMS statement", brief(f.Path))
+			outside = append(outside, f.Path)
+			continue
 		}
 		if want != f.Digest.Encoded() {
-			return "", fmt.Errorf("file %q: the OMS statement says %s, it is %s", brief(f.Path), brief(want), f.Digest.Encoded())
+			return "", nil, fmt.Errorf("file %q: the OMS statement says %s, it is %s", brief(f.Path), brief(want), f.Digest.Encoded())
 		}
 		delete(listed, f.Path)
 	}
-	for name := range listed {
-		return "", fmt.Errorf("the OMS statement lists %q, which the artifact lacks", brief(name))
+	if len(listed) > 0 {
+		return "", nil, fmt.Errorf("the OMS statement lists what the artifact lacks: %s", quoteFiles(slices.Sorted(maps.Keys(listed))))
 	}
-	return omsSubject(p.Resources)
+	if slices.ContainsFunc(outside, func(path string) bool { return path != omsSignatureFile }) {
+		return "", nil, fmt.Errorf("files outside the OMS statement: %s", quoteFiles(outside))
+	}
+	subject, err = omsSubject(p.Resources)
+	return subject, outside, err
+}
+
+// quoteFiles names some files, and says how many more there are.
+func quoteFiles(paths []string) string {
+	var all []string
+	for i, p := range paths {
+		if i == 8 {
+			all = append(all, fmt.Sprintf("and %d more", len(paths)-i))
+			break
+		}
+		all = append(all, strconv.Quote(brief(p)))
+	}
+	return strings.Join(all, ", ")
 }
 
 // omsSubject is the SHA-256 over the files' digests in the order in which the

@@ -2,7 +2,6 @@ package policy_test
 
 import (
 	"encoding/base64"
-	"encoding/hex"
 	"testing"
 	"time"
 
@@ -10,7 +9,6 @@ import (
 	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	protodsse "github.com/sigstore/protobuf-specs/gen/pb-go/dsse"
 	protorekor "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
-	"github.com/sigstore/sigstore-go/pkg/tlog"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/resultity/rmodels/policy"
@@ -31,11 +29,7 @@ func (s *sigstore) attest(who string, statement []byte) []byte {
 	for _, entry := range must(e.TlogEntries())(s.t) {
 		le := entry.TransparencyLogEntry()
 		le.KindVersion = &protorekor.KindVersion{Kind: "dsse", Version: "0.0.1"}
-		set := must(s.RekorSignPayload(tlog.RekorPayload{
-			Body: base64.StdEncoding.EncodeToString(le.CanonicalizedBody), IntegratedTime: le.IntegratedTime,
-			LogIndex: le.LogIndex, LogID: hex.EncodeToString(le.LogId.KeyId),
-		}))(s.t)
-		le.InclusionPromise = &protorekor.InclusionPromise{SignedEntryTimestamp: set}
+		le.InclusionPromise = &protorekor.InclusionPromise{SignedEntryTimestamp: s.promise(le)}
 		material.TlogEntries = append(material.TlogEntries, le)
 	}
 	for _, ts := range must(e.Timestamps())(s.t) {

@@ -27,6 +27,7 @@ type party struct {
 	name    string
 	format  string
 	signers []string
+	attests bool // and nothing else
 }
 
 // pool is all evidence that the random cases draw from.
@@ -101,7 +102,7 @@ func byTheBook(parties []party, threshold int, required [][]string, evidence []f
 			return true
 		}
 		for _, s := range parties[i].signers {
-			if !used[s] && vouches(parties[i], s, policy.SignaturePredicate) {
+			if !used[s] && !parties[i].attests && vouches(parties[i], s, policy.SignaturePredicate) {
 				used[s] = true
 				if assign(i+1, left-1, used) {
 					return true
@@ -157,7 +158,10 @@ func TestAdmissionProperty(t *testing.T) {
 			}
 			k, format := r.IntN(len(p.keys)), []string{"bundle", "legacy"}[r.IntN(2)]
 			pol.Authorities = append(pol.Authorities, keyAuthority(t, name, format, p.keys[k]))
-			parties = append(parties, party{name, format, []string{fmt.Sprintf("key %d", k)}})
+			parties = append(parties, party{name, format, []string{fmt.Sprintf("key %d", k)}, false})
+		}
+		if last := len(parties) - 1; r.IntN(4) == 0 {
+			parties[last].attests, pol.Authorities[last].AttestsOnly = true, true
 		}
 		var required [][]string
 		if r.IntN(3) == 0 {

@@ -31,7 +31,8 @@ type Evidence struct {
 // The rule: there must be at least threshold authorities, each with a valid
 // signature of its own format over exactly this manifest, and each by a key or
 // identity that no other of them is counted with. An attestation never counts
-// as a signature. now is the time of the decision, kept for the receipt.
+// as a signature, and neither does anything by an authority that only attests.
+// now is the time of the decision, kept for the receipt.
 //
 // files are the artifact's files by path and digest; they are needed where the
 // policy asks for an OMS attestation, which is about files.
@@ -92,7 +93,8 @@ type counting struct {
 	signers      []Signer // of plain signatures
 	attestations []Signer
 	rejected     []Reject
-	elsewhere    string // what a signature was about when it was not this
+	elsewhere    string   // what a signature was about when it was not this
+	outside      []string // files that an OMS statement of a signer does not list
 }
 
 // weigh takes the evidence piece by piece: the snapshot's own first, so that
@@ -133,7 +135,7 @@ func (c *counting) take(e Evidence) error {
 		if err != nil {
 			return err
 		}
-		return c.each(e, &c.signers, func(v *verifier) (Signer, error) { return v.legacy(e.Payload, sig) })
+		return c.eachSigner(e, func(v *verifier) (Signer, error) { return v.legacy(e.Payload, sig) })
 	case e.MediaType == LegacyAttestation:
 		env, s, err := openEnvelope(e.Payload)
 		if err != nil {
@@ -153,18 +155,18 @@ func (c *counting) take(e Evidence) error {
 // takeStatement looks at what a statement is about before verify looks at who
 // signed it.
 func (c *counting) takeStatement(e Evidence, s *statement, verify func(v *verifier, about digest.Digest) (Signer, error)) error {
-	into := &c.attestations
-	if s.PredicateType == SignaturePredicate {
-		into = &c.signers
-	} else if !slices.ContainsFunc(c.policy.Attestations, func(a snapshot.Attestation) bool { return a.PredicateType == s.PredicateType }) {
+	signature := s.PredicateType == SignaturePredicate
+	if !signature && !slices.ContainsFunc(c.policy.Attestations, func(a snapshot.Attestation) bool { return a.PredicateType == s.PredicateType }) {
 		return fmt.Errorf("predicate type %q: neither a signature nor an attestation that the policy asks for", brief(s.PredicateType))
 	}
 	about := c.manifest
+	var outside []string
 	if s.PredicateType == OMSPredicate {
-		files, err := checkOMS(s, c.files)
+		files, unlisted, err := checkOMS(s, c.files)
 		if err != nil {
 			return err
 		}
+		outside = unlisted
 		if !s.about(c.manifest) { // model_signing knows no manifests
 			about = files
 		}
@@ -172,7 +174,28 @@ func (c *counting) takeStatement(e Evidence, s *statement, verify func(v *verifi
 	if !s.about(about) {
 		return &otherArtifact{s.subjects()}
 	}
-	return c.each(e, into, func(v *verifier) (Signer, error) { return verify(v, about) })
+	by := func(v *verifier) (Signer, error) { return verify(v, about) }
+	if signature {
+		return c.eachSigner(e, by)
+	}
+	if err := c.each(e, &c.attestations, by); err != nil {
+		return err
+	}
+	c.outside = append(c.outside, outside...)
+	return nil
+}
+
+var errAttestsOnly = errors.New("it may only attest")
+
+// eachSigner holds a signature against the authorities that may sign.
+func (c *counting) eachSigner(e Evidence, verify func(*verifier) (Signer, error)) error {
+	return c.each(e, &c.signers, func(v *verifier) (Signer, error) {
+		s, err := verify(v)
+		if err == nil && v.authority.AttestsOnly {
+			err = errAttestsOnly
+		}
+		return s, err
+	})
 }
 
 // each holds one piece against every authority.
@@ -192,15 +215,14 @@ func (c *counting) each(e Evidence, into *[]Signer, verify func(*verifier) (Sign
 	if found {
 		return nil
 	}
-	// A revoked signer is the more telling reason than a key that is another's.
-	slices.SortStableFunc(reasons, func(a, b string) int {
-		return strings.Compare(revokedFirst(a), revokedFirst(b))
-	})
+	// A signer that does not count any more, or not here, is the more telling
+	// reason than a key that is another's.
+	slices.SortStableFunc(reasons, func(a, b string) int { return strings.Compare(knownFirst(a), knownFirst(b)) })
 	return fmt.Errorf("by no authority of the policy: %s", strings.Join(reasons, "; "))
 }
 
-func revokedFirst(s string) string {
-	if strings.Contains(s, errRevoked.Error()) {
+func knownFirst(s string) string {
+	if strings.Contains(s, errRevoked.Error()) || strings.Contains(s, errAttestsOnly.Error()) {
 		return "0"
 	}
 	return "1"
@@ -217,7 +239,9 @@ func (c *counting) wanted(names []string) string {
 func (c *counting) decide(rule string) Decision {
 	var names []string
 	for _, a := range c.policy.Authorities {
-		names = append(names, a.Name)
+		if !a.AttestsOnly {
+			names = append(names, a.Name)
+		}
 	}
 	counted := match(c.signers)
 	if len(counted) < c.policy.Threshold {
@@ -262,9 +286,12 @@ func (c *counting) decide(rule string) Decision {
 			return d
 		}
 	}
+	reason := fmt.Sprintf("signed by %d of %d needed, attestations: %d", len(counted), c.policy.Threshold, len(c.policy.Attestations))
+	if outside := slices.Compact(slices.Sorted(slices.Values(c.outside))); len(outside) > 0 {
+		reason += "; outside the OMS statement: " + quoteFiles(outside)
+	}
 	return Decision{
-		Allowed: true, Rule: rule + ".threshold",
-		Reason:  fmt.Sprintf("signed by %d of %d needed, attestations: %d", len(counted), c.policy.Threshold, len(c.policy.Attestations)),
+		Allowed: true, Rule: rule + ".threshold", Reason: reason,
 		Signers: all, Rejected: c.rejected,
 	}
 }

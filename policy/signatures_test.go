@@ -162,12 +162,25 @@ func TestOMS(t *testing.T) {
 	}
 	wantAllowed(t, ask(oms, files...), "ci")
 	wantAllowed(t, ask(oms, files[1], files[0]), "ci")
+	if d := ask(oms, files...); strings.Contains(d.Reason, "outside") {
+		t.Errorf("%q: every file is in the statement", d.Reason)
+	}
+	// The signature file cannot be in the statement; whoever reads the receipt
+	// sees that nothing vouches for it.
+	inside := append([]policy.FileDigest{{Path: "model.sig", Digest: digest.FromString("s")}}, files...)
+	d := ask(oms, inside...)
+	wantAllowed(t, d, "ci")
+	if !strings.HasSuffix(d.Reason, `outside the OMS statement: "model.sig"`) {
+		t.Errorf("%q does not name model.sig", d.Reason)
+	}
 	const rule = "policies[acme].attestations[0]"
 	wantRefused(t, ask(oms), policy.ClassAttestation, rule, "not known")
 	wantRefused(t, ask(oms, files[0]), policy.ClassAttestation, rule, "lacks")
 	wantRefused(t, ask(oms, files[0], policy.FileDigest{Path: "model.gguf", Digest: digest.FromString("x")}), policy.ClassAttestation, rule, "model.gguf")
 	wantRefused(t, ask(oms, append([]policy.FileDigest{{Path: "extra.json", Digest: digest.FromString("x")}}, files...)...), policy.ClassAttestation, rule, "extra.json")
 	wantRefused(t, ask(oms, append([]policy.FileDigest{{Path: "evil.sig", Digest: digest.FromString("x")}}, files...)...), policy.ClassAttestation, rule, "evil.sig")
+	wantRefused(t, ask(oms, append([]policy.FileDigest{{Path: "extra.json", Digest: digest.FromString("x")}, {Path: "sub/model.sig", Digest: digest.FromString("x")}}, inside...)...),
+		policy.ClassAttestation, rule, `outside the OMS statement: "extra.json", "sub/model.sig", "model.sig"`)
 	wantRefused(t, ask(bundleEvidence(must(policy.SignOMS(newKey(t), files))(t)), files...), policy.ClassAttestation, rule)
 	// A statement about the manifest lists the files all the same.
 	wrong := must(policy.SignAttestation(k, manifest, policy.OMSPredicate, []byte(`{"serialization":{"method":"files"},"resources":[]}`)))(t)

@@ -212,11 +212,7 @@ func (v *verifier) bundle(b *bundle.Bundle, s *statement, manifest digest.Digest
 	}
 	var res *verify.VerificationResult
 	err = guarded(func() error {
-		ver, err := verify.NewVerifier(v.material, v.options...)
-		if err != nil {
-			return err
-		}
-		res, err = ver.Verify(b, verify.NewPolicy(verify.WithArtifactDigest("sha256", sum), options...))
+		res, err = verifyWithin(v.material, v.options, b, verify.NewPolicy(verify.WithArtifactDigest("sha256", sum), options...))
 		return err
 	})
 	if err != nil {
@@ -229,17 +225,38 @@ func (v *verifier) bundle(b *bundle.Bundle, s *statement, manifest digest.Digest
 	if v.key != nil {
 		return signer, nil
 	}
-	if res.Signature == nil || res.Signature.Certificate == nil {
-		return Signer{}, errors.New("no certificate was verified")
-	}
-	// The library has matched one of the identities; which one is read from
-	// the certificate, and held against the list once more.
-	id := snapshot.Identity{Issuer: res.Signature.Certificate.Issuer, Subject: res.Signature.Certificate.SubjectAlternativeName}
-	if !slices.Contains(v.identities, id) {
-		return Signer{}, fmt.Errorf("identity %s of %s is not one of the authority's", brief(id.Subject), brief(id.Issuer))
+	// The library has matched one of the identities as text; which one is read
+	// from the certificate, by the type of its name, and held against the list.
+	id, err := v.identityOf(b)
+	if err != nil {
+		return Signer{}, err
 	}
 	signer.Identity = &id
 	return signer, nil
+}
+
+// identityOf names who a bundle's certificate was issued to, if it is one of
+// the authority's identities.
+func (v *verifier) identityOf(b *bundle.Bundle) (snapshot.Identity, error) {
+	content, err := b.VerificationContent()
+	if err != nil {
+		return snapshot.Identity{}, err
+	}
+	c := content.Certificate()
+	if c == nil {
+		return snapshot.Identity{}, errors.New("no certificate was verified")
+	}
+	id, kind, err := certificateIdentity(c)
+	if err != nil {
+		return snapshot.Identity{}, err
+	}
+	if want := kindOf(id.Subject); kind != want {
+		return snapshot.Identity{}, fmt.Errorf("%s %s is spelled as the %s that the policy may name, and is none", kind, brief(id.Subject), want)
+	}
+	if !slices.Contains(v.identities, id) {
+		return snapshot.Identity{}, fmt.Errorf("identity %s of %s is not one of the authority's", brief(id.Subject), brief(id.Issuer))
+	}
+	return id, nil
 }
 
 // legacy verifies a simplesigning payload for the authority.

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -58,7 +59,8 @@ func (s *Snapshot) checkPolicy(p *problems, path string, pol Policy) {
 	if !p.count(path+".authorities", len(pol.Authorities), maxAuthorities) {
 		return
 	}
-	names, signers := map[string]Authority{}, map[string]bool{}
+	names, signers, attesters := map[string]Authority{}, map[string]bool{}, map[string]bool{}
+	signing := 0
 	for i, a := range pol.Authorities {
 		ap := fmt.Sprintf("%s.authorities[%d]", path, i)
 		p.addErr(ap+".name", CheckName(a.Name))
@@ -66,11 +68,24 @@ func (s *Snapshot) checkPolicy(p *problems, path string, pol Policy) {
 			p.add(ap+".name", "%q stands twice", clip(a.Name))
 		}
 		names[a.Name] = a
-		s.checkAuthority(p, ap, a, signers)
+		if a.AttestsOnly {
+			s.checkAuthority(p, ap, a, attesters)
+			if !slices.ContainsFunc(pol.Attestations, func(at Attestation) bool { return slices.Contains(at.Authorities, a.Name) }) {
+				p.add(ap+".attestsOnly", "is true, but no attestation of the policy names %q", clip(a.Name))
+			}
+		} else {
+			signing++
+			s.checkAuthority(p, ap, a, signers)
+		}
 	}
-	if pol.Threshold > len(pol.Authorities) || pol.Threshold > len(signers) {
-		p.add(path+".threshold", "is %d, but there are %d authorities with %d distinct keys and identities: it can never be met",
-			pol.Threshold, len(pol.Authorities), len(signers))
+	if pol.Threshold > signing || pol.Threshold > len(signers) {
+		p.add(path+".threshold", "is %d, but there are %d authorities that sign, with %d distinct keys and identities: it can never be met",
+			pol.Threshold, signing, len(signers))
+	}
+	for who := range attesters {
+		if signers[who] {
+			p.add(path+".authorities", "%s stands under an authority that only attests and under one that signs", clip(who))
+		}
 	}
 	if p.count(path+".attestations", len(pol.Attestations), maxAuthorities) {
 		for i, a := range pol.Attestations {

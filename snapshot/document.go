@@ -92,6 +92,7 @@ type ImageGlob struct {
 type Authority struct {
 	Name            string   `json:"name"`
 	SignatureFormat string   `json:"signatureFormat"`
+	AttestsOnly     bool     `json:"attestsOnly,omitzero"` // its signatures do not count towards the threshold, only its attestations
 	Key             *Key     `json:"key,omitzero"`
 	Keyless         *Keyless `json:"keyless,omitzero"`
 	CTLog           *LogRef  `json:"ctlog,omitzero"`            // require an SCT from this trust root's CT logs

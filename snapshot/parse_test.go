@@ -171,6 +171,22 @@ func TestCheck(t *testing.T) {
 		{"attestation without authority", func(s *snapshot.Snapshot) { s.Policies[0].Attestations[0].Authorities = nil }, "policies[0].attestations[0].authorities"},
 		{"attestation of a stranger", func(s *snapshot.Snapshot) { s.Policies[0].Attestations[0].Authorities[0] = "who" }, "policies[0].attestations[0].authorities[0]"},
 		{"attestation by a stranger", func(s *snapshot.Snapshot) { s.Policies[0].Attestations[0].Authorities[0] = "who" }, "policies[0].attestations[0].authorities[0]"},
+		{"attests only, and nothing", func(s *snapshot.Snapshot) {
+			s.Policies[0].Authorities[2].AttestsOnly, s.Policies[0].Threshold = true, 1
+		}, "policies[0].authorities[2].attestsOnly"},
+		{"attests only, and the threshold counts it", func(s *snapshot.Snapshot) {
+			p := &s.Policies[0] // one authority signs, with two identities
+			p.Authorities[1].Keyless.Identities = append(p.Authorities[1].Keyless.Identities, snapshot.Identity{Issuer: "i", Subject: "s"})
+			p.Authorities[0].AttestsOnly, p.Authorities[2].AttestsOnly = true, true
+			p.Attestations[0].Authorities = []string{"ci", "old"}
+		}, "policies[0].threshold"},
+		{"a key that only attests also signs", func(s *snapshot.Snapshot) {
+			p := &s.Policies[0]
+			p.Threshold = 1
+			also := p.Authorities[0]
+			also.Name, also.AttestsOnly = "scanner", true
+			p.Authorities, p.Attestations[0].Authorities = append(p.Authorities, also), []string{"scanner"}
+		}, "only attests and under one that signs"},
 		{"attestation type", func(s *snapshot.Snapshot) { s.Policies[0].Attestations[0].PredicateType = "" }, "predicateType"},
 		{"attestation is a signature", func(s *snapshot.Snapshot) {
 			s.Policies[0].Attestations[0].PredicateType = snapshot.SignaturePredicate

@@ -113,7 +113,11 @@ func printAccepted(w io.Writer, acc *snapshot.Accepted, changes []snapshot.Chang
 	for _, p := range d.Policies {
 		var of, about, images []string
 		for _, x := range p.Authorities {
-			of = append(of, x.Name)
+			if x.AttestsOnly {
+				of = append(of, x.Name+" (attests only)")
+			} else {
+				of = append(of, x.Name)
+			}
 		}
 		for _, x := range p.Attestations {
 			about = append(about, x.PredicateType)
