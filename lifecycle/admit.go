@@ -7,10 +7,13 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
+	"github.com/go-json-experiment/json"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/policy"
 	"github.com/resultity/rmodels/snapshot"
@@ -130,10 +133,56 @@ func signatureAnnotations(all map[string]string) map[string]string {
 	return kept
 }
 
+// readmitted are the decisions under one snapshot that let a receipt's evidence
+// count: no signature is verified twice by one process for the same answer.
+type readmitted struct {
+	mu       sync.Mutex
+	snapshot digest.Digest
+	allowed  map[string]policy.Decision
+}
+
+func (c *readmitted) get(snap digest.Digest, key string) (policy.Decision, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.snapshot != snap {
+		return policy.Decision{}, false
+	}
+	d, ok := c.allowed[key]
+	return d, ok
+}
+
+func (c *readmitted) put(snap digest.Digest, key string, d policy.Decision) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.snapshot != snap {
+		c.snapshot, c.allowed = snap, map[string]policy.Decision{}
+	}
+	c.allowed[key] = d
+}
+
 // readmit makes the decision of a receipt again, offline, under the snapshot
 // in force: a revoked key, a changed policy or a withdrawn digest shows here,
 // also one of a single file. Root is the artifact's in the store.
 func (n *Node) readmit(acc *snapshot.Accepted, policyName, reference string, rc *Receipt, root string) policy.Decision {
+	b, err := json.Marshal(struct {
+		Policy, Reference, Root string
+		Receipt                 *Receipt
+	}{policyName, reference, root, rc}, json.Deterministic(true))
+	if err != nil {
+		return policy.Decision{Class: policy.ClassSignature, Rule: "evidence", Reason: "the receipt cannot be read: " + err.Error()}
+	}
+	key := digest.FromBytes(b).String()
+	if d, ok := n.admissions.get(acc.Digest, key); ok {
+		return d
+	}
+	d := n.readmitNow(acc, policyName, reference, rc, root)
+	if d.Allowed {
+		n.admissions.put(acc.Digest, key, d)
+	}
+	return d
+}
+
+func (n *Node) readmitNow(acc *snapshot.Accepted, policyName, reference string, rc *Receipt, root string) policy.Decision {
 	_, d, err := snapshot.SplitReference(reference)
 	if err != nil {
 		return policy.Decision{Class: policy.ClassListing, Rule: "models.reference", Reason: err.Error()}
@@ -150,6 +199,7 @@ func (n *Node) readmit(acc *snapshot.Accepted, policyName, reference string, rc 
 		}
 	}
 	ev := inline(acc, d)
+	lost := 0
 	if rc != nil {
 		st, err := n.store()
 		if err != nil {
@@ -159,6 +209,7 @@ func (n *Node) readmit(acc *snapshot.Accepted, policyName, reference string, rc 
 			b, err := st.ReadAll(s.Digest, evidenceMax)
 			if err != nil {
 				n.o.Log.Warn("stored signature unreadable", "digest", s.Digest, "error", err)
+				lost++
 				continue // the policy counts what is left
 			}
 			ev = append(ev, policy.Evidence{MediaType: s.MediaType, Payload: b, Annotations: s.Annotations, Source: s.Source})
@@ -170,7 +221,11 @@ func (n *Node) readmit(acc *snapshot.Accepted, policyName, reference string, rc 
 			n.o.Log.Warn("files of an installed model unreadable", "digest", d, "error", err)
 		}
 	}
-	return policy.AdmitSignatures(acc, policyName, reference, d, ev, n.now(), files...)
+	dec := policy.AdmitSignatures(acc, policyName, reference, d, ev, n.now(), files...)
+	if !dec.Allowed && lost > 0 { // the publisher is not to blame for what the store lost
+		dec.Reason = fmt.Sprintf("%d of its %s cannot be read from the store any more: %s", lost, amount.Count(len(rc.Evidence), "signature"), dec.Reason)
+	}
+	return dec
 }
 
 // heldBy is everything that a root keeps in the store and that the tree of an

@@ -39,7 +39,7 @@ func (w *network) forge(n *Node, id string, change func(*Record)) {
 	if change != nil {
 		change(r)
 	}
-	w.must(n.save(r))
+	w.must(n.models.write(r.ID(), r))
 }
 
 // State that somebody else could have written is not believed.

@@ -120,10 +120,7 @@ func (n *Node) archive(ctx context.Context, acc *snapshot.Accepted, why string, 
 		return err
 	}
 	r.Tree, r.Holds, r.Cold = "", "", true
-	if err := n.save(r); err != nil {
-		return err
-	}
-	return n.dropRef(r)
+	return n.save(r)
 }
 
 // copied is a model on its way to a layout directory or a registry: everything

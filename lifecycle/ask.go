@@ -53,10 +53,10 @@ func (n *Node) prepared(ctx context.Context, purpose, nameOrID string, verbs ...
 	if err != nil {
 		return fail(err)
 	}
-	if err := st.CheckTree(ctx, r.Manifest); err != nil {
+	if err := n.whole(ctx, st, r); err != nil {
 		l.Release()
 		bad := treeFailure(r, err)
-		if _, err := n.locked(ctx, r.ID(), func(r *Record) error { return n.settle(acc, r, bad) }); !errors.Is(err, ErrBusy) {
+		if _, err := n.locked(ctx, r.ID(), func(r *Record) error { return n.settle(ctx, acc, r, bad) }); !errors.Is(err, ErrBusy) {
 			return fail(err)
 		}
 		return fail(bad)
@@ -103,8 +103,13 @@ func (n *Node) watched(ctx context.Context, acc *snapshot.Accepted, id string) (
 // that this is still to be done or done already.
 func (n *Node) isOut(ctx context.Context, acc *snapshot.Accepted, id string) (why string, out bool) {
 	var r Record
-	if err := n.models.read(id, &r); err == nil && r.State != Active && r.State != Pending {
-		return r.Reason, true
+	if err := n.models.read(id, &r); err == nil {
+		if r.State != Active && r.State != Pending {
+			return r.Reason, true
+		}
+		if as := n.withdrawals(acc, []*Record{&r}); len(as) > 0 {
+			return as[0].Reason, true
+		}
 	}
 	p, err := n.plan(ctx, acc, SyncOptions{Only: []string{id}})
 	if err != nil {

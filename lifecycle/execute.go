@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -89,29 +90,46 @@ func (n *Node) overtaken(ctx context.Context, acc *snapshot.Accepted, r *Record,
 	if err != nil || cur.Digest == acc.Digest {
 		return
 	}
-	err = n.takeOutAlso(context.WithoutCancel(ctx), cur, r, SyncOptions{}, out)
+	err = n.outOfUse(context.WithoutCancel(ctx), cur, r, out)
 	n.o.Log.Info("held against a newer snapshot", "model", r.ID(), "state", r.State, "error", err)
 	out.After, out.Result = r.State, r.Reason
 }
 
-// takeOutAlso plans for one model, whose lock the caller holds, and takes it
-// out of use where that asks for it.
-func (n *Node) takeOutAlso(ctx context.Context, acc *snapshot.Accepted, r *Record, o SyncOptions, out *Outcome) error {
+// outOfUse takes a model, whose lock the caller holds, out of use where the
+// snapshot asks for it.
+func (n *Node) outOfUse(ctx context.Context, acc *snapshot.Accepted, r *Record, out *Outcome) error {
+	if as := n.withdrawals(acc, []*Record{r}); len(as) > 0 {
+		return n.also(ctx, acc, as[0], r, SyncOptions{}, out)
+	}
+	return n.goOn(ctx, acc, r, SyncOptions{}, out, Demote)
+}
+
+// goOn plans for one model, whose lock the caller holds, and does what the
+// plan says where it is one of the verbs.
+func (n *Node) goOn(ctx context.Context, acc *snapshot.Accepted, r *Record, o SyncOptions, out *Outcome, verbs ...Verb) error {
 	p, err := n.plan(ctx, acc, SyncOptions{Only: []string{r.ID()}})
 	if err != nil {
 		return err
 	}
 	for _, a := range p.Actions {
-		if a.ID() != r.ID() || !a.Verb.takesOut() {
+		if a.ID() != r.ID() || !slices.Contains(verbs, a.Verb) {
 			continue
 		}
-		if out.Verb == a.Verb && out.Cause == a.Cause {
+		if a.Verb == Quarantine && a.Cause == out.Cause {
 			return fmt.Errorf("%s was admitted, and is not when it is asked again: %s", r.ID(), a.Reason)
 		}
-		out.Verb, out.Next, out.Reason, out.Cause = a.Verb, a.Next, a.Reason, a.Cause
-		return n.perform(ctx, acc, a, r, o, out)
+		if a.Verb == Validate { // a run of its own, in its turn
+			a.Verb, a.Next = Demote, Pending
+		}
+		return n.also(ctx, acc, a, r, o, out)
 	}
 	return nil
+}
+
+// also performs an action that follows from the one that out tells of.
+func (n *Node) also(ctx context.Context, acc *snapshot.Accepted, a Action, r *Record, o SyncOptions, out *Outcome) error {
+	out.Verb, out.Next, out.Reason, out.Cause = a.Verb, a.Next, a.Reason, a.Cause
+	return n.perform(ctx, acc, a, r, o, out)
 }
 
 // perform is the one place that maps a verb to what is done. It stores the
@@ -127,16 +145,12 @@ func (n *Node) perform(ctx context.Context, acc *snapshot.Accepted, a Action, r 
 		if err := n.quarantine(ctx, acc, a, r); err != nil || r.State == Failed {
 			return err
 		}
-		// Admitted again by other signatures; what else the snapshot says of it
-		// was not looked at yet.
-		return n.takeOutAlso(ctx, acc, r, o, out)
+		// Admitted again by other signatures: what was in use comes back.
+		return n.goOn(ctx, acc, r, o, out, Quarantine, Disable, Enable, Validate)
 	case Disable:
-		return n.settle(acc, r, n.disable(ctx, acc, a, r))
+		return n.moveTo(Inactive, acc, a, r)
 	case Demote:
-		if err := r.move(Pending, n.o.By, a.Reason, acc.Digest, n.now()); err != nil {
-			return err
-		}
-		return n.save(r)
+		return n.moveTo(Pending, acc, a, r)
 	case Refuse:
 		return n.refuse(acc, a, r)
 	case Wait:
@@ -169,33 +183,38 @@ func (n *Node) perform(ctx context.Context, acc *snapshot.Accepted, a Action, r 
 		return n.bring(ctx, acc, a, r, o, out)
 	case Validate, Retest:
 		if r.State == Inactive {
-			if err := r.move(Pending, n.o.By, a.Reason, acc.Digest, n.now()); err != nil {
-				return err
-			}
-			if err := n.save(r); err != nil {
+			if err := n.moveTo(Pending, acc, a, r); err != nil {
 				return err
 			}
 		}
-		return n.settle(acc, r, n.validate(ctx, acc, a.model, r))
+		return n.settle(ctx, acc, r, n.validate(ctx, acc, a.model, r))
 	case Archive:
-		return n.settle(acc, r, n.archive(ctx, acc, a.Reason, r))
+		return n.settle(ctx, acc, r, n.archive(ctx, acc, a.Reason, r))
 	case Remove:
 		return n.remove(ctx, acc, a, r)
 	}
 	return fmt.Errorf("no such action: %q", a.Verb)
 }
 
-func (n *Node) save(r *Record) error { return n.models.write(r.ID(), r) }
+// moveTo changes a model's state and stores its record.
+func (n *Node) moveTo(to State, acc *snapshot.Accepted, a Action, r *Record) error {
+	if err := r.move(to, n.o.By, a.Reason, acc.Digest, n.now()); err != nil {
+		return err
+	}
+	return n.save(r)
+}
 
 // settle stores what a step did to a record. A failed check becomes an
 // incident first, then a Failed state; any other error leaves the state as it
 // is and notes why nothing moved.
-func (n *Node) settle(acc *snapshot.Accepted, r *Record, err error) error {
+func (n *Node) settle(ctx context.Context, acc *snapshot.Accepted, r *Record, err error) error {
 	if err == nil && r.State == Active {
-		return n.activate(acc, r)
+		err = n.activate(ctx, acc, r)
+	} else if err == nil {
+		err = n.save(r)
 	}
 	if err == nil {
-		return n.save(r)
+		return nil
 	}
 	f := AsFailure(err)
 	if errors.Is(err, context.Canceled) {
@@ -231,41 +250,53 @@ func (n *Node) settle(acc *snapshot.Accepted, r *Record, err error) error {
 	if !keep {
 		r.Tree, r.Receipt = "", nil
 	}
-	if serr := n.save(r); serr != nil {
-		return errors.Join(err, serr)
+	return errors.Join(err, n.save(r))
+}
+
+// snapshotWait is how long anyone waits for the snapshot's lock, which is held
+// while one that was fetched already is verified and stored.
+const snapshotWait = 30 * time.Second
+
+// activate stores a record that says Active, unless the snapshot in force is
+// not the one that this pass acts upon any more: what a newer one lists is not
+// known to acc, and one that became stale meanwhile activates nothing new
+// (invariant 5). The record on disk stays as it was then.
+func (n *Node) activate(ctx context.Context, acc *snapshot.Accepted, r *Record) error {
+	before := Record{Name: r.Name, Version: r.Version, State: Absent}
+	err := n.models.read(r.ID(), &before)
+	if err == nil {
+		err = n.mayActivate(ctx, acc, before.State, func() error { return n.save(r) })
 	}
-	if !keep {
-		return errors.Join(err, n.dropRef(r))
+	if err != nil {
+		*r = before
 	}
 	return err
 }
 
-// activateWait is how long an activation waits for a snapshot that is being
-// accepted, which may have to be fetched first.
-const activateWait = 5 * time.Minute
-
-// activate stores a record that says Active, unless a newer snapshot was
-// accepted while this pass was at work: what it lists is not known to acc
-// (invariant 5). The record on disk stays as it was then.
-func (n *Node) activate(acc *snapshot.Accepted, r *Record) error {
-	ctx := context.Background()
-	lk, err := shareLock(ctx, n.snapshotLock(), "the snapshot", activateWait)
+// mayActivate runs save while no other snapshot can come into force.
+func (n *Node) mayActivate(ctx context.Context, acc *snapshot.Accepted, before State, save func() error) error {
+	lk, err := shareLock(ctx, n.snapshotLock(), "the snapshot", snapshotWait)
 	if err != nil {
 		return err
 	}
 	defer lk.release()
 	cur, err := n.Current()
-	if err == nil && cur.Digest != acc.Digest {
-		err = &Failure{
+	if err != nil {
+		return err
+	}
+	if cur.Digest != acc.Digest {
+		return &Failure{
 			Cause: CauseBusy, Reason: fmt.Sprintf("snapshot %d was accepted meanwhile: not activated under snapshot %d", cur.Document.Sequence, acc.Document.Sequence),
 			Hint: "the next sync goes on under the newer snapshot",
 		}
 	}
-	if err != nil {
-		*r = Record{Name: r.Name, Version: r.Version, State: Absent}
-		return errors.Join(err, n.models.read(r.ID(), r))
+	if cur.Freshness != snapshot.Fresh && before != Active {
+		return &Failure{
+			Cause: CauseSnapshot, Reason: fmt.Sprintf("the snapshot became %s meanwhile: nothing new is activated", cur.Freshness),
+			Hint: "fetch a newer one with: rmodels sync",
+		}
 	}
-	return n.save(r)
+	return save()
 }
 
 // backoff doubles from Initial to Max with every failure in a row.
@@ -285,28 +316,16 @@ func (n *Node) backoff(retry snapshot.Retry, failures int) time.Duration {
 	return min(d, most)
 }
 
-// dropRef takes a model's root out of the store, so that gc frees its bytes.
-func (n *Node) dropRef(r *Record) error {
-	st, err := n.store()
-	if err != nil {
-		return err
-	}
-	if err := st.DeleteRef(context.Background(), n.modelRef(r.ID())); err != nil && !errors.Is(err, cas.ErrNotFound) {
-		return fmt.Errorf("drop the root of %s: %w", r.ID(), err)
-	}
-	return nil
-}
-
 // bring installs a model and, unless only installing was asked for, validates it.
 func (n *Node) bring(ctx context.Context, acc *snapshot.Accepted, a Action, r *Record, o SyncOptions, out *Outcome) error {
-	if err := n.settle(acc, r, n.install(ctx, acc, a.model, r)); err != nil {
+	if err := n.settle(ctx, acc, r, n.install(ctx, acc, a.model, r)); err != nil {
 		return err
 	}
 	out.Fetched = r.Receipt.Fetched
 	if o.Install {
 		return nil
 	}
-	return n.settle(acc, r, n.validate(ctx, acc, a.model, r))
+	return n.settle(ctx, acc, r, n.validate(ctx, acc, a.model, r))
 }
 
 // enable makes a disabled model Active again: its bytes are looked at, its
@@ -316,47 +335,16 @@ func (n *Node) enable(ctx context.Context, acc *snapshot.Accepted, a Action, r *
 	if err != nil {
 		return err
 	}
-	switch err := st.CheckTree(ctx, r.Manifest); {
+	switch err := n.whole(ctx, st, r); {
 	case errors.Is(err, cas.ErrNotFound): // gc freed it while it was Inactive
 		if err := r.move(Absent, n.o.By, "freed while it was Inactive", acc.Digest, n.now()); err != nil {
 			return err
 		}
 		return n.bring(ctx, acc, a, r, o, out)
 	case err != nil:
-		return n.settle(acc, r, treeFailure(r, err))
+		return n.settle(ctx, acc, r, treeFailure(r, err))
 	}
-	if err := n.root(ctx, r, true); err != nil {
-		return err
-	}
-	return n.settle(acc, r, r.move(Active, n.o.By, a.Reason, acc.Digest, n.now()))
-}
-
-func (n *Node) disable(ctx context.Context, acc *snapshot.Accepted, a Action, r *Record) error {
-	if err := r.move(Inactive, n.o.By, a.Reason, acc.Digest, n.now()); err != nil {
-		return err
-	}
-	if err := n.save(r); err != nil {
-		return err
-	}
-	return n.root(ctx, r, false)
-}
-
-// root pins a model in the store while it is wanted; an unpinned one may be
-// freed when the disk runs full.
-func (n *Node) root(ctx context.Context, r *Record, pinned bool) error {
-	st, err := n.store()
-	if err != nil {
-		return err
-	}
-	ref, err := st.Ref(n.modelRef(r.ID()))
-	if errors.Is(err, cas.ErrNotFound) && !pinned {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	ref.Pinned = pinned
-	return st.PutRef(ctx, ref)
+	return n.settle(ctx, acc, r, r.move(Active, n.o.By, a.Reason, acc.Digest, n.now()))
 }
 
 // refuse notes why a listed model is not on this node. A new reason is an
@@ -397,14 +385,20 @@ func (n *Node) keep(ctx context.Context, acc *snapshot.Accepted, a Action, r *Re
 	if err != nil {
 		return err
 	}
-	err = st.CheckTree(ctx, r.Manifest)
-	if err == nil {
-		_, err = st.Ref(n.modelRef(r.ID())) // without it, gc would free the tree
-	}
-	if err != nil {
-		return n.settle(acc, r, treeFailure(r, err))
+	if err := n.whole(ctx, st, r); err != nil {
+		return n.settle(ctx, acc, r, treeFailure(r, err))
 	}
 	return nil
+}
+
+// whole looks at a model's tree, and at the root without which a collection
+// would take it.
+func (n *Node) whole(ctx context.Context, st *cas.Store, r *Record) error {
+	if err := st.CheckTree(ctx, r.Manifest); err != nil {
+		return err
+	}
+	_, err := st.Ref(n.modelRef(r.ID()))
+	return err
 }
 
 // quarantine takes a model out of use that the policy no longer admits. The
@@ -484,8 +478,5 @@ func (n *Node) remove(ctx context.Context, acc *snapshot.Accepted, a Action, r *
 	}
 	r.Reason, r.Cause, r.Tree, r.Verdict, r.Holds, r.Receipt = a.Reason, "", "", nil, "", nil
 	r.Failures, r.RetryAfter = 0, time.Time{}
-	if err := n.save(r); err != nil {
-		return err
-	}
-	return n.dropRef(r)
+	return n.save(r)
 }

@@ -55,6 +55,8 @@ type Node struct {
 	trust  func() (*snapshot.Trust, error)
 	client func() (*oci.Client, error)
 
+	admissions readmitted
+
 	told sync.Map // runtimes whose refusal this process has recorded
 }
 
@@ -164,14 +166,23 @@ func (n *Node) Current() (*snapshot.Accepted, error) {
 	return t.Current(n.now())
 }
 
-// Records lists what the node remembers, in name order. A damaged record is
-// skipped and reported in the error; the others are returned all the same. A
-// model that gc freed is Absent, also before a pass has written that down.
+// Records lists what the node remembers, in name order, as the snapshot in
+// force leaves it: a model that it withdraws is shown so, also before that is
+// written down. A damaged record is skipped and reported in the error; the
+// others are returned all the same.
 func (n *Node) Records() ([]*Record, error) {
+	recs, err := n.known()
+	n.underSnapshot(recs)
+	return recs, err
+}
+
+// known are the records with what gc freed, also before a pass has written
+// that down.
+func (n *Node) known() ([]*Record, error) {
 	recs, err := n.written()
 	for _, r := range recs {
 		if gone, serr := n.isEvicted(r); serr == nil && gone { // without a store, the record's word stands
-			r.State, r.Reason, r.Tree, r.Receipt, r.Verdict, r.Holds = Absent, freedByGC, "", nil, nil, ""
+			r.freed()
 		}
 	}
 	return recs, err

@@ -102,9 +102,12 @@ func (a Action) testedBefore(b Action) int {
 	return a.tested.Compare(b.tested)
 }
 
-// takesOut reports whether the verb takes a model out of use. These come
-// first, and at once when a snapshot is accepted (invariant 5).
+// takesOut reports whether the verb takes a model out of use.
 func (v Verb) takesOut() bool { return v == Quarantine || v == Disable || v == Demote }
+
+// idle reports whether the verb leaves a model where it is: not worth a second
+// line where the same pass did something to it.
+func (a Action) idle() bool { return a.Verb == Refuse || a.Verb == Wait || a.Verb == Keep }
 
 // hadNoRoom reports whether the plan refused a model for want of space alone.
 func (p *Plan) hadNoRoom(a Action) bool {
@@ -189,32 +192,22 @@ func (in *Inputs) listedAction(m *snapshot.Model, r *Record, free int64) Action 
 		a.Verb, a.Next, a.Reason = v, next, why
 		return a
 	}
-	kept := r.State.Installed() || r.State == Failed && r.Tree != ""
+	admitted := in.Admitted[m.ID()]
+	if w, out := withdrawal(in.Accepted, m, r, func() policy.Decision { return admitted }); out {
+		return w
+	}
 	same := r.Manifest == "" || r.Manifest == m.Digest()
-	if d := policy.Listed(doc, m.Name, m.Version); !d.Allowed { // revoked by digest
+	if d := policy.Listed(doc, m.Name, m.Version); !d.Allowed { // revoked by digest, and nothing of it may be used
 		a.Cause, a.decision = Cause(d.Class), &d
-		if !kept || r.State == Failed && r.Cause == a.Cause {
-			return do(Refuse, r.State, d.Reason)
-		}
-		return do(Quarantine, Failed, d.Reason)
+		return do(Refuse, r.State, d.Reason)
 	}
-	if d := policy.AdmitDigests(doc, r.Manifest); !d.Allowed && r.State.Installed() && !same {
-		a.Cause, a.decision = CauseRevoked, &d
-		return do(Quarantine, Failed, d.Reason)
-	}
-	if d := in.Admitted[m.ID()]; r.State.Installed() && same && !d.Allowed {
-		a.Cause, a.decision = Cause(d.Class), &d
-		return do(Quarantine, Failed, d.Reason)
-	}
-	if (r.State == Active || r.State == Pending) && !same {
-		return do(Disable, Inactive, "the snapshot pins other content under this version")
+	if r.State == Inactive && same && !admitted.Allowed {
+		a.Cause, a.decision = Cause(admitted.Class), &admitted
+		return do(Quarantine, Failed, admitted.Reason)
 	}
 	if !m.Enabled {
-		switch {
-		case r.State == Inactive:
+		if r.State == Inactive {
 			return do(Keep, Inactive, "the snapshot disables it")
-		case kept:
-			return do(Disable, Inactive, "the snapshot disables it")
 		}
 		return do(Keep, r.State, "the snapshot disables it; not fetched")
 	}
@@ -233,9 +226,6 @@ func (in *Inputs) listedAction(m *snapshot.Model, r *Record, free int64) Action 
 		return do(Demote, Pending, "its runtime is not admitted any more: "+d.Reason)
 	}
 	if in.Accepted.Freshness != snapshot.Fresh {
-		if r.State == Active && in.Accepted.Freshness == snapshot.Expired && doc.Settings.Expired == "stop" {
-			return do(Disable, Inactive, "the snapshot has expired and its settings say stop")
-		}
 		if r.State == Active {
 			return do(Keep, Active, "validated")
 		}
@@ -312,8 +302,8 @@ func (in *Inputs) unlistedAction(r *Record) (Action, bool) {
 		}
 		return do(Keep, Archived, "in the archive")
 	}
-	if r.State == Active || r.State == Pending { // out of use first (invariant 5); what becomes of its bytes comes after
-		return do(Disable, Inactive, "the snapshot no longer lists it")
+	if w, out := withdrawal(in.Accepted, nil, r, nil); out { // what becomes of its bytes comes after
+		return w, true
 	}
 	newer := newestListed(doc, r.Name)
 	if newer != nil && in.Archive && doc.Settings.Retention.Outdated == "archive" && r.State == Inactive {

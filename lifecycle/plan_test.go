@@ -130,7 +130,9 @@ func TestMakePlan(t *testing.T) {
 		{name: "expired and told to stop", in: inputs(testDoc(func(d *snapshot.Snapshot) { d.Settings.Expired = "stop" }), record(Active, validated(doc))), with: func(in *Inputs) {
 			in.Accepted.Freshness = snapshot.Expired
 		}, verb: Disable, next: Inactive, why: "expired"},
-		{name: "active, signature no longer counts", in: inputs(doc, record(Active, validated(doc))), with: denied(policy.ClassSignature), verb: Quarantine, next: Failed},
+		{name: "active, signature no longer counts", in: inputs(doc, record(Active, validated(doc))), with: denied(policy.ClassSignature), verb: Disable, next: Inactive, why: "not admitted"},
+		{name: "inactive, signature no longer counts", in: inputs(doc, record(Inactive, validated(doc))), with: denied(policy.ClassSignature), verb: Quarantine, next: Failed},
+		{name: "active, a part is revoked", in: inputs(doc, record(Active, validated(doc))), with: denied(policy.ClassRevoked), verb: Quarantine, next: Failed},
 		{name: "active, revoked", in: inputs(revoked, record(Active, validated(revoked))), verb: Quarantine, next: Failed},
 		{name: "absent, revoked", in: inputs(revoked), verb: Refuse, next: Absent},
 		{name: "quarantined, still revoked", in: inputs(revoked, record(Failed, func(r *Record) { r.Cause, r.Tree = CauseRevoked, "/t" })), verb: Refuse, next: Failed},

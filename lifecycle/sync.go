@@ -54,34 +54,40 @@ type SyncResult struct {
 	Seconds         float64     `json:"seconds"`
 }
 
-// Sync makes the node equal to the snapshot: it looks for a newer one, plans,
-// and executes. A model that fails does not stop the others. The error is for
-// what stops the pass itself.
+// Sync makes the node equal to the snapshot: it looks for a newer one, takes
+// out of use what that withdraws, plans, and executes. Looking and withdrawing
+// need no lock that another pass holds for long, so that they happen also
+// while one is at work, or hangs. A model that fails does not stop the others.
+// The error is for what stops the pass itself; what was withdrawn before is in
+// the result all the same.
 func (n *Node) Sync(ctx context.Context, o SyncOptions) (*SyncResult, error) {
 	start := time.Now()
 	res := new(SyncResult)
 	defer func() { res.Seconds = time.Since(start).Seconds() }()
-	if !o.DryRun && len(o.Only) == 0 {
-		lk, err := takeLock(ctx, filepath.Join(n.dir, "sync.lock"), "sync of "+n.o.Network, o.Wait)
-		if err != nil {
+	if !o.DryRun {
+		if err := n.withdrawStored(ctx, res); err != nil && !errors.Is(err, snapshot.ErrCache) { // a damaged cache is healed by the next acceptance
 			return res, err
 		}
-		defer lk.release()
 	}
 	acc, err := n.refresh(ctx, o, res)
 	if err != nil {
 		return res, err
 	}
 	if !o.DryRun {
-		if err := n.mend(ctx); err != nil {
-			// What is damaged must not keep in use what the snapshot withdraws.
-			return res, errors.Join(err, n.takeOut(ctx, acc, res))
+		if err := n.withdraw(ctx, acc, res); err != nil {
+			return res, err
 		}
-	}
-	if !o.DryRun && len(o.Only) > 0 {
-		// A snapshot rules all models, whichever were named; also one that was
-		// accepted by a pass that died.
-		if err := n.takeOut(ctx, acc, res); err != nil {
+		if len(o.Only) == 0 {
+			lk, err := takeLock(ctx, filepath.Join(n.dir, "sync.lock"), "sync of "+n.o.Network, o.Wait)
+			if err != nil {
+				return res, err
+			}
+			defer lk.release()
+			if acc, err = n.Current(); err != nil { // another pass may have accepted a newer one meanwhile
+				return res, err
+			}
+		}
+		if err := n.mend(ctx); err != nil {
 			return res, err
 		}
 	}
@@ -183,13 +189,17 @@ func (n *Node) Apply(ctx context.Context, bundle []byte, source string) (*snapsh
 }
 
 // takeOut takes every model out of use that a newly accepted snapshot does not
-// let be used.
+// let be used: what the snapshot alone withdraws first, then what its sources
+// and this node's hardware have a say in.
 func (n *Node) takeOut(ctx context.Context, acc *snapshot.Accepted, res *SyncResult) error {
+	if err := n.withdraw(ctx, acc, res); err != nil {
+		return err
+	}
 	p, err := n.plan(ctx, acc, SyncOptions{})
 	if err != nil {
 		return err
 	}
-	n.runPlan(ctx, acc, SyncOptions{}, res, p, func(a Action) bool { return a.Verb.takesOut() })
+	n.runPlan(ctx, acc, SyncOptions{}, res, p, func(a Action) bool { return a.Verb == Quarantine || a.Verb == Demote })
 	return nil
 }
 
@@ -198,7 +208,7 @@ func (n *Node) accept(ctx context.Context, exclusive bool, take func() (*snapsho
 	if !exclusive {
 		return take()
 	}
-	lk, err := takeLock(ctx, n.snapshotLock(), "the snapshot", activateWait)
+	lk, err := takeLock(ctx, n.snapshotLock(), "the snapshot", snapshotWait)
 	if err != nil {
 		return nil, err
 	}
@@ -301,33 +311,8 @@ func (n *Node) mend(ctx context.Context) error {
 			return err
 		}
 	}
-	st, err := n.store()
-	if err != nil {
+	if err := n.settleRoots(ctx, ids); err != nil {
 		return err
-	}
-	refs, err := st.Refs()
-	if err != nil {
-		return err
-	}
-	held := make(map[string]bool, len(refs))
-	for _, ref := range refs {
-		id, ok := strings.CutPrefix(ref.Name, n.modelRef(""))
-		if !ok {
-			continue
-		}
-		held[id] = true
-		if err := n.mendRef(ctx, st, id, ref.Name); err != nil {
-			return err
-		}
-	}
-	for _, id := range ids {
-		var r Record
-		if held[id] || n.models.read(id, &r) != nil || r.State != Inactive {
-			continue
-		}
-		if _, err := n.locked(ctx, id, n.evicted); err != nil && !errors.Is(err, ErrBusy) {
-			return err
-		}
 	}
 	if eng, err := runner.FindEngine(ctx, n.o.Engine); err == nil {
 		gone, err := eng.RemoveOrphans(ctx, n.runsDir())
@@ -339,63 +324,6 @@ func (n *Node) mend(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// mendRef drops a root that no record stands for: its record was never written,
-// or says that the bytes went.
-func (n *Node) mendRef(ctx context.Context, st *cas.Store, id, name string) error {
-	loose := func() (bool, error) {
-		var r Record
-		err := n.models.read(id, &r)
-		if errors.Is(err, fs.ErrNotExist) {
-			return true, nil
-		}
-		return err == nil && (r.State == Absent || r.State == Archived || r.State == Failed && r.Tree == ""), err
-	}
-	if is, err := loose(); err != nil || !is {
-		return err
-	}
-	lk, err := n.models.lock(ctx, id)
-	if errors.Is(err, ErrBusy) {
-		return nil // at work: a model's record comes after its root
-	} else if err != nil {
-		return err
-	}
-	defer lk.release()
-	if is, err := loose(); err != nil || !is {
-		return err
-	}
-	return st.DeleteRef(ctx, name)
-}
-
-// freedByGC is why a model is Absent that was Inactive when the disk ran full:
-// no failed check.
-const freedByGC = "freed by gc while it was Inactive"
-
-// evicted notes that gc freed an Inactive model.
-func (n *Node) evicted(r *Record) error {
-	gone, err := n.isEvicted(r)
-	if err != nil || !gone {
-		return err
-	}
-	if err := r.move(Absent, n.o.By, freedByGC, "", n.now()); err != nil {
-		return err
-	}
-	r.Tree, r.Receipt, r.Verdict, r.Holds = "", nil, nil, ""
-	return n.save(r)
-}
-
-// isEvicted reports whether gc freed the model that the record calls Inactive.
-func (n *Node) isEvicted(r *Record) (bool, error) {
-	if r.State != Inactive {
-		return false, nil
-	}
-	st, err := n.store()
-	if err != nil {
-		return false, err
-	}
-	_, err = st.Ref(n.modelRef(r.ID()))
-	return errors.Is(err, cas.ErrNotFound), unlessAbsent(err)
 }
 
 // forgetRuntimes drops images of runtimes that the snapshot no longer lists.
@@ -437,7 +365,7 @@ func (n *Node) forgetRuntimes(ctx context.Context, acc *snapshot.Accepted) error
 
 // plan gathers the inputs and makes the plan.
 func (n *Node) plan(ctx context.Context, acc *snapshot.Accepted, o SyncOptions) (Plan, error) {
-	recs, err := n.Records()
+	recs, err := n.known()
 	if err != nil && !errors.Is(err, errCorrupt) {
 		return Plan{}, err
 	}
@@ -508,18 +436,19 @@ func (n *Node) readmitRuntime(acc *snapshot.Accepted, rt snapshot.Runtime, judge
 
 // runPlan executes the actions that are wanted and adds their outcomes.
 func (n *Node) runPlan(ctx context.Context, acc *snapshot.Accepted, o SyncOptions, res *SyncResult, p Plan, wanted func(Action) bool) {
+	withdrawn := make(map[string]bool, len(res.Outcomes))
+	for _, out := range res.Outcomes {
+		withdrawn[out.ID()] = true
+	}
 	for _, a := range p.Actions {
-		if !wanted(a) {
+		if !wanted(a) || withdrawn[a.ID()] && a.idle() {
 			continue
 		}
 		if ctx.Err() != nil {
 			return
 		}
-		start := time.Now()
-		out := n.do(ctx, acc, a, o)
-		out.Seconds = time.Since(start).Seconds()
+		out := n.timed(ctx, acc, a, o)
 		res.Outcomes = append(res.Outcomes, out)
 		res.Fetched += out.Fetched
-		n.o.Log.Info("action", "verb", a.Verb, "model", a.ID(), "from", a.State, "state", out.After, "seconds", out.Seconds)
 	}
 }

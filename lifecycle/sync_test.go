@@ -465,7 +465,7 @@ func (w *network) activeNow(n *Node, id string) *Record {
 	w.must(err)
 	w.must(r.move(Active, "test", "as if validated", acc.Digest, n.now()))
 	r.Holds = verdictKey(acc.Document, &m, f)
-	w.must(n.settle(acc, r, nil))
+	w.must(n.settle(context.Background(), acc, r, nil))
 	return r
 }
 
@@ -505,7 +505,7 @@ func TestNothingIsActivatedUnderAnOlderSnapshot(t *testing.T) {
 	w.must(err)
 	// A run that began before the new snapshot came ends now.
 	w.must(r.move(Active, "test", "passed", old.Digest, n.now()))
-	if err := n.settle(old, r, nil); AsFailure(err) == nil || AsFailure(err).Cause != CauseBusy {
+	if err := n.settle(context.Background(), old, r, nil); AsFailure(err) == nil || AsFailure(err).Cause != CauseBusy {
 		t.Errorf("got %v", err)
 	}
 	if r.State != Pending {

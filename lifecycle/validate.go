@@ -51,7 +51,7 @@ func (n *Node) validate(ctx context.Context, acc *snapshot.Accepted, m *snapshot
 		return err
 	}
 	defer l.Release()
-	if err := st.CheckTree(ctx, r.Manifest); err != nil {
+	if err := n.whole(ctx, st, r); err != nil {
 		return treeFailure(r, err)
 	}
 	eng, err := runner.FindEngine(ctx, n.o.Engine)

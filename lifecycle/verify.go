@@ -140,7 +140,7 @@ func (n *Node) verifyRecord(ctx context.Context, acc *snapshot.Accepted, r *Reco
 		return n.evicted(r)
 	}
 	if errors.Is(err, cas.ErrNotFound) {
-		return n.settle(acc, r, treeFailure(r, err))
+		return n.settle(ctx, acc, r, treeFailure(r, err))
 	}
 	if err != nil {
 		return err
@@ -159,13 +159,13 @@ func (n *Node) verifyRecord(ctx context.Context, acc *snapshot.Accepted, r *Reco
 	v.Bytes = r.Size
 	if len(v.Findings) > 0 {
 		f := v.Findings[0]
-		return n.settle(acc, r, &Failure{
+		return n.settle(ctx, acc, r, &Failure{
 			Cause: CauseHash, Reason: f.Kind + " " + f.Name + ": " + f.Problem, Expected: f.Expected, Found: f.Found, Source: r.Tree,
 			Digest: r.Manifest, Hint: "repair it with: rmodels verify --repair " + r.ID(),
 		})
 	}
 	if err := errors.Join(st.CheckTree(ctx, r.Manifest), n.checkLayers(ctx, st, r, ref)); err != nil {
-		return n.settle(acc, r, treeFailure(r, err))
+		return n.settle(ctx, acc, r, treeFailure(r, err))
 	}
 	m, ok := acc.Document.Model(r.Name, r.Version)
 	if !ok || m.Digest() != r.Manifest {
@@ -173,7 +173,7 @@ func (n *Node) verifyRecord(ctx context.Context, acc *snapshot.Accepted, r *Reco
 	}
 	v.Decision = n.readmit(acc, m.Policy, m.Reference, r.Receipt, n.modelRef(r.ID()))
 	if !v.Decision.Allowed {
-		return n.settle(acc, r, refusal(v.Decision, r.Manifest, r.Receipt.source()))
+		return n.settle(ctx, acc, r, refusal(v.Decision, r.Manifest, r.Receipt.source()))
 	}
 	return nil
 }
@@ -267,7 +267,7 @@ func (n *Node) demoteDamaged(ctx context.Context, acc *snapshot.Accepted) (map[s
 		ref, rerr := st.Ref(n.modelRef(r.ID()))
 		_, err := n.locked(ctx, r.ID(), func(r *Record) error {
 			if err := st.CheckTree(ctx, r.Manifest); err != nil && r.State.Installed() {
-				return n.settle(acc, r, treeFailure(r, err))
+				return n.settle(ctx, acc, r, treeFailure(r, err))
 			}
 			return nil
 		})

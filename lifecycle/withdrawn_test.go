@@ -5,13 +5,18 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
+	"github.com/resultity/rmodels/cas"
 	"github.com/resultity/rmodels/internal/terminal"
 	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/policy"
+	"github.com/resultity/rmodels/runner"
 	"github.com/resultity/rmodels/snapshot"
 )
 
@@ -22,10 +27,20 @@ func resigned(t *testing.T) (w *network, n *Node, change func()) {
 	w = newNetwork(t)
 	reference := w.push("tiny", w.key, "first")
 	w.list("tiny", "v1", reference)
+	w.must(w.repo.Edit(func(d *snapshot.Snapshot) error {
+		engines := d.Policies[0]
+		engines.Name = "engines"
+		engines.Authorities = slices.Clone(engines.Authorities)
+		engines.Authorities[0].Key = &snapshot.Key{Data: w.public}
+		d.Policies = append(d.Policies, engines)
+		d.Runtimes[0].Policy = engines.Name
+		return nil
+	}))
 	w.publish()
 	n = w.node()
 	w.sync(n)
-	w.forge(n, "tiny@v1", nil)
+	w.forgeRuntime(n)
+	w.forge(n, "tiny@v1", func(r *Record) { r.Verdict = &runner.Verdict{Passed: true} })
 	second, err := policy.GenerateKey()
 	w.must(err)
 	_, public, err := policy.MarshalKey(second)
@@ -41,6 +56,30 @@ func resigned(t *testing.T) (w *network, n *Node, change func()) {
 			return nil
 		}))
 	}
+}
+
+// forgeRuntime gives the node the runtime's image as if it had been fetched.
+func (w *network) forgeRuntime(n *Node) {
+	w.t.Helper()
+	ctx := context.Background()
+	acc, err := n.Current()
+	w.must(err)
+	rt := acc.Document.Runtimes[0]
+	sig, err := policy.SignBundle(w.key, rt.Digest())
+	w.must(err)
+	st, err := n.Store()
+	w.must(err)
+	l, err := st.Lease(ctx, "test")
+	w.must(err)
+	defer l.Release()
+	d := digest.FromBytes(sig)
+	w.must(st.Put(ctx, l, d, sig))
+	id := modelID(rt.Name, rt.Version)
+	w.must(st.PutRef(ctx, cas.Ref{Name: n.runtimeRef(id), Blobs: []digest.Digest{d}, Pinned: true}))
+	w.must(n.runtimes.write(id, &RuntimeRecord{
+		Name: rt.Name, Version: rt.Version, Reference: rt.Reference,
+		Receipt: &Receipt{Evidence: []StoredEvidence{{Digest: d, MediaType: policy.BundleMediaType}}},
+	}))
 }
 
 // A snapshot that changes who must have signed, and withdraws the model for
