@@ -22,6 +22,7 @@ import (
 	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/policy"
 	"github.com/resultity/rmodels/snapshot"
+	"github.com/resultity/rmodels/snapshot/ceremony"
 )
 
 // network is a whole network on loopback: a registry with TLS, a publisher
@@ -34,7 +35,7 @@ type network struct {
 	client *oci.Client
 	key    crypto.Signer
 	public string
-	repo   *snapshot.Repository
+	repo   *ceremony.Repository
 	site   string
 	root   []byte
 
@@ -84,7 +85,7 @@ func newNetwork(t *testing.T) *network {
 	_, public, err := policy.MarshalKey(w.key)
 	w.must(err)
 	w.public = string(public)
-	w.repo, err = snapshot.InitRepository(filepath.Join(t.TempDir(), "ceremony"), snapshot.InitOptions{
+	w.repo, err = ceremony.Init(filepath.Join(t.TempDir(), "ceremony"), ceremony.InitOptions{
 		Network: "lab", RootKeys: 1, TargetsKeys: 1,
 	})
 	w.must(err)

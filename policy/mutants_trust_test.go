@@ -78,8 +78,8 @@ var trustMutants = []guardless{
 	one("replaced keys make what they signed stale", "snapshot", "TestSuperseded", "accept.go", `case superseded != "":`, "case false:"),
 	one("stale is told", "snapshot", "TestFreshness", "accept.go", "case now.After(a.StaleAt):", "case false:"),
 	one("expired is told", "snapshot", "TestFreshness", "accept.go", "case now.After(a.ExpiredAt):", "case false:"),
-	one("what a node would refuse is not published", "snapshot", "TestRenew", "publish_set.go", "if err := r.rehearse(files); err != nil {", "if err := r.rehearse(files); err != nil && false {"),
-	one("what is not complete is not published", "snapshot", "TestCeremony|TestRotateErrors", "publish_set.go", "if !st.Complete {", "if false {"),
+	one("what a node would refuse is not published", "snapshot/ceremony", "TestRenew", "set.go", "if err := r.rehearse(files); err != nil {", "if err := r.rehearse(files); err != nil && false {"),
+	one("what is not complete is not published", "snapshot/ceremony", "TestCeremony|TestRotateErrors", "set.go", "if !st.Complete {", "if false {"),
 
 	// Signatures.
 	one("the predicate type is checked", "policy", "TestAttestations|TestAdmissionProperty", "signatures.go", "signature := s.PredicateType == SignaturePredicate", "signature := true"),

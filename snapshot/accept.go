@@ -20,7 +20,7 @@ import (
 // verifies, with one exception that TUF asks for: a new root that verifies is
 // kept even when what follows does not.
 func (t *Trust) Apply(bundle []byte, now time.Time) (*Accepted, error) {
-	src, err := parseBundle(bundle)
+	src, err := ParseBundle(bundle)
 	if err != nil {
 		return nil, err
 	}
@@ -185,7 +185,7 @@ func (t *Trust) Current(now time.Time) (*Accepted, error) {
 		return nil, fmt.Errorf("%w: it needs root %d, stored in %s are those up to %d", ErrCache, rec.RootVersion, t.dir, tm.Root.Signed.Version)
 	}
 	tm.RefTime = rec.AcceptedAt
-	s := &set{tm: tm, src: bundleSource(rec.Files), files: map[string][]byte{}}
+	s := &set{tm: tm, src: Files(rec.Files), files: map[string][]byte{}}
 	acc, err := s.verify(context.Background(), t.pin.Network)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %v", ErrCache, filepath.Join(t.dir, acceptedFile), err)
@@ -216,7 +216,7 @@ func (t *Trust) superseded(acc *Accepted, rec record) (string, error) {
 	}
 	tm.RefTime = rec.AcceptedAt
 	acc.RootExpires = tm.Root.Signed.Expires
-	s := &set{tm: tm, src: bundleSource(rec.Files), files: map[string][]byte{}}
+	s := &set{tm: tm, src: Files(rec.Files), files: map[string][]byte{}}
 	if err := s.verifyMetadata(context.Background()); err != nil {
 		return fmt.Sprintf("root %d replaced keys that signed it", tm.Root.Signed.Version), nil
 	}

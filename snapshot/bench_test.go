@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/resultity/rmodels/snapshot"
+	"github.com/resultity/rmodels/snapshot/ceremony"
 )
 
 // BenchmarkAccept is the acceptance of a snapshot with 1,000 models as a push
@@ -33,7 +34,7 @@ func BenchmarkAccept(b *testing.B) {
 // Budget: 32 MiB, four times the cap of a push file.
 func BenchmarkEndless(b *testing.B) {
 	n, _, net := thousand(b)
-	repo, err := snapshot.OpenRepository(net.dir)
+	repo, err := ceremony.Open(net.dir)
 	check(b, err)
 	files, err := repo.Files()
 	check(b, err)
@@ -93,7 +94,7 @@ func thousand(b *testing.B) (*node, []byte, *network) {
 	b.Helper()
 	dir := b.TempDir()
 	net := &network{clock: &clock{start}, dir: dir + "/ceremony"}
-	repo, err := snapshot.InitRepository(net.dir, snapshot.InitOptions{Network: "mainnet", Now: net.now})
+	repo, err := ceremony.Init(net.dir, ceremony.InitOptions{Network: "mainnet", Now: net.now})
 	check(b, err)
 	check(b, repo.Edit(func(s *snapshot.Snapshot) error {
 		s.Policies, s.Runtimes = []snapshot.Policy{testPolicy()}, []snapshot.Runtime{testRuntime()}

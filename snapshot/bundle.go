@@ -29,7 +29,8 @@ type pushFile struct {
 	Files   map[string][]byte `json:"files"`
 }
 
-func encodeBundle(files map[string][]byte) ([]byte, error) {
+// EncodeBundle writes a set as one push file.
+func EncodeBundle(files map[string][]byte) ([]byte, error) {
 	b, err := json.Marshal(pushFile{bundleKind, bundleVersion, files}, json.Deterministic(true))
 	if err != nil {
 		return nil, fmt.Errorf("write push file: %w", err)
@@ -40,8 +41,8 @@ func encodeBundle(files map[string][]byte) ([]byte, error) {
 	return b, nil
 }
 
-// parseBundle reads a push file strictly.
-func parseBundle(b []byte) (bundleSource, error) {
+// ParseBundle reads a push file strictly.
+func ParseBundle(b []byte) (Files, error) {
 	if len(b) > MaxBundle {
 		return nil, fmt.Errorf("%w: push file of %d bytes, at most %d", ErrTooLarge, len(b), MaxBundle)
 	}
@@ -63,9 +64,10 @@ func parseBundle(b []byte) (bundleSource, error) {
 	return p.Files, nil
 }
 
-type bundleSource map[string][]byte
+// Files are the files of a repository by name, as a [Source].
+type Files map[string][]byte
 
-func (s bundleSource) Fetch(_ context.Context, name string, max int64) ([]byte, error) {
+func (s Files) Fetch(_ context.Context, name string, max int64) ([]byte, error) {
 	b, ok := s[name]
 	if !ok {
 		return nil, fmt.Errorf("%s: %w", name, fs.ErrNotExist)

@@ -37,10 +37,7 @@
 //
 // # Publishing
 //
-// [Repository] is the ceremony directory of a publisher: keys, a draft, what is
-// being signed, what was published. Key holders sign on machines of their own;
-// what travels between them holds no secrets. Before anything is published it
-// goes through a node's own steps.
+// Package ceremony, below this one, holds the publisher's side.
 //
 // The package never fetches a Sigstore root, follows no TUF delegations, and
 // does not decide what an artifact must look like: that is package policy.

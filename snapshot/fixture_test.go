@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/resultity/rmodels/snapshot"
+	"github.com/resultity/rmodels/snapshot/ceremony"
 )
 
 // start is the time at which every test's network is founded.
@@ -60,20 +61,20 @@ func testModel(name, version string) snapshot.Model {
 // network is a publisher and the clock that it shares with its nodes.
 type network struct {
 	t    *testing.T
-	repo *snapshot.Repository
+	repo *ceremony.Repository
 	dir  string
 	*clock
 }
 
-func newNetwork(t *testing.T, change ...func(*snapshot.InitOptions)) *network {
+func newNetwork(t *testing.T, change ...func(*ceremony.InitOptions)) *network {
 	t.Helper()
 	n := &network{t: t, clock: &clock{start}}
-	o := snapshot.InitOptions{Network: "mainnet", Now: n.now}
+	o := ceremony.InitOptions{Network: "mainnet", Now: n.now}
 	for _, c := range change {
 		c(&o)
 	}
 	n.dir = filepath.Join(t.TempDir(), "ceremony")
-	repo, err := snapshot.InitRepository(n.dir, o)
+	repo, err := ceremony.Init(n.dir, o)
 	check(t, err)
 	n.repo = repo
 	check(t, repo.AddPolicy(testPolicy()))

@@ -19,6 +19,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/resultity/rmodels/snapshot"
+	"github.com/resultity/rmodels/snapshot/ceremony"
 )
 
 // forge is a published set in an attacker's hands: every file can be changed,
@@ -39,7 +40,7 @@ func (f *forge) signer(name string) signature.Signer {
 	f.t.Helper()
 	file := f.net.key(name)
 	if _, err := os.Stat(file); err != nil {
-		must1(snapshot.GenerateKeyFile(file))(f.t)
+		must1(ceremony.GenerateKeyFile(file))(f.t)
 	}
 	block, _ := pem.Decode(mustRead(f.t, file))
 	priv := must1(x509.ParsePKCS8PrivateKey(block.Bytes))(f.t)
@@ -167,7 +168,7 @@ func (n *network) rotate(keys ...string) {
 			}
 		}
 		id := must1(f.tufKey(k).ID())(n.t)
-		public := must1(snapshot.GenerateKeyFile(n.key(k + "-new")))(n.t)
+		public := must1(ceremony.GenerateKeyFile(n.key(k + "-new")))(n.t)
 		check(n.t, n.repo.RotateKey(role, id, public))
 	}
 	// The holders of old root keys still sign this one.
@@ -200,7 +201,7 @@ func (s stage) copy(t *testing.T) (*network, *node) {
 	base := t.TempDir()
 	net := &network{t: t, dir: filepath.Join(base, "ceremony"), clock: &clock{s.net.now()}}
 	check(t, os.CopyFS(net.dir, os.DirFS(s.net.dir)))
-	net.repo = must1(snapshot.OpenRepository(net.dir))(t)
+	net.repo = must1(ceremony.Open(net.dir))(t)
 	net.repo.Now = net.now
 	n := &node{t: t, dir: filepath.Join(base, "trust"), floor: filepath.Join(base, "floor", "mainnet.json")}
 	check(t, os.CopyFS(n.dir, os.DirFS(s.node.dir)))

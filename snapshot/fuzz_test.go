@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/resultity/rmodels/snapshot"
+	"github.com/resultity/rmodels/snapshot/ceremony"
 )
 
 // FuzzParse: whatever is accepted is well formed when written and read again.
@@ -45,7 +46,7 @@ func fuzzStage(f *testing.F) (*node, *forge, *network) {
 	t := &testing.T{}
 	dir := f.TempDir()
 	net := &network{t: t, clock: &clock{start}, dir: dir + "/ceremony"}
-	repo, err := snapshot.InitRepository(net.dir, snapshot.InitOptions{Network: "mainnet", Now: net.now})
+	repo, err := ceremony.Init(net.dir, ceremony.InitOptions{Network: "mainnet", Now: net.now})
 	check(f, err)
 	net.repo = repo
 	check(f, repo.AddPolicy(testPolicy()))

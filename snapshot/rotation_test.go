@@ -156,32 +156,3 @@ func TestSuperseded(t *testing.T) {
 		t.Errorf("%s: %s", cur.Freshness, cur.Reason)
 	}
 }
-
-func TestRotateErrors(t *testing.T) {
-	net := newNetwork(t)
-	net.release()
-	wantErr(t, net.repo.RotateKey("targets", "ffff", ""), snapshot.ErrKey)
-	wantErr(t, net.repo.RotateKey("nobody", "", ""), snapshot.ErrKey)
-	wantErr(t, net.repo.SetThreshold("nobody", 1), snapshot.ErrKey)
-	wantErr(t, net.repo.SetThreshold("targets", 4), snapshot.ErrInvalid)
-	wantErr(t, net.repo.SetThreshold("targets", 0), snapshot.ErrInvalid)
-	wantErr(t, net.repo.RotateKey("targets", "", rsa1024), snapshot.ErrKey)
-	st := must1(net.repo.Status())(t)
-	for _, r := range st.Roles {
-		if r.Role == metadata.TARGETS {
-			check(t, net.repo.RotateKey("targets", r.Signed[0][:12], ""))
-			wantErr(t, net.repo.RotateKey("targets", r.Signed[1], ""), snapshot.ErrInvalid) // 1 key for a threshold of 2
-		}
-	}
-	check(t, net.repo.RenewRoot())
-	// One root holder alone does not complete the root.
-	res := must1(net.repo.Sign(net.key("root-1"), net.key("targets-2"), net.key("targets-3"), net.key("online")))(t)
-	if res.Complete || res.Roles[0].Complete || len(res.Roles[0].Missing) != 2 {
-		t.Errorf("%+v", res)
-	}
-	_, err := net.repo.BundleFile()
-	wantErr(t, err, snapshot.ErrIncomplete, "root has 1 of 2")
-	if res := must1(net.repo.Sign(net.key("root-2"), net.key("targets-2"), net.key("targets-3"), net.key("online")))(t); !res.Complete {
-		t.Errorf("%+v", res)
-	}
-}

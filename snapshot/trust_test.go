@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/resultity/rmodels/snapshot"
+	"github.com/resultity/rmodels/snapshot/ceremony"
 )
 
 func TestPushAndCurrent(t *testing.T) {
@@ -167,7 +168,7 @@ func TestPin(t *testing.T) {
 // TestNetworksApart: the same keys may sign for two networks; a node takes its
 // own alone.
 func TestNetworksApart(t *testing.T) {
-	net := newNetwork(t, func(o *snapshot.InitOptions) { o.Network = "testnet" })
+	net := newNetwork(t, func(o *ceremony.InitOptions) { o.Network = "testnet" })
 	n := newNode(t, "mainnet", net.root())
 	_, err := n.Apply(net.release(), net.now())
 	wantErr(t, err, snapshot.ErrNetwork, "testnet", "mainnet")

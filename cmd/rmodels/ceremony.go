@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/resultity/rmodels/snapshot"
+	"github.com/resultity/rmodels/snapshot/ceremony"
 )
 
 func (a *app) snapshotRotateCommand() *cobra.Command {
@@ -30,7 +31,7 @@ root have signed it and it is published.`,
 			if old == "" && file == "" && threshold == 0 && !renew {
 				return usageError{errors.New("snapshot rotate needs --old, --new, --threshold or --renew")}
 			}
-			r, err := snapshot.OpenRepository(as[0])
+			r, err := ceremony.Open(as[0])
 			if err != nil {
 				return err
 			}
@@ -92,7 +93,7 @@ longer count, also for what is installed.`,
 			if issuer != "" || subject != "" {
 				rev.Identity = &snapshot.Identity{Issuer: issuer, Subject: subject}
 			}
-			r, err := snapshot.OpenRepository(as[0])
+			r, err := ceremony.Open(as[0])
 			if err != nil {
 				return err
 			}

@@ -19,6 +19,7 @@ import (
 	"github.com/resultity/rmodels/internal/progress"
 	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/snapshot"
+	"github.com/resultity/rmodels/snapshot/ceremony"
 )
 
 // entryMax bounds a model, runtime or policy file in bytes.
@@ -33,7 +34,7 @@ func (a *app) publishCommands() []*cobra.Command {
 }
 
 func (a *app) snapshotInitCommand() *cobra.Command {
-	var o snapshot.InitOptions
+	var o ceremony.InitOptions
 	var rootPublic, targetsPublic []string
 	c := &cobra.Command{
 		Use:   "init DIR --network NAME",
@@ -72,7 +73,7 @@ enough of them have signed it.`,
 					*k.into = append(*k.into, string(b))
 				}
 			}
-			r, err := snapshot.InitRepository(as[0], o)
+			r, err := ceremony.Init(as[0], o)
 			if err != nil {
 				return err
 			}
@@ -105,9 +106,9 @@ enough of them have signed it.`,
 
 // keepRoot writes root.json, which nodes pin: the newest root that enough
 // holders have signed. It returns the file's path, or "" while there is none.
-func keepRoot(r *snapshot.Repository, dir string) (string, error) {
+func keepRoot(r *ceremony.Repository, dir string) (string, error) {
 	root, err := r.RootJSON()
-	if errors.Is(err, snapshot.ErrIncomplete) {
+	if errors.Is(err, ceremony.ErrIncomplete) {
 		return "", nil
 	}
 	if err != nil {
@@ -136,7 +137,7 @@ fields of the entry. Without a size the registry is asked for it.`,
 		Example: `  rmodels snapshot add model ./ceremony model.json --version v2 --reference registry.example/acme/tiny@sha256:...`,
 		Args:    args(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, as []string) error {
-			r, err := snapshot.OpenRepository(as[0])
+			r, err := ceremony.Open(as[0])
 			if err != nil {
 				return err
 			}
@@ -175,7 +176,7 @@ standard input. --reference replaces its image.`,
 		Example: `  rmodels snapshot add runtime ./ceremony llama.json --reference registry.example/rt/llama@sha256:...`,
 		Args:    args(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, as []string) error {
-			r, err := snapshot.OpenRepository(as[0])
+			r, err := ceremony.Open(as[0])
 			if err != nil {
 				return err
 			}
@@ -199,7 +200,7 @@ standard input. --reference replaces its image.`,
 		Example: `  rmodels snapshot add policy ./ceremony policy.json`,
 		Args:    args(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, as []string) error {
-			r, err := snapshot.OpenRepository(as[0])
+			r, err := ceremony.Open(as[0])
 			if err != nil {
 				return err
 			}
@@ -285,7 +286,7 @@ func (a *app) snapshotEnableCommand(verb string, enabled bool) *cobra.Command {
 		Example: "  rmodels snapshot " + verb + " ./ceremony tiny@v1",
 		Args:    args(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, as []string) error {
-			r, err := snapshot.OpenRepository(as[0])
+			r, err := ceremony.Open(as[0])
 			if err != nil {
 				return err
 			}
@@ -308,7 +309,7 @@ func (a *app) snapshotRemoveCommand() *cobra.Command {
 		Example: `  rmodels snapshot remove ./ceremony tiny@v1`,
 		Args:    args(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, as []string) error {
-			r, err := snapshot.OpenRepository(as[0])
+			r, err := ceremony.Open(as[0])
 			if err != nil {
 				return err
 			}
@@ -333,7 +334,7 @@ keys) to the next holder and sign there.`,
   rmodels snapshot sign ./ceremony --key alice.pem       # one holder at a time`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, as []string) error {
-			r, err := snapshot.OpenRepository(as[0])
+			r, err := ceremony.Open(as[0])
 			if err != nil {
 				return err
 			}
@@ -351,7 +352,7 @@ keys) to the next holder and sign there.`,
 	return c
 }
 
-func printSigned(w io.Writer, res *snapshot.SignResult, dir string) {
+func printSigned(w io.Writer, res *ceremony.SignResult, dir string) {
 	for _, x := range res.Roles {
 		expires := "not signed yet"
 		if !x.Expires.IsZero() {
@@ -383,7 +384,7 @@ func (a *app) snapshotStatusCommand() *cobra.Command {
   rmodels snapshot status ./ceremony --output json`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, as []string) error {
-			r, err := snapshot.OpenRepository(as[0])
+			r, err := ceremony.Open(as[0])
 			if err != nil {
 				return err
 			}
@@ -409,7 +410,7 @@ func (a *app) snapshotPublishCommand() *cobra.Command {
 			if to == "" && bundle == "" {
 				return usageError{errors.New("snapshot publish needs --to DIRECTORY or oci://REPOSITORY, --bundle FILE, or both")}
 			}
-			r, err := snapshot.OpenRepository(as[0])
+			r, err := ceremony.Open(as[0])
 			if err != nil {
 				return err
 			}
@@ -450,7 +451,7 @@ func (a *app) snapshotPublishCommand() *cobra.Command {
 }
 
 // publish writes the newest set where nodes pull it.
-func (a *app) publish(ctx context.Context, r *snapshot.Repository, to string) error {
+func (a *app) publish(ctx context.Context, r *ceremony.Repository, to string) error {
 	name, isRegistry := strings.CutPrefix(to, "oci://")
 	if !isRegistry {
 		return r.Publish(to)

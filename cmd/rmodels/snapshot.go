@@ -12,6 +12,7 @@ import (
 	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/lifecycle"
 	"github.com/resultity/rmodels/snapshot"
+	"github.com/resultity/rmodels/snapshot/ceremony"
 )
 
 func (a *app) snapshotCommand() *cobra.Command {
@@ -232,7 +233,7 @@ type draftResult struct {
 }
 
 // drafted prints where the draft stands after a change.
-func (a *app) drafted(r *snapshot.Repository, did string) error {
+func (a *app) drafted(r *ceremony.Repository, did string) error {
 	d, err := r.Draft()
 	if err != nil {
 		return err

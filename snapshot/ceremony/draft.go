@@ -1,4 +1,4 @@
-package snapshot
+package ceremony
 
 import (
 	"errors"
@@ -14,27 +14,28 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/resultity/rmodels/internal/durable"
+	"github.com/resultity/rmodels/snapshot"
 )
 
 // Draft reads the document as it is being edited. Its sequence, created and
 // expires are those of the last edit; [Repository.Sign] sets them.
-func (r *Repository) Draft() (*Snapshot, error) {
-	b, err := os.ReadFile(r.path(draftFolder, TargetName))
+func (r *Repository) Draft() (*snapshot.Snapshot, error) {
+	b, err := os.ReadFile(r.path(draftFolder, snapshot.TargetName))
 	if err != nil {
 		return nil, fmt.Errorf("read draft: %w", err)
 	}
-	s, err := Parse(b)
+	s, err := snapshot.Parse(b)
 	if err != nil {
-		return nil, fmt.Errorf("draft %s: %w", r.path(draftFolder, TargetName), err)
+		return nil, fmt.Errorf("draft %s: %w", r.path(draftFolder, snapshot.TargetName), err)
 	}
 	if s.Network != r.config.Network {
-		return nil, fmt.Errorf("%w: draft is for %q, the repository for %q", ErrNetwork, s.Network, r.config.Network)
+		return nil, fmt.Errorf("%w: draft is for %q, the repository for %q", snapshot.ErrNetwork, s.Network, r.config.Network)
 	}
 	return s, nil
 }
 
 // Edit changes the draft. It is stored only when the result is well formed.
-func (r *Repository) Edit(change func(*Snapshot) error) error {
+func (r *Repository) Edit(change func(*snapshot.Snapshot) error) error {
 	s, err := r.Draft()
 	if err != nil {
 		return err
@@ -43,34 +44,34 @@ func (r *Repository) Edit(change func(*Snapshot) error) error {
 		return err
 	}
 	if s.Network != r.config.Network {
-		return fmt.Errorf("%w: draft is for %q, the repository for %q", ErrNetwork, s.Network, r.config.Network)
+		return fmt.Errorf("%w: draft is for %q, the repository for %q", snapshot.ErrNetwork, s.Network, r.config.Network)
 	}
 	if err := s.Check(); err != nil {
 		return err
 	}
-	return writeJSON(r.path(draftFolder, TargetName), s)
+	return writeJSON(r.path(draftFolder, snapshot.TargetName), s)
 }
 
 // AddModel adds a model, or replaces the one of the same name and version.
-func (r *Repository) AddModel(m Model) error {
-	return r.Edit(func(s *Snapshot) error {
-		s.Models = put(s.Models, m, func(x Model) bool { return x.Name == m.Name && x.Version == m.Version })
+func (r *Repository) AddModel(m snapshot.Model) error {
+	return r.Edit(func(s *snapshot.Snapshot) error {
+		s.Models = put(s.Models, m, func(x snapshot.Model) bool { return x.Name == m.Name && x.Version == m.Version })
 		return nil
 	})
 }
 
 // AddRuntime adds a runtime, or replaces the one of the same name.
-func (r *Repository) AddRuntime(rt Runtime) error {
-	return r.Edit(func(s *Snapshot) error {
-		s.Runtimes = put(s.Runtimes, rt, func(x Runtime) bool { return x.Name == rt.Name })
+func (r *Repository) AddRuntime(rt snapshot.Runtime) error {
+	return r.Edit(func(s *snapshot.Snapshot) error {
+		s.Runtimes = put(s.Runtimes, rt, func(x snapshot.Runtime) bool { return x.Name == rt.Name })
 		return nil
 	})
 }
 
 // AddPolicy adds a policy, or replaces the one of the same name.
-func (r *Repository) AddPolicy(p Policy) error {
-	return r.Edit(func(s *Snapshot) error {
-		s.Policies = put(s.Policies, p, func(x Policy) bool { return x.Name == p.Name })
+func (r *Repository) AddPolicy(p snapshot.Policy) error {
+	return r.Edit(func(s *snapshot.Snapshot) error {
+		s.Policies = put(s.Policies, p, func(x snapshot.Policy) bool { return x.Name == p.Name })
 		return nil
 	})
 }
@@ -85,7 +86,7 @@ func put[T any](list []T, v T, same func(T) bool) []T {
 
 // SetEnabled enables or disables a model; version "" means every version.
 func (r *Repository) SetEnabled(name, version string, enabled bool) error {
-	return r.Edit(func(s *Snapshot) error {
+	return r.Edit(func(s *snapshot.Snapshot) error {
 		found := false
 		for i := range s.Models {
 			if m := &s.Models[i]; m.Name == name && (version == "" || m.Version == version) {
@@ -101,9 +102,9 @@ func (r *Repository) SetEnabled(name, version string, enabled bool) error {
 
 // RemoveModel drops a model; version "" means every version.
 func (r *Repository) RemoveModel(name, version string) error {
-	return r.Edit(func(s *Snapshot) error {
+	return r.Edit(func(s *snapshot.Snapshot) error {
 		n := len(s.Models)
-		s.Models = slices.DeleteFunc(s.Models, func(m Model) bool {
+		s.Models = slices.DeleteFunc(s.Models, func(m snapshot.Model) bool {
 			return m.Name == name && (version == "" || m.Version == version)
 		})
 		if len(s.Models) == n {
@@ -121,9 +122,9 @@ func notListed(name, version string) error {
 }
 
 // Revoke withdraws a digest, a key or an identity.
-func (r *Repository) Revoke(rev Revocation) error {
-	return r.Edit(func(s *Snapshot) error {
-		s.Revocations = put(s.Revocations, rev, func(x Revocation) bool {
+func (r *Repository) Revoke(rev snapshot.Revocation) error {
+	return r.Edit(func(s *snapshot.Snapshot) error {
+		s.Revocations = put(s.Revocations, rev, func(x snapshot.Revocation) bool {
 			return x.Digest == rev.Digest && x.Key == rev.Key &&
 				(x.Identity == nil) == (rev.Identity == nil) && (x.Identity == nil || *x.Identity == *rev.Identity)
 		})
@@ -134,21 +135,21 @@ func (r *Repository) Revoke(rev Revocation) error {
 // AddTrustRoot puts a Sigstore trusted_root.json beside the document and pins
 // it there under name.
 func (r *Repository) AddTrustRoot(name string, trustedRoot []byte) error {
-	if err := CheckName(name); err != nil {
-		return fmt.Errorf("%w: trust root name %w", ErrInvalid, err)
+	if err := snapshot.CheckName(name); err != nil {
+		return fmt.Errorf("%w: trust root name %w", snapshot.ErrInvalid, err)
 	}
-	if !jsontext.Value(trustedRoot).IsValid() || len(trustedRoot) > maxExtra {
-		return fmt.Errorf("%w: trust root %s is not JSON of at most %d bytes", ErrInvalid, name, maxExtra)
+	if !jsontext.Value(trustedRoot).IsValid() || len(trustedRoot) > snapshot.MaxExtra {
+		return fmt.Errorf("%w: trust root %s is not JSON of at most %d bytes", snapshot.ErrInvalid, name, snapshot.MaxExtra)
 	}
 	target := name + ".trusted_root.json"
 	if err := r.writeTarget(target, trustedRoot); err != nil {
 		return err
 	}
-	return r.Edit(func(s *Snapshot) error {
+	return r.Edit(func(s *snapshot.Snapshot) error {
 		if s.TrustRoots == nil {
-			s.TrustRoots = map[string]TrustRoot{}
+			s.TrustRoots = map[string]snapshot.TrustRoot{}
 		}
-		s.TrustRoots[name] = TrustRoot{target, digest.FromBytes(trustedRoot)}
+		s.TrustRoots[name] = snapshot.TrustRoot{Target: target, Digest: digest.FromBytes(trustedRoot)}
 		return nil
 	})
 }
@@ -156,13 +157,13 @@ func (r *Repository) AddTrustRoot(name string, trustedRoot []byte) error {
 // AddBundle sends a signature bundle along with the snapshot, for nodes whose
 // mirrors drop referrers.
 func (r *Repository) AddBundle(manifest digest.Digest, bundle []byte) error {
-	if err := checkDigest(manifest); err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	if err := snapshot.CheckDigest(manifest); err != nil {
+		return fmt.Errorf("%w: %w", snapshot.ErrInvalid, err)
 	}
 	if !jsontext.Value(bundle).IsValid() {
-		return fmt.Errorf("%w: bundle is not JSON", ErrInvalid)
+		return fmt.Errorf("%w: bundle is not JSON", snapshot.ErrInvalid)
 	}
-	target := bundlesFolder + manifest.Encoded() + ".json"
+	target := snapshot.BundleTarget(manifest)
 	var list []jsontext.Value
 	b, err := os.ReadFile(r.targetPath(target))
 	if err == nil {
@@ -183,7 +184,7 @@ func (r *Repository) AddBundle(manifest digest.Digest, bundle []byte) error {
 }
 
 func (r *Repository) targetPath(target string) string {
-	return r.path(draftFolder, targetsFolder, target)
+	return r.path(draftFolder, "targets", target)
 }
 
 func (r *Repository) writeTarget(target string, b []byte) error {
@@ -196,7 +197,7 @@ func (r *Repository) writeTarget(target string, b []byte) error {
 
 // extraTargets are the draft's targets besides the document that it uses: its
 // trust roots, and bundles for what it lists.
-func (r *Repository) extraTargets(s *Snapshot) (map[string][]byte, error) {
+func (r *Repository) extraTargets(s *snapshot.Snapshot) (map[string][]byte, error) {
 	targets := map[string][]byte{}
 	for name, tr := range s.TrustRoots {
 		b, err := os.ReadFile(r.targetPath(tr.Target))
@@ -204,7 +205,7 @@ func (r *Repository) extraTargets(s *Snapshot) (map[string][]byte, error) {
 			return nil, fmt.Errorf("trust root %s: %w", name, err)
 		}
 		if d := digest.FromBytes(b); d != tr.Digest {
-			return nil, fmt.Errorf("%w: trust root %s: the draft pins %s, %s is %s", ErrInvalid, name, tr.Digest, tr.Target, d)
+			return nil, fmt.Errorf("%w: trust root %s: the draft pins %s, %s is %s", snapshot.ErrInvalid, name, tr.Digest, tr.Target, d)
 		}
 		targets[tr.Target] = b
 	}
@@ -216,7 +217,7 @@ func (r *Repository) extraTargets(s *Snapshot) (map[string][]byte, error) {
 		listed = append(listed, rt.Digest())
 	}
 	for _, d := range listed {
-		target := bundlesFolder + d.Encoded() + ".json"
+		target := snapshot.BundleTarget(d)
 		b, err := os.ReadFile(r.targetPath(target))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -230,7 +231,7 @@ func (r *Repository) extraTargets(s *Snapshot) (map[string][]byte, error) {
 }
 
 // sameContent compares documents without what signing sets.
-func sameContent(a, b *Snapshot) (bool, error) {
+func sameContent(a, b *snapshot.Snapshot) (bool, error) {
 	x, err := contentOf(a)
 	if err != nil {
 		return false, err
@@ -239,7 +240,7 @@ func sameContent(a, b *Snapshot) (bool, error) {
 	return string(x) == string(y), err
 }
 
-func contentOf(s *Snapshot) ([]byte, error) {
+func contentOf(s *snapshot.Snapshot) ([]byte, error) {
 	c := *s
 	c.Sequence, c.Created, c.Expires = 0, time.Time{}, time.Time{}
 	return json.Marshal(&c, json.Deterministic(true))

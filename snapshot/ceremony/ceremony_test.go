@@ -1,4 +1,4 @@
-package snapshot_test
+package ceremony_test
 
 import (
 	"crypto/ed25519"
@@ -10,7 +10,10 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
 	"github.com/resultity/rmodels/snapshot"
+	"github.com/resultity/rmodels/snapshot/ceremony"
 )
 
 // TestCeremony: three holders, each with one key on a machine of its own; what
@@ -24,7 +27,7 @@ func TestCeremony(t *testing.T) {
 	key := func(h string) string { return filepath.Join(holders, h+".pem") }
 	c := &clock{start}
 	dir := filepath.Join(t.TempDir(), "ceremony")
-	repo, err := snapshot.InitRepository(dir, snapshot.InitOptions{
+	repo, err := ceremony.Init(dir, ceremony.InitOptions{
 		Network: "mainnet", RootPublicKeys: public[:3], TargetsPublicKeys: public[3:6], OnlinePublicKey: public[6], Now: c.now,
 	})
 	check(t, err)
@@ -40,7 +43,7 @@ func TestCeremony(t *testing.T) {
 		next := filepath.Join(t.TempDir(), "ceremony")
 		check(t, os.CopyFS(next, os.DirFS(dir)))
 		dir = next
-		repo, err = snapshot.OpenRepository(dir)
+		repo, err = ceremony.Open(dir)
 		check(t, err)
 		repo.Now = c.now
 	}
@@ -62,7 +65,7 @@ func TestCeremony(t *testing.T) {
 		}
 		if !res.Complete {
 			_, err = repo.BundleFile()
-			wantErr(t, err, snapshot.ErrIncomplete)
+			wantErr(t, err, ceremony.ErrIncomplete)
 		}
 	}
 	b, err := repo.BundleFile()
@@ -109,7 +112,7 @@ func holderKey(t *testing.T, file string) string {
 	der, err := x509.MarshalPKCS8PrivateKey(priv)
 	check(t, err)
 	check(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600))
-	pub, err := snapshot.PublicKeyPEM(file)
+	pub, err := ceremony.PublicKeyPEM(file)
 	check(t, err)
 	return pub
 }
@@ -162,7 +165,7 @@ func TestDraft(t *testing.T) {
 	if d := must1(r.Draft())(t); len(d.Models) != 0 {
 		t.Errorf("%+v", d.Models)
 	}
-	if _, err := snapshot.InitRepository(net.dir, snapshot.InitOptions{Network: "mainnet"}); err == nil {
+	if _, err := ceremony.Init(net.dir, ceremony.InitOptions{Network: "mainnet"}); err == nil {
 		t.Error("made over an existing repository")
 	}
 }
@@ -205,7 +208,7 @@ func TestRenewMeanwhile(t *testing.T) {
 		t.Errorf("%+v", acc)
 	}
 	to := t.TempDir()
-	check(t, snapshot.WriteFiles(to, files))
+	check(t, ceremony.WriteFiles(to, files))
 	must1(newNode(t, "mainnet", net.root()).Pull(t.Context(), snapshot.DirSource(to), net.now()))(t)
 	acc = must1(n.Apply(net.release("targets-2", "online"), net.now()))(t)
 	if acc.Document.Sequence != 2 || len(acc.Signers) != 2 || acc.TimestampVersion != 3 {
@@ -213,5 +216,34 @@ func TestRenewMeanwhile(t *testing.T) {
 	}
 	if _, err := net.repo.Renew(net.key("targets-1")); err == nil {
 		t.Error("renewed without the online key")
+	}
+}
+
+func TestRotateErrors(t *testing.T) {
+	net := newNetwork(t)
+	net.release()
+	wantErr(t, net.repo.RotateKey("targets", "ffff", ""), snapshot.ErrKey)
+	wantErr(t, net.repo.RotateKey("nobody", "", ""), snapshot.ErrKey)
+	wantErr(t, net.repo.SetThreshold("nobody", 1), snapshot.ErrKey)
+	wantErr(t, net.repo.SetThreshold("targets", 4), snapshot.ErrInvalid)
+	wantErr(t, net.repo.SetThreshold("targets", 0), snapshot.ErrInvalid)
+	wantErr(t, net.repo.RotateKey("targets", "", rsa1024), snapshot.ErrKey)
+	st := must1(net.repo.Status())(t)
+	for _, r := range st.Roles {
+		if r.Role == metadata.TARGETS {
+			check(t, net.repo.RotateKey("targets", r.Signed[0][:12], ""))
+			wantErr(t, net.repo.RotateKey("targets", r.Signed[1], ""), snapshot.ErrInvalid) // 1 key for a threshold of 2
+		}
+	}
+	check(t, net.repo.RenewRoot())
+	// One root holder alone does not complete the root.
+	res := must1(net.repo.Sign(net.key("root-1"), net.key("targets-2"), net.key("targets-3"), net.key("online")))(t)
+	if res.Complete || res.Roles[0].Complete || len(res.Roles[0].Missing) != 2 {
+		t.Errorf("%+v", res)
+	}
+	_, err := net.repo.BundleFile()
+	wantErr(t, err, ceremony.ErrIncomplete, "root has 1 of 2")
+	if res := must1(net.repo.Sign(net.key("root-2"), net.key("targets-2"), net.key("targets-3"), net.key("online")))(t); !res.Complete {
+		t.Errorf("%+v", res)
 	}
 }

@@ -1,4 +1,4 @@
-package snapshot
+package ceremony
 
 import (
 	"crypto/ed25519"
@@ -10,6 +10,9 @@ import (
 	"strings"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
+	"golang.org/x/sys/unix"
+
+	"github.com/resultity/rmodels/snapshot"
 )
 
 // RoleOnline names snapshot and timestamp together: one key signs both.
@@ -26,7 +29,7 @@ func GenerateKeyFile(file string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL|oNoFollow, 0o600)
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return "", fmt.Errorf("write key: %w", err)
 	}
@@ -63,7 +66,7 @@ func (r *Repository) RotateKey(role, oldID, public string) error {
 					return err
 				}
 				if err := root.Signed.RevokeKey(id, name); err != nil {
-					return fmt.Errorf("%w: %w", ErrKey, err)
+					return fmt.Errorf("%w: %w", snapshot.ErrKey, err)
 				}
 			}
 			if public == "" {
@@ -74,7 +77,7 @@ func (r *Repository) RotateKey(role, oldID, public string) error {
 				return err
 			}
 			if err := root.Signed.AddKey(k, name); err != nil {
-				return fmt.Errorf("%w: %w", ErrKey, err)
+				return fmt.Errorf("%w: %w", snapshot.ErrKey, err)
 			}
 		}
 		return nil
@@ -105,7 +108,7 @@ func tufRoles(role string) ([]string, error) {
 	case RoleOnline:
 		return []string{metadata.SNAPSHOT, metadata.TIMESTAMP}, nil
 	}
-	return nil, fmt.Errorf("%w: role %q, must be %s, %s or %s", ErrKey, clip(role), metadata.ROOT, metadata.TARGETS, RoleOnline)
+	return nil, fmt.Errorf("%w: role %.80q, must be %s, %s or %s", snapshot.ErrKey, role, metadata.ROOT, metadata.TARGETS, RoleOnline)
 }
 
 // findKey takes a key ID of the role, or the beginning of exactly one.
@@ -119,7 +122,7 @@ func findKey(root *rootMeta, role, id string) (string, error) {
 		}
 	}
 	if len(found) != 1 {
-		return "", fmt.Errorf("%w: %d keys of role %s begin with %q; snapshot status lists them", ErrKey, len(found), role, clip(id))
+		return "", fmt.Errorf("%w: %d keys of role %s begin with %.80q; snapshot status lists them", snapshot.ErrKey, len(found), role, id)
 	}
 	return found[0], nil
 }
@@ -136,7 +139,7 @@ func (r *Repository) editRoot(change func(*rootMeta) error) error {
 			return err
 		}
 		if root == nil {
-			return fmt.Errorf("%w: %s has no root", ErrInvalid, r.dir)
+			return fmt.Errorf("%w: %s has no root", snapshot.ErrInvalid, r.dir)
 		}
 		root.Signed.Version++
 	}
@@ -148,20 +151,20 @@ func (r *Repository) editRoot(change func(*rootMeta) error) error {
 	for _, name := range []string{metadata.ROOT, metadata.TARGETS, metadata.SNAPSHOT, metadata.TIMESTAMP} {
 		role := root.Signed.Roles[name]
 		if role == nil {
-			return fmt.Errorf("%w: no role %s", ErrInvalid, name)
+			return fmt.Errorf("%w: no role %s", snapshot.ErrInvalid, name)
 		}
-		if n := len(roleKeys(root, name)); role.Threshold < 1 || role.Threshold > n {
-			return fmt.Errorf("%w: role %s would have threshold %d and %d distinct keys", ErrInvalid, name, role.Threshold, n)
+		if n := len(snapshot.RoleKeys(root, name)); role.Threshold < 1 || role.Threshold > n {
+			return fmt.Errorf("%w: role %s would have threshold %d and %d distinct keys", snapshot.ErrInvalid, name, role.Threshold, n)
 		}
 	}
 	if unknown := slices.DeleteFunc(slices.Collect(maps.Keys(root.Signed.Roles)), func(n string) bool {
 		return n == metadata.ROOT || n == metadata.TARGETS || n == metadata.SNAPSHOT || n == metadata.TIMESTAMP
 	}); len(unknown) > 0 {
-		return fmt.Errorf("%w: unknown roles %q", ErrInvalid, unknown)
+		return fmt.Errorf("%w: unknown roles %q", snapshot.ErrInvalid, unknown)
 	}
 	// Snapshot and timestamp under the old root may need another key.
 	if err := r.dropStagedOnline(); err != nil {
 		return err
 	}
-	return writeMeta(r.path(stagedFolder, rootFile(root.Signed.Version)), root)
+	return writeMeta(r.path(stagedFolder, snapshot.MetadataFile(metadata.ROOT, root.Signed.Version)), root)
 }

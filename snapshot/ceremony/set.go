@@ -1,4 +1,4 @@
-package snapshot
+package ceremony
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/resultity/rmodels/internal/durable"
+	"github.com/resultity/rmodels/snapshot"
 )
 
 // ErrIncomplete: a role has not reached its threshold yet.
@@ -21,22 +22,22 @@ var ErrIncomplete = errors.New("signatures are missing")
 
 // publishedDocument is the document published last and the version of the
 // targets metadata that lists it; nil and 0 when nothing was.
-func (r *Repository) publishedDocument() (*Snapshot, int64, error) {
+func (r *Repository) publishedDocument() (*snapshot.Snapshot, int64, error) {
 	v, err := newestIn(r.path(metadataFolder), metadata.TARGETS)
 	if err != nil || v == 0 {
 		return nil, 0, err
 	}
-	tg, err := readMeta[metadata.TargetsType](r.path(metadataFolder, targetsFile(v)))
+	tg, err := readMeta[metadata.TargetsType](r.path(metadataFolder, snapshot.MetadataFile(metadata.TARGETS, v)))
 	if err != nil {
 		return nil, 0, err
 	}
-	tf := tg.Signed.Targets[TargetName]
+	tf := tg.Signed.Targets[snapshot.TargetName]
 	if tf == nil {
-		return nil, 0, fmt.Errorf("%w: published targets do not list %s", ErrInvalid, TargetName)
+		return nil, 0, fmt.Errorf("%w: published targets do not list %s", snapshot.ErrInvalid, snapshot.TargetName)
 	}
-	doc, err := r.readDocument(r.path(metadataFolder, targetFile(TargetName, tf.Hashes["sha256"].String())))
+	doc, err := r.readDocument(r.path(metadataFolder, snapshot.TargetFile(snapshot.TargetName, tf.Hashes["sha256"].String())))
 	if err == nil && doc == nil {
-		err = fmt.Errorf("%w: published document of targets version %d is missing", ErrInvalid, v)
+		err = fmt.Errorf("%w: published document of targets version %d is missing", snapshot.ErrInvalid, v)
 	}
 	return doc, v, err
 }
@@ -65,7 +66,7 @@ func (r *Repository) Status() (*SignResult, error) {
 	} else if prev != nil {
 		complete = complete && prev.VerifyDelegate(metadata.ROOT, root) == nil
 	}
-	add(metadata.ROOT, root.Signed.Version, root.Signed.Expires, signersOf(root, metadata.ROOT, root), complete)
+	add(metadata.ROOT, root.Signed.Version, root.Signed.Expires, snapshot.SignersOf(root, metadata.ROOT, root), complete)
 
 	_, tg, err := r.newestTargets()
 	if err != nil {
@@ -74,7 +75,7 @@ func (r *Repository) Status() (*SignResult, error) {
 	if tg == nil {
 		add(metadata.TARGETS, 0, time.Time{}, nil, false)
 	} else {
-		add(metadata.TARGETS, tg.Signed.Version, tg.Signed.Expires, signersOf(root, metadata.TARGETS, tg), root.VerifyDelegate(metadata.TARGETS, tg) == nil)
+		add(metadata.TARGETS, tg.Signed.Version, tg.Signed.Expires, snapshot.SignersOf(root, metadata.TARGETS, tg), root.VerifyDelegate(metadata.TARGETS, tg) == nil)
 	}
 	snap, ts, err := r.newestOnline(tg)
 	if err != nil {
@@ -84,10 +85,10 @@ func (r *Repository) Status() (*SignResult, error) {
 		add(metadata.SNAPSHOT, 0, time.Time{}, nil, false)
 		add(metadata.TIMESTAMP, 0, time.Time{}, nil, false)
 	} else {
-		add(metadata.SNAPSHOT, snap.Signed.Version, snap.Signed.Expires, signersOf(root, metadata.SNAPSHOT, snap), root.VerifyDelegate(metadata.SNAPSHOT, snap) == nil)
-		add(metadata.TIMESTAMP, ts.Signed.Version, ts.Signed.Expires, signersOf(root, metadata.TIMESTAMP, ts), root.VerifyDelegate(metadata.TIMESTAMP, ts) == nil)
+		add(metadata.SNAPSHOT, snap.Signed.Version, snap.Signed.Expires, snapshot.SignersOf(root, metadata.SNAPSHOT, snap), root.VerifyDelegate(metadata.SNAPSHOT, snap) == nil)
+		add(metadata.TIMESTAMP, ts.Signed.Version, ts.Signed.Expires, snapshot.SignersOf(root, metadata.TIMESTAMP, ts), root.VerifyDelegate(metadata.TIMESTAMP, ts) == nil)
 	}
-	doc, err := r.readDocument(r.path(stagedFolder, TargetName))
+	doc, err := r.readDocument(r.path(stagedFolder, snapshot.TargetName))
 	if err == nil && doc == nil {
 		doc, _, err = r.publishedDocument()
 	}
@@ -107,13 +108,13 @@ func (r *Repository) Status() (*SignResult, error) {
 // newestOnline reads snapshot and timestamp: staged, else published when
 // nothing of the targets is staged either.
 func (r *Repository) newestOnline(tg *targetsMeta) (*metadata.Metadata[metadata.SnapshotType], *metadata.Metadata[metadata.TimestampType], error) {
-	snapPath, tsPath := r.path(stagedFolder, "snapshot.json"), r.path(stagedFolder, timestampFile)
+	snapPath, tsPath := r.path(stagedFolder, "snapshot.json"), r.path(stagedFolder, snapshot.TimestampFile)
 	if _, err := os.Stat(snapPath); errors.Is(err, fs.ErrNotExist) {
 		v, err := newestIn(r.path(metadataFolder), metadata.SNAPSHOT)
 		if err != nil || v == 0 {
 			return nil, nil, err
 		}
-		snapPath, tsPath = r.path(metadataFolder, metaFile(v)), r.path(metadataFolder, timestampFile)
+		snapPath, tsPath = r.path(metadataFolder, snapshot.MetadataFile(metadata.SNAPSHOT, v)), r.path(metadataFolder, snapshot.TimestampFile)
 	}
 	snap, err := readMeta[metadata.SnapshotType](snapPath)
 	if err != nil {
@@ -139,11 +140,11 @@ func (r *Repository) RootJSON() ([]byte, error) {
 		if v == 0 {
 			continue
 		}
-		b, err := os.ReadFile(r.path(folder, rootFile(v)))
+		b, err := os.ReadFile(r.path(folder, snapshot.MetadataFile(metadata.ROOT, v)))
 		if err != nil {
 			return nil, err
 		}
-		if _, err := startFrom(b); err == nil {
+		if _, err := snapshot.NewChain(b); err == nil {
 			return b, nil
 		} else if folder == metadataFolder {
 			return nil, err
@@ -205,35 +206,35 @@ func (r *Repository) stagedFiles() (map[string][]byte, error) {
 		return nil, err
 	}
 	if root != nil {
-		if err := take(rootFile(root.Signed.Version), rootFile(root.Signed.Version)); err != nil {
+		if err := take(snapshot.MetadataFile(metadata.ROOT, root.Signed.Version), snapshot.MetadataFile(metadata.ROOT, root.Signed.Version)); err != nil {
 			return nil, err
 		}
 	}
 	tg, err := readMeta[metadata.TargetsType](r.path(stagedFolder, "targets.json"))
 	if err == nil {
-		if err := take("targets.json", targetsFile(tg.Signed.Version)); err != nil {
+		if err := take("targets.json", snapshot.MetadataFile(metadata.TARGETS, tg.Signed.Version)); err != nil {
 			return nil, err
 		}
 		for name, tf := range tg.Signed.Targets {
 			from := r.targetPath(name)
-			if name == TargetName {
-				from = r.path(stagedFolder, TargetName)
+			if name == snapshot.TargetName {
+				from = r.path(stagedFolder, snapshot.TargetName)
 			}
 			b, err := os.ReadFile(from)
 			if err != nil {
 				return nil, err
 			}
-			files[targetFile(name, tf.Hashes["sha256"].String())] = b
+			files[snapshot.TargetFile(name, tf.Hashes["sha256"].String())] = b
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	snap, err := readMeta[metadata.SnapshotType](r.path(stagedFolder, "snapshot.json"))
 	if err == nil {
-		if err := take("snapshot.json", metaFile(snap.Signed.Version)); err != nil {
+		if err := take("snapshot.json", snapshot.MetadataFile(metadata.SNAPSHOT, snap.Signed.Version)); err != nil {
 			return nil, err
 		}
-		if err := take(timestampFile, timestampFile); err != nil {
+		if err := take(snapshot.TimestampFile, snapshot.TimestampFile); err != nil {
 			return nil, err
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -244,8 +245,8 @@ func (r *Repository) stagedFiles() (map[string][]byte, error) {
 
 // overlay reads staged files before published ones.
 type overlay struct {
-	top  bundleSource
-	base Source
+	top  snapshot.Files
+	base snapshot.Source
 }
 
 func (o overlay) Fetch(ctx context.Context, name string, max int64) ([]byte, error) {
@@ -258,39 +259,21 @@ func (o overlay) Fetch(ctx context.Context, name string, max int64) ([]byte, err
 
 // rehearse takes the set through a node's own steps, from the first root on.
 func (r *Repository) rehearse(files map[string][]byte) error {
-	now := r.now()
 	ctx := context.Background()
-	src := overlay{files, DirSource(r.path(metadataFolder))}
-	first, err := src.Fetch(ctx, rootFile(1), maxRoot)
+	src := overlay{files, snapshot.DirSource(r.path(metadataFolder))}
+	first, err := src.Fetch(ctx, snapshot.MetadataFile(metadata.ROOT, 1), snapshot.MaxMetadata(metadata.ROOT))
 	if err != nil {
 		return err
 	}
-	tm, err := startFrom(first)
+	chain, err := snapshot.NewChain(first)
 	if err != nil {
 		return err
 	}
-	for {
-		b, err := src.Fetch(ctx, rootFile(tm.Root.Signed.Version+1), maxRoot)
-		if errors.Is(err, fs.ErrNotExist) {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		if err := nextRoot(tm, b); err != nil {
-			return err
-		}
-	}
-	tm.RefTime = now
-	s := &set{tm: tm, src: src, files: map[string][]byte{}}
-	acc, err := s.verify(ctx, r.config.Network)
-	if err != nil {
+	if err := chain.Follow(ctx, src); err != nil {
 		return err
 	}
-	if now.After(acc.Document.Expires) {
-		return fmt.Errorf("%w: the document expired at %s", ErrExpired, stamp(acc.Document.Expires))
-	}
-	return nil
+	_, err = chain.Accept(ctx, src, r.config.Network, r.now())
+	return err
 }
 
 // writeSet writes files into a repository that may be read meanwhile: the
@@ -298,13 +281,13 @@ func (r *Repository) rehearse(files map[string][]byte) error {
 func writeSet(dir string, files map[string][]byte) error {
 	names := make([]string, 0, len(files))
 	for name := range files {
-		if name != timestampFile {
+		if name != snapshot.TimestampFile {
 			names = append(names, name)
 		}
 	}
 	slices.Sort(names)
-	if _, ok := files[timestampFile]; ok {
-		names = append(names, timestampFile)
+	if _, ok := files[snapshot.TimestampFile]; ok {
+		names = append(names, snapshot.TimestampFile)
 	}
 	for _, name := range names {
 		path := filepath.Join(dir, name)
@@ -338,16 +321,16 @@ func (r *Repository) publishedFiles() (map[string][]byte, error) {
 		}
 		newest[role] = v
 	}
-	names := []string{timestampFile, metaFile(newest[metadata.SNAPSHOT]), targetsFile(newest[metadata.TARGETS])}
+	names := []string{snapshot.TimestampFile, snapshot.MetadataFile(metadata.SNAPSHOT, newest[metadata.SNAPSHOT]), snapshot.MetadataFile(metadata.TARGETS, newest[metadata.TARGETS])}
 	for v := range newest[metadata.ROOT] {
-		names = append(names, rootFile(v+1))
+		names = append(names, snapshot.MetadataFile(metadata.ROOT, v+1))
 	}
-	tg, err := readMeta[metadata.TargetsType](r.path(metadataFolder, targetsFile(newest[metadata.TARGETS])))
+	tg, err := readMeta[metadata.TargetsType](r.path(metadataFolder, snapshot.MetadataFile(metadata.TARGETS, newest[metadata.TARGETS])))
 	if err != nil {
 		return nil, err
 	}
 	for name, tf := range tg.Signed.Targets {
-		names = append(names, targetFile(name, tf.Hashes["sha256"].String()))
+		names = append(names, snapshot.TargetFile(name, tf.Hashes["sha256"].String()))
 	}
 	for _, name := range names {
 		if err := take(name); err != nil {
@@ -394,7 +377,7 @@ func (r *Repository) BundleFile() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return encodeBundle(files)
+	return snapshot.EncodeBundle(files)
 }
 
 // Changed reports whether the draft says something else than the newest
@@ -405,7 +388,7 @@ func (r *Repository) Changed() (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	doc, err := r.readDocument(r.path(stagedFolder, TargetName))
+	doc, err := r.readDocument(r.path(stagedFolder, snapshot.TargetName))
 	if err == nil && doc == nil {
 		doc, _, err = r.publishedDocument()
 	}

@@ -1,4 +1,4 @@
-package snapshot
+package ceremony
 
 import (
 	"errors"
@@ -7,12 +7,14 @@ import (
 	"os"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/resultity/rmodels/snapshot"
 )
 
 // Renew signs a new snapshot and timestamp over what was published last and
 // publishes them at once, whatever waits for signatures meanwhile: it is what
 // cron runs on the machine of the online key. It returns the whole set, for
-// [WriteFiles] and [EncodeBundle].
+// [WriteFiles] and [snapshot.EncodeBundle].
 func (r *Repository) Renew(keyFiles ...string) (map[string][]byte, error) {
 	keys, err := r.loadKeys(keyFiles)
 	if err != nil {
@@ -29,7 +31,7 @@ func (r *Repository) Renew(keyFiles ...string) (map[string][]byte, error) {
 	if root == nil || version == 0 {
 		return nil, fmt.Errorf("%w: nothing was published yet", ErrIncomplete)
 	}
-	targets, err := os.ReadFile(r.path(metadataFolder, targetsFile(version)))
+	targets, err := os.ReadFile(r.path(metadataFolder, snapshot.MetadataFile(metadata.TARGETS, version)))
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +39,7 @@ func (r *Repository) Renew(keyFiles ...string) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	files := map[string][]byte{metaFile(on.version): on.snapshot, timestampFile: on.timestamp}
+	files := map[string][]byte{snapshot.MetadataFile(metadata.SNAPSHOT, on.version): on.snapshot, snapshot.TimestampFile: on.timestamp}
 	if err := r.rehearse(files); err != nil {
 		return nil, fmt.Errorf("a node would refuse this: %w", err)
 	}
@@ -55,6 +57,3 @@ func (r *Repository) Renew(keyFiles ...string) (map[string][]byte, error) {
 // WriteFiles writes a set into a directory that nodes pull from, the timestamp
 // last.
 func WriteFiles(dir string, files map[string][]byte) error { return writeSet(dir, files) }
-
-// EncodeBundle writes a set as one push file.
-func EncodeBundle(files map[string][]byte) ([]byte, error) { return encodeBundle(files) }

@@ -1,4 +1,4 @@
-package snapshot
+package ceremony
 
 import (
 	"crypto/ed25519"
@@ -16,6 +16,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/resultity/rmodels/internal/durable"
+	"github.com/resultity/rmodels/snapshot"
 )
 
 // InitOptions says what a new publisher repository looks like. Zero values
@@ -38,19 +39,19 @@ type InitOptions struct {
 
 // Terms say for how long signed metadata is valid, counted from signing.
 type Terms struct {
-	Root         Duration `json:"root"`         // default 365 days
-	Targets      Duration `json:"targets"`      // default 30 days
-	Online       Duration `json:"online"`       // of snapshot and timestamp; default 7 days
-	Document     Duration `json:"document"`     // default 30 days
-	OfflineGrace Duration `json:"offlineGrace"` // default 14 days; part of the document
+	Root         snapshot.Duration `json:"root"`         // default 365 days
+	Targets      snapshot.Duration `json:"targets"`      // default 30 days
+	Online       snapshot.Duration `json:"online"`       // of snapshot and timestamp; default 7 days
+	Document     snapshot.Duration `json:"document"`     // default 30 days
+	OfflineGrace snapshot.Duration `json:"offlineGrace"` // default 14 days; part of the document
 }
 
-const day = Duration(24 * time.Hour)
+const day = snapshot.Duration(24 * time.Hour)
 
 func (t *Terms) fill() {
 	for _, d := range []struct {
-		field *Duration
-		value Duration
+		field *snapshot.Duration
+		value snapshot.Duration
 	}{{&t.Root, 365 * day}, {&t.Targets, 30 * day}, {&t.Online, 7 * day}, {&t.Document, 30 * day}, {&t.OfflineGrace, 14 * day}} {
 		if *d.field == 0 {
 			*d.field = d.value
@@ -61,7 +62,7 @@ func (t *Terms) fill() {
 // Repository is a publisher's ceremony directory:
 //
 //	repository.json     network and terms
-//	keys/NAME.pem       private keys made by [InitRepository]; may be moved away
+//	keys/NAME.pem       private keys made by [Init]; may be moved away
 //	draft/              the document as edited, and the targets beside it
 //	staged/             what is being signed
 //	metadata/           what was published last, as nodes pull it
@@ -99,12 +100,12 @@ func (r *Repository) Dir() string { return r.dir }
 // Network is the network's name.
 func (r *Repository) Network() string { return r.config.Network }
 
-// InitRepository lays out dir, makes the keys that it was not given, and
+// Init lays out dir, makes the keys that it was not given, and
 // writes the first root and an empty draft. The root is signed as far as the
 // keys at hand go; [Repository.Sign] adds the rest.
-func InitRepository(dir string, o InitOptions) (*Repository, error) {
-	if err := CheckName(o.Network); err != nil {
-		return nil, fmt.Errorf("%w: network name %w", ErrInvalid, err)
+func Init(dir string, o InitOptions) (*Repository, error) {
+	if err := snapshot.CheckName(o.Network); err != nil {
+		return nil, fmt.Errorf("%w: network name %w", snapshot.ErrInvalid, err)
 	}
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
 		return nil, fmt.Errorf("%s is not empty: a repository is made in a new directory", dir)
@@ -142,13 +143,13 @@ func InitRepository(dir string, o InitOptions) (*Repository, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := durable.WriteFile(r.path(stagedFolder, rootFile(1)), b, 0o644); err != nil {
+	if err := durable.WriteFile(r.path(stagedFolder, snapshot.MetadataFile(metadata.ROOT, 1)), b, 0o644); err != nil {
 		return nil, err
 	}
 	if err := writeJSON(r.path(repositoryFile), r.config); err != nil {
 		return nil, err
 	}
-	if err := writeJSON(r.path(draftFolder, TargetName), r.emptyDraft(now)); err != nil {
+	if err := writeJSON(r.path(draftFolder, snapshot.TargetName), r.emptyDraft(now)); err != nil {
 		return nil, err
 	}
 	keys, err := r.loadKeys(nil)
@@ -198,9 +199,9 @@ func (r *Repository) addRole(root *metadata.Metadata[metadata.RootType], role st
 			return err
 		}
 	}
-	distinct := len(roleKeys(root, role))
+	distinct := len(snapshot.RoleKeys(root, role))
 	if threshold < 1 || threshold > distinct {
-		return fmt.Errorf("%w: role %s with threshold %d and %d distinct keys", ErrInvalid, role, threshold, distinct)
+		return fmt.Errorf("%w: role %s with threshold %d and %d distinct keys", snapshot.ErrInvalid, role, threshold, distinct)
 	}
 	root.Signed.Roles[role].Threshold = threshold
 	return nil
@@ -238,17 +239,17 @@ func (r *Repository) makeKey(name string) (*metadata.Key, error) {
 	return metadata.KeyFromPublicKey(priv.Public())
 }
 
-func (r *Repository) emptyDraft(now time.Time) *Snapshot {
-	return &Snapshot{
-		APIVersion: APIVersion, Kind: Kind, Network: r.config.Network, Sequence: 1,
+func (r *Repository) emptyDraft(now time.Time) *snapshot.Snapshot {
+	return &snapshot.Snapshot{
+		APIVersion: snapshot.APIVersion, Kind: snapshot.Kind, Network: r.config.Network, Sequence: 1,
 		Created: now, Expires: now.Add(r.config.Terms.Document.Std()),
 		OfflineGrace: r.config.Terms.OfflineGrace, Default: "reject",
-		Policies: []Policy{}, Runtimes: []Runtime{}, Models: []Model{},
+		Policies: []snapshot.Policy{}, Runtimes: []snapshot.Runtime{}, Models: []snapshot.Model{},
 	}
 }
 
-// OpenRepository opens what [InitRepository] wrote.
-func OpenRepository(dir string) (*Repository, error) {
+// Open opens what [Init] wrote.
+func Open(dir string) (*Repository, error) {
 	b, err := os.ReadFile(filepath.Join(dir, repositoryFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s holds no publisher repository: run rmodels snapshot init: %w", dir, err)
@@ -258,7 +259,7 @@ func OpenRepository(dir string) (*Repository, error) {
 	}
 	r := &Repository{dir: dir}
 	if err := json.Unmarshal(b, &r.config, json.RejectUnknownMembers(true)); err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrInvalid, filepath.Join(dir, repositoryFile), err)
+		return nil, fmt.Errorf("%w: %s: %w", snapshot.ErrInvalid, filepath.Join(dir, repositoryFile), err)
 	}
 	r.config.Terms.fill()
 	return r, nil

@@ -1,4 +1,4 @@
-package snapshot
+package ceremony
 
 import (
 	"errors"
@@ -14,6 +14,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/resultity/rmodels/internal/durable"
+	"github.com/resultity/rmodels/snapshot"
 )
 
 // SignResult says how far the signatures of what is staged are.
@@ -89,7 +90,7 @@ func (r *Repository) Sign(keyFiles ...string) (*SignResult, error) {
 	for _, k := range keys {
 		if len(keyFiles) > 0 && !used[k.id] {
 			if prev, err := r.previousRoot(root); err != nil || prev == nil || prev.Signed.Keys[k.id] == nil {
-				return nil, fmt.Errorf("%w: %s is a key of no role of root %d", ErrKey, k.file, root.Signed.Version)
+				return nil, fmt.Errorf("%w: %s is a key of no role of root %d", snapshot.ErrKey, k.file, root.Signed.Version)
 			}
 		}
 	}
@@ -103,7 +104,7 @@ func readMeta[T metadata.Roles](path string) (*metadata.Metadata[T], error) {
 	}
 	var m metadata.Metadata[T]
 	if _, err := m.FromBytes(b); err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrInvalid, path, err)
+		return nil, fmt.Errorf("%w: %s: %w", snapshot.ErrInvalid, path, err)
 	}
 	return &m, nil
 }
@@ -124,7 +125,7 @@ func addSignatures[T metadata.Roles](m *metadata.Metadata[T], keys []tufKey, all
 			continue
 		}
 		if _, err := m.Sign(k.signer); err != nil {
-			return changed, fmt.Errorf("%w: %s: %w", ErrKey, k.file, err)
+			return changed, fmt.Errorf("%w: %s: %w", snapshot.ErrKey, k.file, err)
 		}
 		changed = true
 	}
@@ -137,7 +138,7 @@ func (r *Repository) stagedRoot() (*rootMeta, error) {
 	if err != nil || v == 0 {
 		return nil, err
 	}
-	return readMeta[metadata.RootType](r.path(stagedFolder, rootFile(v)))
+	return readMeta[metadata.RootType](r.path(stagedFolder, snapshot.MetadataFile(metadata.ROOT, v)))
 }
 
 func (r *Repository) publishedRoot() (*rootMeta, error) {
@@ -145,7 +146,7 @@ func (r *Repository) publishedRoot() (*rootMeta, error) {
 	if err != nil || v == 0 {
 		return nil, err
 	}
-	return readMeta[metadata.RootType](r.path(metadataFolder, rootFile(v)))
+	return readMeta[metadata.RootType](r.path(metadataFolder, snapshot.MetadataFile(metadata.ROOT, v)))
 }
 
 // newestRoot is the staged root, else the published one.
@@ -155,7 +156,7 @@ func (r *Repository) newestRoot() (*rootMeta, error) {
 		root, err = r.publishedRoot()
 	}
 	if err == nil && root == nil {
-		err = fmt.Errorf("%w: %s has no root", ErrInvalid, r.dir)
+		err = fmt.Errorf("%w: %s has no root", snapshot.ErrInvalid, r.dir)
 	}
 	return root, err
 }
@@ -186,7 +187,7 @@ func (r *Repository) signRoot(keys []tufKey) error {
 	if err != nil || !changed {
 		return err
 	}
-	return writeMeta(r.path(stagedFolder, rootFile(root.Signed.Version)), root)
+	return writeMeta(r.path(stagedFolder, snapshot.MetadataFile(metadata.ROOT, root.Signed.Version)), root)
 }
 
 // stage puts the draft up for signature when there is reason to.
@@ -199,7 +200,7 @@ func (r *Repository) stage(now time.Time, root *rootMeta, keys []tufKey) (restar
 	if err != nil {
 		return false, err
 	}
-	staged, err := r.readDocument(r.path(stagedFolder, TargetName))
+	staged, err := r.readDocument(r.path(stagedFolder, snapshot.TargetName))
 	if err != nil {
 		return false, err
 	}
@@ -232,7 +233,7 @@ func (r *Repository) stage(now time.Time, root *rootMeta, keys []tufKey) (restar
 	return restarted, r.writeStaged(draft, extra, version+1, now)
 }
 
-func (r *Repository) writeStaged(doc *Snapshot, extra map[string][]byte, version int64, now time.Time) error {
+func (r *Repository) writeStaged(doc *snapshot.Snapshot, extra map[string][]byte, version int64, now time.Time) error {
 	if err := r.dropStagedOnline(); err != nil {
 		return err
 	}
@@ -240,13 +241,13 @@ func (r *Repository) writeStaged(doc *Snapshot, extra map[string][]byte, version
 	if err != nil {
 		return err
 	}
-	if len(raw) > MaxDocument {
-		return fmt.Errorf("%w: document of %d bytes, at most %d", ErrTooLarge, len(raw), MaxDocument)
+	if len(raw) > snapshot.MaxDocument {
+		return fmt.Errorf("%w: document of %d bytes, at most %d", snapshot.ErrTooLarge, len(raw), snapshot.MaxDocument)
 	}
 	tg := metadata.Targets(now.Add(r.config.Terms.Targets.Std()))
 	tg.Signed.Version = version
 	files := maps.Clone(extra)
-	files[TargetName] = raw
+	files[snapshot.TargetName] = raw
 	for name, b := range files {
 		tf, err := metadata.TargetFile().FromBytes(name, b, "sha256")
 		if err != nil {
@@ -256,14 +257,14 @@ func (r *Repository) writeStaged(doc *Snapshot, extra map[string][]byte, version
 	}
 	// The metadata last: a crash leaves a document without signatures, and
 	// the next Sign stages it again.
-	if err := durable.WriteFile(r.path(stagedFolder, TargetName), raw, 0o644); err != nil {
+	if err := durable.WriteFile(r.path(stagedFolder, snapshot.TargetName), raw, 0o644); err != nil {
 		return err
 	}
 	return writeMeta(r.path(stagedFolder, "targets.json"), tg)
 }
 
 func (r *Repository) dropStagedOnline() error {
-	for _, f := range []string{"snapshot.json", timestampFile} {
+	for _, f := range []string{"snapshot.json", snapshot.TimestampFile} {
 		if err := os.Remove(r.path(stagedFolder, f)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -271,7 +272,7 @@ func (r *Repository) dropStagedOnline() error {
 	return nil
 }
 
-func (r *Repository) readDocument(path string) (*Snapshot, error) {
+func (r *Repository) readDocument(path string) (*snapshot.Snapshot, error) {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -279,7 +280,7 @@ func (r *Repository) readDocument(path string) (*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	return Parse(b)
+	return snapshot.Parse(b)
 }
 
 // sameTargets tells whether the staged metadata lists exactly extra besides
@@ -289,8 +290,8 @@ func (r *Repository) sameTargets(extra map[string][]byte) bool {
 	if err != nil || len(tg.Signed.Targets) != len(extra)+1 {
 		return false
 	}
-	raw, err := os.ReadFile(r.path(stagedFolder, TargetName))
-	if err != nil || tg.Signed.Targets[TargetName] == nil || tg.Signed.Targets[TargetName].VerifyLengthHashes(raw) != nil {
+	raw, err := os.ReadFile(r.path(stagedFolder, snapshot.TargetName))
+	if err != nil || tg.Signed.Targets[snapshot.TargetName] == nil || tg.Signed.Targets[snapshot.TargetName].VerifyLengthHashes(raw) != nil {
 		return false
 	}
 	for name, b := range extra {
@@ -341,7 +342,7 @@ func (r *Repository) signOnline(now time.Time, root *rootMeta, keys []tufKey) er
 	if err := durable.WriteFile(r.path(stagedFolder, "snapshot.json"), on.snapshot, 0o644); err != nil {
 		return err
 	}
-	return durable.WriteFile(r.path(stagedFolder, timestampFile), on.timestamp, 0o644)
+	return durable.WriteFile(r.path(stagedFolder, snapshot.TimestampFile), on.timestamp, 0o644)
 }
 
 // online is a snapshot and the timestamp that names it.
@@ -357,7 +358,7 @@ func (r *Repository) makeOnline(now time.Time, root *rootMeta, targetsVersion in
 		return online{}, err
 	}
 	var stamped int64
-	if ts, err := readMeta[metadata.TimestampType](r.path(metadataFolder, timestampFile)); err == nil {
+	if ts, err := readMeta[metadata.TimestampType](r.path(metadataFolder, snapshot.TimestampFile)); err == nil {
 		stamped = ts.Signed.Version
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return online{}, err
@@ -408,7 +409,7 @@ func (r *Repository) newestTargets() ([]byte, *targetsMeta, error) {
 		if verr != nil || v == 0 {
 			return nil, nil, verr
 		}
-		path = r.path(metadataFolder, targetsFile(v))
+		path = r.path(metadataFolder, snapshot.MetadataFile(metadata.TARGETS, v))
 		b, err = os.ReadFile(path)
 	}
 	if err != nil {
@@ -416,7 +417,7 @@ func (r *Repository) newestTargets() ([]byte, *targetsMeta, error) {
 	}
 	var m targetsMeta
 	if _, err := m.FromBytes(b); err != nil {
-		return nil, nil, fmt.Errorf("%w: %s: %w", ErrInvalid, path, err)
+		return nil, nil, fmt.Errorf("%w: %s: %w", snapshot.ErrInvalid, path, err)
 	}
 	return b, &m, nil
 }
