@@ -71,7 +71,7 @@ func (c *collection) shortfall() int64 {
 func (c *collection) evictables() ([]evictable, error) {
 	var out []evictable
 	for file, at := range c.marks.refs {
-		if !at.ref.Pinned && !c.inUse(at.ref) {
+		if !at.ref.Pinned && !c.wanted[at.ref.Name] && !c.inUse(at.ref) {
 			out = append(out, evictable{ref: file, last: at.ref.LastUsed})
 		}
 	}

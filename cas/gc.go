@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
 
@@ -32,6 +33,21 @@ type GCOptions struct {
 	// Proc is the /proc of the host, for collectors in a container. Empty:
 	// /proc, and no tree is dropped when that shows a part of the host only.
 	Proc string
+	// Wanted lists the roots that the caller cannot do without, whatever their
+	// refs say. One that is not pinned is kept all the same, and is in
+	// [GCPlan.Unpinned]. It is asked when the plan is made, and again with the
+	// refs locked before one is deleted: it may take no lock that someone
+	// holds while he calls PutRef. Whoever begins to want a root pins it before
+	// he says so here. An error ends the collection before it takes anything.
+	Wanted func(context.Context) ([]Want, error)
+}
+
+// Want is a root that the caller of a collection cannot do without.
+type Want struct {
+	Ref string // its name
+	// Digests stay even when the root is gone, as those of a lease do: the
+	// tree, with what it holds, and blobs.
+	Digests []digest.Digest
 }
 
 // What a plan does with an item.
@@ -56,6 +72,11 @@ type GCPlan struct {
 	FreeBytes int64    `json:"freeBytes"` // that the plan frees, at most
 	DiskFree  int64    `json:"diskFree"`  // bytes free on the file system before
 	DiskTotal int64    `json:"diskTotal"`
+	// Unpinned are the roots that are wanted and only that keeps: whoever has
+	// to pin them forgot it.
+	Unpinned []string `json:"unpinned,omitempty"`
+	// Missing are the roots that are wanted and not there.
+	Missing []string `json:"missing,omitempty"`
 }
 
 // GCResult is what a collection did. Items that turned out to be in use while
@@ -85,7 +106,9 @@ type collection struct {
 	run   string
 	probe sync.Mutex // of trees, which share files
 	mu    sync.Mutex // of the rest while entries are deleted, many at a time
-	used  []trashed  // trees and layers that were put back
+	// wanted are the roots that the caller cannot do without.
+	wanted map[string]bool
+	used   []trashed // trees and layers that were put back
 
 	evict    []evictable
 	trees    []candidate
@@ -162,6 +185,7 @@ func (s *Store) plan(ctx context.Context, o GCOptions, sizes bool) (*collection,
 		func() error { return m.markMounts(o.Proc) },
 		m.openTrees,
 		func() error { return m.loadRefs(c.shortfall() <= 0) },
+		func() error { return c.askWanted(ctx) },
 		c.chooseEvictions,
 		m.markRefs,
 		m.openTrees,
@@ -209,6 +233,8 @@ func (c *collection) planRefs() error {
 		_, evicted := c.marks.evict[file]
 		switch {
 		case evicted: // listed by chooseEvictions
+		case c.isWanted(r):
+			c.keep("ref", r.Name, 0, keptUnpinned)
 		case r.Pinned:
 			c.keep("ref", r.Name, 0, "pinned")
 		default:

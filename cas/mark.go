@@ -209,13 +209,18 @@ func (m *marks) readLeases(torn bool) error {
 			text += fmt.Sprintf(" (process %d)", l.pid)
 		}
 		why := m.reason(text)
-		for _, k := range l.keys {
-			m.blob(k, why)
-			m.tree(k, why)
-			m.layer(k, why)
-		}
+		m.keys(l.keys, why)
 	}
 	return nil
+}
+
+// keys marks digests, of which nobody says what they name.
+func (m *marks) keys(keys []key, why uint32) {
+	for _, k := range keys {
+		m.blob(k, why)
+		m.tree(k, why)
+		m.layer(k, why)
+	}
 }
 
 // loadRefs reads the refs that are new or changed, and with mark marks what

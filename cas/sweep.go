@@ -28,7 +28,7 @@ func (c *collection) execute(ctx context.Context, r *GCResult) error {
 	if err := c.putBackLive(ctx, r); err != nil { // G1
 		return err
 	}
-	if err := c.evictRefs(ctx); err != nil {
+	if err := c.evictRefs(ctx, r); err != nil {
 		return err
 	}
 	// What needs no space comes first: the disk may be full.
@@ -126,37 +126,65 @@ func (s *Store) putBack(ctx context.Context, t trashed) (bool, error) {
 }
 
 // evictRefs deletes the refs that the plan drops for space, unless they were
-// written again since.
-func (c *collection) evictRefs(ctx context.Context) error {
-	for _, e := range c.evict {
-		if e.ref == "" {
-			c.partials = append(c.partials, candidate{k: e.k, path: c.s.ingestPath(e.k), item: e.item})
-			continue
-		}
-		if err := c.evictRef(ctx, e); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (c *collection) evictRef(ctx context.Context, e evictable) error {
+// written again since, or are wanted now.
+func (c *collection) evictRefs(ctx context.Context, r *GCResult) error {
 	unlock, err := c.s.lockRefs(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	if err := c.lookAgain(ctx, r); err != nil {
+		return err
+	}
+	if err := c.askWanted(ctx); err != nil {
+		return err
+	}
+	for _, e := range c.evict {
+		if e.ref == "" {
+			c.partials = append(c.partials, candidate{k: e.k, path: c.s.ingestPath(e.k), item: e.item})
+			continue
+		}
+		if err := c.evictRef(e); err != nil {
+			return err
+		}
+	}
+	// What is wanted now, and what the refs keep that were spared.
+	return c.marks.openTrees()
+}
+
+func (c *collection) evictRef(e evictable) error {
 	path := filepath.Join(c.s.path("refs"), e.ref)
-	at := c.marks.evict[e.ref]
 	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil || identify(&st) != at.identity {
-		c.spare(e.item, "it changed meanwhile")
+	err := unix.Lstat(path, &st)
+	if errors.Is(err, unix.ENOENT) {
+		c.spare(e.item, "gone already")
 		return nil
+	}
+	if err != nil || identify(&st) != c.marks.evict[e.ref].identity {
+		return c.spareRef(e, "it changed meanwhile")
+	}
+	if c.isWanted(c.marks.refs[e.ref].ref) {
+		return c.spareRef(e, keptUnpinned)
 	}
 	if err := c.s.fs.Unlink(path); err != nil {
 		return err
 	}
 	return c.s.fs.SyncDir(filepath.Dir(path))
+}
+
+// spareRef keeps a ref that was to be deleted, and what it names: a use of it
+// that is noted does not count as a change of roots.
+func (c *collection) spareRef(e evictable, why string) error {
+	c.spare(e.item, why)
+	delete(c.marks.evict, e.ref)
+	at, err := c.marks.loadRef(e.ref)
+	if err != nil {
+		return err
+	}
+	if at.ino != 0 {
+		c.marks.refs[e.ref] = at
+	}
+	return c.marks.markRef(e.ref)
 }
 
 // take moves dead trees or blobs to the trash in short exclusive sections (G3).
