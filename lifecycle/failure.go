@@ -125,6 +125,9 @@ func AsFailure(err error) *Failure {
 		if !errors.Is(err, c.sentinel) {
 			continue
 		}
+		if c.cause.failedCheck() && errors.Is(err, snapshot.ErrSource) {
+			continue // a snapshot source answered with something else; no check of the network's failed
+		}
 		f.Cause, f.Hint = c.cause, c.hint
 		if c.cause.failedCheck() && f.Expected == "" { // an incident says what was expected, and what was found
 			f.Expected, f.Found = c.expected(), shorten(err.Error(), 300)

@@ -1,6 +1,8 @@
 package snapshot
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +21,10 @@ import (
 // longer than max as one that matches [ErrTooLarge]. Nothing that a source
 // returns is trusted. Names are those of a consistent TUF repository:
 // "timestamp.json", "7.targets.json", "targets/<sha256>.snapshot.v1.json".
+//
+// An answer that is none of the repository's (a refusal, a portal's page) is an
+// error that matches [ErrSource]: it says something about the way to the
+// repository and nothing about the network that signs.
 type Source interface {
 	Fetch(ctx context.Context, name string, max int64) ([]byte, error)
 }
@@ -112,11 +118,26 @@ func (h *httpSource) Fetch(ctx context.Context, name string, max int64) ([]byte,
 	defer resp.Body.Close()
 	switch resp.StatusCode {
 	case http.StatusOK:
-		return readCapped(resp.Body, name, max)
-	case http.StatusNotFound, http.StatusGone, http.StatusForbidden:
-		// Object stores answer 403 for what does not exist when the reader
-		// may not list the bucket.
+		b, err := readCapped(resp.Body, name, max)
+		if err == nil && !beginsJSON(b) {
+			return nil, fmt.Errorf("%w: %s: the answer (%s) is not a file of the repository: a login page or a proxy may stand between",
+				ErrSource, req.URL.Redacted(), clip(cmp.Or(resp.Header.Get("Content-Type"), "of no type")))
+		}
+		return b, err
+	case http.StatusNotFound, http.StatusGone:
 		return nil, fmt.Errorf("%s: %s: %w", req.URL.Redacted(), resp.Status, fs.ErrNotExist)
+	case http.StatusForbidden:
+		// Object stores answer so for what does not exist when the reader may
+		// not list the bucket, which is how the roots end there; for any other
+		// file it is the source that refuses.
+		return nil, fmt.Errorf("%w: %s: %s: %w", ErrSource, req.URL.Redacted(), resp.Status, fs.ErrNotExist)
 	}
 	return nil, fmt.Errorf("%w: %s: %s", ErrSource, req.URL.Redacted(), resp.Status)
+}
+
+// beginsJSON reports whether b can be one of a repository's files: all of them
+// are JSON objects or arrays.
+func beginsJSON(b []byte) bool {
+	b = bytes.TrimLeft(b, " \t\r\n")
+	return len(b) > 0 && (b[0] == '{' || b[0] == '[')
 }
