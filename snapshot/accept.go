@@ -24,17 +24,65 @@ func (t *Trust) Apply(bundle []byte, now time.Time) (*Accepted, error) {
 	if err != nil {
 		return nil, err
 	}
-	return t.Pull(context.Background(), src, now)
+	return t.take(context.Background(), src, now)
 }
 
-// Pull fetches what it needs from src and accepts it; the same steps as
-// [Trust.Apply].
+// Pull fetches what it needs from src and accepts it: [Trust.Fetch], then
+// [Trust.Accept].
 func (t *Trust) Pull(ctx context.Context, src Source, now time.Time) (*Accepted, error) {
+	o, err := t.Fetch(ctx, src, now)
+	if err != nil {
+		return nil, err
+	}
+	return t.Accept(ctx, o, now)
+}
+
+// Accept takes what [Trust.Fetch] brought, by the same steps as [Trust.Apply];
+// nothing is waited for but other acceptances. An offer that another
+// acceptance has overtaken since it was fetched is no replay: the newer
+// snapshot is returned, unchanged.
+func (t *Trust) Accept(ctx context.Context, o *Offer, now time.Time) (*Accepted, error) {
+	acc, err := t.take(ctx, o, now)
+	if err == nil || !o.good || !errors.Is(err, ErrRejected) {
+		return acc, err
+	}
+	cur, cerr := t.Current(now)
+	if cerr != nil || cur.AcceptedAt.Equal(o.after.AcceptedAt) && cur.Digest == o.after.Digest {
+		return nil, err
+	}
+	return cur, nil
+}
+
+// take runs every step under the lock, keeps each new root and stores what
+// verified.
+func (t *Trust) take(ctx context.Context, src Source, now time.Time) (*Accepted, error) {
 	unlock, err := t.lock(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
+	c, err := t.verify(ctx, src, now, t.keepRoot)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.store(c); err != nil {
+		return nil, err
+	}
+	c.acc.AcceptedAt = c.ref
+	c.acc.judge(latest(now, c.ref), "")
+	return c.acc, nil
+}
+
+// candidate is a snapshot that passed every step.
+type candidate struct {
+	acc *Accepted
+	set *set
+	ref time.Time // what was taken for the present
+}
+
+// verify runs every step of an acceptance on what src brings. Each root that
+// verifies goes to keep at once; nothing else is written.
+func (t *Trust) verify(ctx context.Context, src Source, now time.Time, keep func(version int64, root []byte) error) (*candidate, error) {
 	tm, err := t.walk(0)
 	if err != nil {
 		return nil, err
@@ -49,7 +97,7 @@ func (t *Trust) Pull(ctx context.Context, src Source, now time.Time) (*Accepted,
 	}
 	ref := latest(now, fl.AcceptedAt, rec.AcceptedAt)
 	tm.RefTime = ref
-	if err := t.updateRoots(ctx, tm, src); err != nil {
+	if err := updateRoots(ctx, tm, src, keep); err != nil {
 		return nil, err
 	}
 	if v := tm.Root.Signed.Version; v < fl.RootVersion {
@@ -79,12 +127,7 @@ func (t *Trust) Pull(ctx context.Context, src Source, now time.Time) (*Accepted,
 	if acc.Changed {
 		acc.follows(rec.document())
 	}
-	if err := t.store(acc, s, ref); err != nil {
-		return nil, err
-	}
-	acc.AcceptedAt = ref
-	acc.judge(latest(now, ref), "")
-	return acc, nil
+	return &candidate{acc, s, ref}, nil
 }
 
 // raise lifts the floor to the last acceptance where it lies below: after a
@@ -107,8 +150,8 @@ func (t *Trust) raise(f floor, rec record) (floor, error) {
 }
 
 // updateRoots walks from the node's newest root to the source's, one version
-// at a time, and keeps each that verifies.
-func (t *Trust) updateRoots(ctx context.Context, tm *trustedmetadata.TrustedMetadata, src Source) error {
+// at a time; each that verifies is kept.
+func updateRoots(ctx context.Context, tm *trustedmetadata.TrustedMetadata, src Source, keep func(version int64, root []byte) error) error {
 	for range maxRootUpdates {
 		next := tm.Root.Signed.Version + 1
 		b, err := src.Fetch(ctx, rootFile(next), maxRoot)
@@ -121,11 +164,18 @@ func (t *Trust) updateRoots(ctx context.Context, tm *trustedmetadata.TrustedMeta
 		if err := nextRoot(tm, b); err != nil {
 			return err
 		}
-		if err := durable.WriteFile(t.rootPath(next), b, 0o600); err != nil {
-			return fmt.Errorf("keep root %d: %w", next, err)
+		if err := keep(next, b); err != nil {
+			return err
 		}
 	}
 	return fmt.Errorf("%w: more than %d new roots at once", ErrTooLarge, maxRootUpdates)
+}
+
+func (t *Trust) keepRoot(version int64, root []byte) error {
+	if err := durable.WriteFile(t.rootPath(version), root, 0o600); err != nil {
+		return fmt.Errorf("keep root %d: %w", version, err)
+	}
+	return nil
 }
 
 func sourceError(name string, err error) error {
@@ -141,7 +191,8 @@ func sourceError(name string, err error) error {
 // store makes the accepted set the last good one, then raises the floor. In
 // this order a crash between the two leaves a floor that is too low by one
 // step, which [Trust.raise] repairs, and never one above all that is stored.
-func (t *Trust) store(acc *Accepted, s *set, ref time.Time) error {
+func (t *Trust) store(c *candidate) error {
+	acc, s, ref := c.acc, c.set, c.ref
 	b, err := json.Marshal(record{ref, acc.RootVersion, acc.Digest, s.files, acc.previous}, json.Deterministic(true))
 	if err != nil {
 		return err

@@ -12,7 +12,8 @@
 // The document is a target of a TUF repository. A node pins the first root
 // ([Pin]) and takes new snapshots by push ([Trust.Apply], one file) or pull
 // ([Trust.Pull], from a [Source]: HTTPS, a directory, an OCI repository); both
-// run the same steps:
+// run the same steps. A pull is [Trust.Fetch], into memory and without a lock,
+// and [Trust.Accept] of what it brought, under the lock and without a network:
 //
 //		own state → new roots, each kept → timestamp → snapshot → targets →
 //		target files → strict decode → network → floor → stored, durably

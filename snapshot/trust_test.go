@@ -338,6 +338,8 @@ func TestForeignState(t *testing.T) {
 	must1(n.Apply(net.release(), net.now()))(t)
 	net.rotate("targets-1")
 	must1(n.Apply(net.release(), net.now()))(t)
+	to := t.TempDir()
+	check(t, net.repo.Publish(to))
 	for _, file := range []string{filepath.Join(n.dir, "pin.json"), filepath.Join(n.dir, "roots", "2.root.json"), filepath.Join(n.dir, "accepted.json"), filepath.Join(n.dir, "lock"), n.floor} {
 		t.Run(filepath.Base(file), func(t *testing.T) {
 			check(t, os.Chmod(file, 0))
@@ -351,7 +353,7 @@ func TestForeignState(t *testing.T) {
 					tr, e = snapshot.OpenTrust(n.dir, n.floor)
 				}
 				if e == nil {
-					_, e = tr.Pull(context.Background(), nil, net.now())
+					_, e = tr.Pull(context.Background(), snapshot.DirSource(to), net.now())
 				}
 				err <- e
 			}()
