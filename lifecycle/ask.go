@@ -17,8 +17,8 @@ import (
 // caller releases. The verbs are those with which the next pass would leave
 // the model in a use that this run is like: what it would take out of use,
 // refuse or fetch anew is not run, whatever the record still says.
-func (n *Node) prepared(ctx context.Context, purpose, nameOrID string, verbs ...Verb) (*runner.Engine, *runner.Job, *Record, *cas.Lease, error) {
-	fail := func(err error) (*runner.Engine, *runner.Job, *Record, *cas.Lease, error) {
+func (n *Node) prepared(ctx context.Context, purpose, nameOrID string, verbs ...Verb) (engine, *runner.Job, *Record, *cas.Lease, error) {
+	fail := func(err error) (engine, *runner.Job, *Record, *cas.Lease, error) {
 		return nil, nil, nil, nil, err
 	}
 	acc, err := n.Current()
@@ -45,7 +45,7 @@ func (n *Node) prepared(ctx context.Context, purpose, nameOrID string, verbs ...
 	if err != nil {
 		return fail(err)
 	}
-	eng, err := runner.FindEngine(ctx, n.o.Engine)
+	eng, err := n.engine(ctx)
 	if err != nil {
 		return fail(err)
 	}

@@ -43,11 +43,9 @@ func (n *Node) do(ctx context.Context, acc *snapshot.Accepted, a Action, o SyncO
 		out.Failure = AsFailure(err)
 		return out
 	}
-	if a.State == Absent { // gc may have freed it since this pass began
-		if err := n.evicted(r); err != nil {
-			out.Failure = AsFailure(err)
-			return out
-		}
+	if err := n.evicted(r); err != nil { // gc may have freed it, also since this pass began
+		out.Failure = AsFailure(err)
+		return out
 	}
 	if r.State != a.State {
 		out.After = r.State

@@ -76,7 +76,7 @@ func newNetwork(t *testing.T) *network {
 	w.host = strings.TrimPrefix(srv.URL, "https://")
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	w.must(os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}), 0o600))
-	w.oci = oci.Options{Hosts: map[string]oci.Host{w.host: {CAFile: ca}}, DockerConfig: filepath.Join(t.TempDir(), "none.json"), Attempts: 2}
+	w.oci = registryAt(w.host, ca, t.TempDir())
 	var err error
 	w.client, err = oci.New(w.oci)
 	w.must(err)
@@ -157,12 +157,23 @@ func (w *network) publish() []byte {
 	return b
 }
 
+// options are those of a node whose state is in dir.
+func (w *network) options(dir string) Options {
+	o := Options{StateDir: dir, Network: "lab", OCI: w.oci, By: "test"}
+	o.Engine.Path = "/nonexistent/engine"
+	o.Engine.Name = "nerdctl"
+	return o
+}
+
+// registryAt are the options for this network's registry.
+func registryAt(host, ca, dir string) oci.Options {
+	return oci.Options{Hosts: map[string]oci.Host{host: {CAFile: ca}}, DockerConfig: filepath.Join(dir, "none.json"), Attempts: 2}
+}
+
 // node sets up a node of this network.
 func (w *network) node(change ...func(*Options)) *Node {
 	w.t.Helper()
-	o := Options{StateDir: w.t.TempDir(), Network: "lab", OCI: w.oci, By: "test"}
-	o.Engine.Path = "/nonexistent/engine"
-	o.Engine.Name = "nerdctl"
+	o := w.options(w.t.TempDir())
 	for _, c := range change {
 		c(&o)
 	}

@@ -54,6 +54,7 @@ type Node struct {
 	store  func() (*cas.Store, error)
 	trust  func() (*snapshot.Trust, error)
 	client func() (*oci.Client, error)
+	engine func(context.Context) (engine, error)
 
 	admissions readmitted
 
@@ -111,6 +112,13 @@ func newNode(o Options) *Node {
 	n.trust = sync.OnceValues(func() (*snapshot.Trust, error) {
 		return snapshot.OpenTrust(n.trustDir(), n.floorPath())
 	})
+	n.engine = func(ctx context.Context) (engine, error) {
+		eng, err := runner.FindEngine(ctx, n.o.Engine)
+		if err != nil {
+			return nil, err
+		}
+		return eng, nil
+	}
 	n.client = sync.OnceValues(func() (*oci.Client, error) { return oci.New(n.o.OCI) })
 	return n
 }

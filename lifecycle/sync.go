@@ -15,7 +15,6 @@ import (
 	"github.com/resultity/rmodels/internal/durable"
 	"github.com/resultity/rmodels/internal/progress"
 	"github.com/resultity/rmodels/policy"
-	"github.com/resultity/rmodels/runner"
 	"github.com/resultity/rmodels/snapshot"
 )
 
@@ -314,7 +313,7 @@ func (n *Node) mend(ctx context.Context) error {
 	if err := n.settleRoots(ctx, ids); err != nil {
 		return err
 	}
-	if eng, err := runner.FindEngine(ctx, n.o.Engine); err == nil {
+	if eng, err := n.engine(ctx); err == nil {
 		gone, err := eng.RemoveOrphans(ctx, n.runsDir())
 		if err != nil {
 			n.o.Log.Warn("orphans of earlier runs", "error", err)

@@ -54,7 +54,7 @@ func (n *Node) validate(ctx context.Context, acc *snapshot.Accepted, m *snapshot
 	if err := n.whole(ctx, st, r); err != nil {
 		return treeFailure(r, err)
 	}
-	eng, err := runner.FindEngine(ctx, n.o.Engine)
+	eng, err := n.engine(ctx)
 	if err != nil {
 		return err
 	}
@@ -240,8 +240,8 @@ func (n *Node) forgetImages(ctx context.Context, acc *snapshot.Accepted) {
 	}
 	var removed []string
 	if err == nil {
-		var eng *runner.Engine
-		if eng, err = runner.FindEngine(ctx, n.o.Engine); err == nil {
+		var eng engine
+		if eng, err = n.engine(ctx); err == nil {
 			removed, err = eng.RemoveImages(ctx, n.runsDir(), n.runLock(), keep)
 		}
 	}

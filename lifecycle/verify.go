@@ -136,7 +136,7 @@ func (n *Node) verifyRecord(ctx context.Context, acc *snapshot.Accepted, r *Reco
 	}
 	defer l.Release()
 	ref, err := st.Ref(n.modelRef(r.ID()))
-	if errors.Is(err, cas.ErrNotFound) && r.State == Inactive {
+	if errors.Is(err, cas.ErrNotFound) && r.rooting() == kept {
 		return n.evicted(r)
 	}
 	if errors.Is(err, cas.ErrNotFound) {
