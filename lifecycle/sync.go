@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/resultity/rmodels/cas"
-	"github.com/resultity/rmodels/internal/durable"
 	"github.com/resultity/rmodels/internal/progress"
 	"github.com/resultity/rmodels/policy"
 	"github.com/resultity/rmodels/snapshot"
@@ -133,15 +132,17 @@ func (n *Node) refresh(ctx context.Context, o SyncOptions, res *SyncResult) (*sn
 	if o.Source == nil {
 		return t.Current(n.now())
 	}
-	if o.DryRun {
-		scratch, err := n.trustCopy()
-		if err != nil {
-			return nil, err
-		}
-		defer os.RemoveAll(scratch.dir)
-		t = scratch.Trust
+	// Fetching holds no lock: what is slow here keeps nobody from accepting a
+	// snapshot that was handed over, or from withdrawing what one withdraws.
+	offer, err := t.Fetch(ctx, o.Source, n.now())
+	var acc *snapshot.Accepted
+	switch {
+	case err != nil:
+	case o.DryRun:
+		acc, err = t.Preview(ctx, offer, n.now())
+	default:
+		acc, err = n.accept(ctx, func() (*snapshot.Accepted, error) { return t.Accept(ctx, offer, n.now()) })
 	}
-	acc, err := n.accept(ctx, !o.DryRun, func() (*snapshot.Accepted, error) { return t.Pull(ctx, o.Source, n.now()) })
 	if _, late := errors.AsType[*unlogged](err); late {
 		res.SnapshotFailure = AsFailure(err)
 		err = nil
@@ -155,15 +156,15 @@ func (n *Node) refresh(ctx context.Context, o SyncOptions, res *SyncResult) (*sn
 	}
 	res.SnapshotFailure = AsFailure(err)
 	if !o.DryRun {
-		if ierr := n.rejected(err, o.SourceName); ierr != nil {
-			return nil, errors.Join(err, ierr)
+		if ierr := n.rejected(err, o.SourceName); ierr != nil { // the pass goes on with the last good snapshot
+			res.SnapshotFailure.Reason += "; not in the log: " + ierr.Error()
 		}
 	}
-	acc, cerr := t.Current(n.now())
+	cur, cerr := t.Current(n.now())
 	if cerr != nil {
 		return nil, err // nothing to fall back to: the source's error is the one to read
 	}
-	return acc, nil
+	return cur, nil
 }
 
 // Apply accepts a pushed snapshot; source says where it came from. A refusal
@@ -175,7 +176,7 @@ func (n *Node) Apply(ctx context.Context, bundle []byte, source string) (*snapsh
 	if err != nil {
 		return nil, nil, err
 	}
-	acc, err := n.accept(ctx, true, func() (*snapshot.Accepted, error) { return t.Apply(bundle, n.now()) })
+	acc, err := n.accept(ctx, func() (*snapshot.Accepted, error) { return t.Apply(bundle, n.now()) })
 	if _, late := errors.AsType[*unlogged](err); err != nil && !late {
 		return nil, nil, errors.Join(err, n.rejected(err, source))
 	}
@@ -203,10 +204,7 @@ func (n *Node) takeOut(ctx context.Context, acc *snapshot.Accepted, res *SyncRes
 }
 
 // accept takes a snapshot while nobody activates a model under an older one.
-func (n *Node) accept(ctx context.Context, exclusive bool, take func() (*snapshot.Accepted, error)) (*snapshot.Accepted, error) {
-	if !exclusive {
-		return take()
-	}
+func (n *Node) accept(ctx context.Context, take func() (*snapshot.Accepted, error)) (*snapshot.Accepted, error) {
 	lk, err := takeLock(ctx, n.snapshotLock(), "the snapshot", snapshotWait)
 	if err != nil {
 		return nil, err
@@ -244,42 +242,6 @@ func (n *Node) rejected(err error, source string) error {
 		in.Expected = fmt.Sprintf("a snapshot signed by %s with sequence %d or later", n.o.Network, cur.Document.Sequence)
 	}
 	return n.incident(in)
-}
-
-// trustCopy is the trust state in a scratch directory, for a dry run.
-type trustScratch struct {
-	*snapshot.Trust
-	dir string
-}
-
-func (n *Node) trustCopy() (trustScratch, error) {
-	dir, err := os.MkdirTemp("", "rmodels-dry-run-")
-	if err != nil {
-		return trustScratch{}, err
-	}
-	fail := func(err error) (trustScratch, error) {
-		os.RemoveAll(dir)
-		return trustScratch{}, err
-	}
-	if err := os.CopyFS(filepath.Join(dir, "trust"), os.DirFS(n.trustDir())); err != nil {
-		return fail(fmt.Errorf("copy trust state: %w", err))
-	}
-	floor := filepath.Join(dir, "floor", filepath.Base(n.floorPath()))
-	if b, err := durable.ReadFile(n.floorPath(), 1<<20); err == nil {
-		if err := os.MkdirAll(filepath.Dir(floor), 0o700); err != nil {
-			return fail(err)
-		}
-		if err := os.WriteFile(floor, b, 0o600); err != nil {
-			return fail(err)
-		}
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return fail(err)
-	}
-	t, err := snapshot.OpenTrust(filepath.Join(dir, "trust"), floor)
-	if err != nil {
-		return fail(err)
-	}
-	return trustScratch{t, dir}, nil
 }
 
 // mend clears what a crash left: damaged records, roots in the store that no

@@ -49,7 +49,9 @@ func (saying) RemoveImages(context.Context, string, string, []digest.Digest) ([]
 	return nil, nil
 }
 
-func (n *Node) says(passed bool) { n.engine = func(context.Context) (engine, error) { return saying(passed), nil } }
+func (n *Node) says(passed bool) {
+	n.engine = func(context.Context) (engine, error) { return saying(passed), nil }
+}
 
 // judging is a network with a runtime that can be fetched, and a node on which
 // every model passes its test.
@@ -263,7 +265,7 @@ func runStep(text string) int {
 // killed at any moment, a collection on a full disk takes no byte of what is to
 // stay. RMODELS_SOAK gives the number of steps.
 func TestWalks(t *testing.T) {
-	steps := 300
+	steps := 200
 	if s, err := strconv.Atoi(os.Getenv("RMODELS_SOAK")); err == nil {
 		steps = s
 	}

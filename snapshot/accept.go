@@ -68,9 +68,7 @@ func (t *Trust) take(ctx context.Context, src Source, now time.Time) (*Accepted,
 	if err := t.store(c); err != nil {
 		return nil, err
 	}
-	c.acc.AcceptedAt = c.ref
-	c.acc.judge(latest(now, c.ref), "")
-	return c.acc, nil
+	return c.accepted(), nil
 }
 
 // candidate is a snapshot that passed every step.
@@ -78,6 +76,13 @@ type candidate struct {
 	acc *Accepted
 	set *set
 	ref time.Time // what was taken for the present
+}
+
+// accepted is the candidate as it is once it is stored.
+func (c *candidate) accepted() *Accepted {
+	c.acc.AcceptedAt = c.ref
+	c.acc.judge(c.ref, "")
+	return c.acc
 }
 
 // verify runs every step of an acceptance on what src brings. Each root that

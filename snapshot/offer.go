@@ -44,6 +44,15 @@ func (t *Trust) Fetch(ctx context.Context, src Source, now time.Time) (*Offer, e
 	return o, nil
 }
 
+// Preview is what [Trust.Accept] would accept now; nothing on the node changes.
+func (t *Trust) Preview(ctx context.Context, o *Offer, now time.Time) (*Accepted, error) {
+	c, err := t.verify(ctx, o, now, func(int64, []byte) error { return nil })
+	if err != nil {
+		return nil, err
+	}
+	return c.accepted(), nil
+}
+
 // Fetch makes an offer the source of its own acceptance.
 func (o *Offer) Fetch(ctx context.Context, name string, max int64) ([]byte, error) {
 	if err := o.failed[name]; err != nil {

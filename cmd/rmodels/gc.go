@@ -38,13 +38,9 @@ recently used first; they are fetched again when they are wanted again.`,
 			if err != nil {
 				return err
 			}
-			st, err := n.Store()
-			if err != nil {
-				return err
-			}
 			o.MinFree = int64(c.MinFree)
 			if dryRun {
-				p, err := st.PlanGC(cmd.Context(), o)
+				p, err := n.PlanGC(cmd.Context(), o)
 				if err != nil {
 					return err
 				}
@@ -53,11 +49,14 @@ recently used first; they are fetched again when they are wanted again.`,
 					line(w, "would free %s", amount.Bytes(p.FreeBytes))
 				})
 			}
-			r, err := st.GC(cmd.Context(), o)
+			r, err := n.GC(cmd.Context(), o)
 			if err != nil {
 				return err
 			}
 			return a.result(r, func(w io.Writer) {
+				for _, name := range r.Unpinned {
+					line(w, "%s was not pinned although its model needs it: kept and pinned; see: rmodels incidents", name)
+				}
 				if !a.quiet {
 					printItems(w, r.Items, all)
 				} else if r.Dropped == 0 {

@@ -59,7 +59,7 @@ tried again without waiting for its time.`,
 				}
 			}
 			if err != nil {
-				return err
+				return a.stopped(res, err)
 			}
 			return a.pass(res, o, len(as) > 0)
 		},
@@ -176,6 +176,15 @@ func (a *app) pass(res *lifecycle.SyncResult, o lifecycle.SyncOptions, named boo
 	return nil
 }
 
+// stopped prints what a pass did before the error that stopped it: what it
+// withdrew stays so.
+func (a *app) stopped(res *lifecycle.SyncResult, err error) error {
+	if res != nil && len(res.Outcomes) > 0 && a.output != "json" {
+		printOutcomes(plain{a.stdout}, res, a.quiet)
+	}
+	return err
+}
+
 // passFailure sums up what failed in a pass.
 func passFailure(res *lifecycle.SyncResult) lifecycle.Failure {
 	if res.SnapshotFailure != nil {
@@ -281,6 +290,9 @@ func printOutcomes(w io.Writer, res *lifecycle.SyncResult, quiet bool) {
 		table(w, rows)
 	} else if quiet && res.SnapshotFailure == nil {
 		return // cron mails whatever is printed
+	}
+	if res.Plan.Snapshot == "" {
+		return // it ended before it had one
 	}
 	count := map[lifecycle.State]int{}
 	for _, s := range last {
