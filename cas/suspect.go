@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/resultity/rmodels/internal/durable"
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // suspicion is why a blob is not trusted (invariant 4).
@@ -40,7 +41,7 @@ func (s *Store) setSuspect(k key, flag suspicion) error {
 	if flag.Since.IsZero() {
 		flag.Since = s.now().UTC()
 	}
-	flag.Reason = strings.ToValidUTF8(flag.Reason, "�")
+	flag.Reason = terminal.Clean(flag.Reason)
 	b, err := seal(flag)
 	if err != nil {
 		return err

@@ -62,8 +62,7 @@ const lineMax = durable.MaxLine - 2
 func (e Entry) encode() ([]byte, error) {
 	for limit := 1024; ; limit /= 2 {
 		e = e.shortened(limit)
-		b, err := json.Marshal(e)
-		b = terminal.EscapeJSON(b) // the log is shown as it is
+		b, err := terminal.MarshalJSON(e) // the log is shown as it is
 		if err != nil || len(b) <= lineMax || limit < 16 {
 			return b, err
 		}
@@ -74,7 +73,7 @@ func (e Entry) shortened(limit int) Entry {
 	if e.Incident != nil {
 		in := *e.Incident
 		for _, s := range []*string{&in.Expected, &in.Found, &in.Source, &in.Reason, &in.Action} {
-			*s = shorten(*s, limit)
+			*s = terminal.Clip(*s, limit)
 		}
 		e.Incident = &in
 	}
@@ -84,7 +83,7 @@ func (e Entry) shortened(limit int) Entry {
 		a.More += len(a.Signers) - kept
 		a.Signers = slices.Clone(a.Signers[:kept])
 		for i := range a.Signers {
-			a.Signers[i].Source = shorten(a.Signers[i].Source, limit)
+			a.Signers[i].Source = terminal.Clip(a.Signers[i].Source, limit)
 		}
 		e.Admitted = &a
 	}

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/terminal"
 	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/policy"
 	"github.com/resultity/rmodels/runner"
@@ -103,8 +104,19 @@ func AsFailure(err error) *Failure {
 	if err == nil {
 		return nil
 	}
+	f := classify(err)
+	for _, s := range []*string{&f.Reason, &f.Hint, &f.Expected, &f.Found, &f.Source} {
+		*s = terminal.Clean(*s)
+	}
+	return f
+}
+
+// classify is [AsFailure] with the words of strangers as they came. What it
+// returns is the caller's own.
+func classify(err error) *Failure {
 	if f, ok := errors.AsType[*Failure](err); ok {
-		return f
+		own := *f
+		return &own
 	}
 	f := &Failure{Cause: CauseUnexpected, Reason: err.Error(), Err: err}
 	if d, ok := errors.AsType[*oci.DigestError](err); ok {
@@ -130,7 +142,7 @@ func AsFailure(err error) *Failure {
 		}
 		f.Cause, f.Hint = c.cause, c.hint
 		if c.cause.failedCheck() && f.Expected == "" { // an incident says what was expected, and what was found
-			f.Expected, f.Found = c.expected(), shorten(err.Error(), 300)
+			f.Expected, f.Found = c.expected(), terminal.Clip(err.Error(), 300)
 		}
 		return f
 	}

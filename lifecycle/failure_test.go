@@ -2,16 +2,21 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/terminal"
+	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/snapshot"
 )
 
@@ -109,5 +114,34 @@ func TestScrubTakesDamagedModelsOutOfUse(t *testing.T) {
 	}
 	if all, _ := n.Incidents("", 0); len(all) != 1 {
 		t.Errorf("the same damage is told %d times", len(all))
+	}
+}
+
+// What a stranger said keeps no record from being saved, and is clean in it.
+func TestFailureOfInvalidText(t *testing.T) {
+	evil := "https://\xff.example\x1b[2J\u202e"
+	for _, err := range []error{
+		errors.New(evil),
+		fmt.Errorf("%s: %w", evil, oci.ErrUnavailable),
+		&Failure{Cause: CauseHash, Reason: evil, Hint: evil, Expected: evil, Found: evil, Source: evil},
+		&oci.DigestError{What: evil, Source: evil},
+	} {
+		f := AsFailure(err)
+		for _, s := range []string{f.Reason, f.Hint, f.Expected, f.Found, f.Source} {
+			if !utf8.ValidString(s) || strings.ContainsFunc(s, terminal.Obeys) {
+				t.Errorf("%v: %q", err, s)
+			}
+		}
+	}
+	b, err := seal(Record{Name: "m", Reason: evil})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back Record
+	if err := unseal(b, &back); err != nil || back.Name != "m" {
+		t.Errorf("%+v, %v", back, err)
+	}
+	if b, err = (Entry{Incident: &Incident{Kind: CauseHash, Reason: evil, Source: evil}}).encode(); err != nil || !utf8.Valid(b) {
+		t.Errorf("%q, %v", b, err)
 	}
 }

@@ -1,9 +1,7 @@
 package lifecycle
 
 import (
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/go-json-experiment/json"
 	"github.com/opencontainers/go-digest"
@@ -22,19 +20,6 @@ type Incident struct {
 	Reason   string        `json:"reason"`
 	Action   string        `json:"action,omitzero"` // what the node did about it
 	Snapshot digest.Digest `json:"snapshot,omitzero"`
-}
-
-// shorten cuts s to at most n bytes at a rune boundary and makes it valid
-// UTF-8: found values come from hostile sources.
-func shorten(s string, n int) string {
-	s = strings.ToValidUTF8(s, "\uFFFD")
-	if len(s) <= n {
-		return s
-	}
-	for n > 0 && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n] + "…"
 }
 
 // readIncidents returns the newest limit incidents that keep accepts, oldest first; limit 0

@@ -12,6 +12,7 @@ import (
 	"github.com/resultity/rmodels/cas"
 	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/internal/progress"
+	"github.com/resultity/rmodels/internal/terminal"
 	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/policy"
 	"github.com/resultity/rmodels/snapshot"
@@ -190,7 +191,7 @@ func (n *Node) checkContent(st *cas.Store, doc *snapshot.Snapshot, pol snapshot.
 		files[i] = policy.ArtifactFile{Path: e.Path, Size: stat.Size, Open: func() (policy.ReaderAtCloser, error) { return st.Open(e.Blob) }}
 	}
 	if err := policy.SafePaths(paths); err != nil {
-		return &Failure{Cause: CauseContent, Reason: err.Error(), Digest: ref.Digest, Expected: "relative paths that stay inside the model", Found: shorten(err.Error(), 200), Source: source, Err: err}
+		return &Failure{Cause: CauseContent, Reason: err.Error(), Digest: ref.Digest, Expected: "relative paths that stay inside the model", Found: terminal.Clip(err.Error(), 200), Source: source, Err: err}
 	}
 	// Files of packed layers have no digest in the manifest.
 	if d := policy.AdmitDigests(doc, digests...); !d.Allowed {

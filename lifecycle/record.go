@@ -91,7 +91,8 @@ type envelope struct {
 
 // seal encodes v for a state file; unseal is its strict inverse.
 func seal(v any) ([]byte, error) {
-	b, err := json.Marshal(v)
+	// A record that quotes a stranger is saved, whatever the stranger said.
+	b, err := json.Marshal(v, jsontext.AllowInvalidUTF8(true))
 	if err != nil {
 		return nil, err
 	}

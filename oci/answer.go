@@ -16,6 +16,8 @@ import (
 	"github.com/go-json-experiment/json"
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
+
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // statusError is an answer that is not the content.
@@ -66,7 +68,7 @@ func answerDetail(r io.Reader) string {
 	if json.Unmarshal(b, &doc) != nil || len(doc.Errors) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%q", truncate(strings.TrimSpace(doc.Errors[0].Code+" "+doc.Errors[0].Message), 200))
+	return fmt.Sprintf("%q", terminal.Clip(strings.TrimSpace(doc.Errors[0].Code+" "+doc.Errors[0].Message), 200))
 }
 
 // maxRetryAfter bounds what a server may ask us to wait.
@@ -121,7 +123,7 @@ func transportError(ctx context.Context, err error) error {
 	case errors.Is(err, auth.ErrBasicCredentialNotFound):
 		return fmt.Errorf("%w: %v; log in or name a user in the host's options", ErrUnauthorized, err)
 	case errors.As(err, &answer): // of a token server
-		return &statusError{status: answer.StatusCode, class: statusClass(answer.StatusCode), detail: fmt.Sprintf("%q", truncate(answer.Errors.Error(), 200))}
+		return &statusError{status: answer.StatusCode, class: statusClass(answer.StatusCode), detail: fmt.Sprintf("%q", terminal.Clip(answer.Errors.Error(), 200))}
 	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }

@@ -7,6 +7,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // Annotations that name a layer's file.
@@ -48,12 +50,12 @@ func detectFormat(m ocispec.Manifest) (Format, error) {
 	}
 	types := []string{}
 	for _, l := range m.Layers {
-		if t := fmt.Sprintf("%q", truncate(l.MediaType, 100)); !slices.Contains(types, t) && len(types) < 8 {
+		if t := fmt.Sprintf("%q", terminal.Clip(l.MediaType, 100)); !slices.Contains(types, t) && len(types) < 8 {
 			types = append(types, t)
 		}
 	}
 	return "", fmt.Errorf("%w: artifactType %q, config %q, layers %s match no known format", ErrFormat,
-		truncate(m.ArtifactType, 100), truncate(config, 100), strings.Join(types, ", "))
+		terminal.Clip(m.ArtifactType, 100), terminal.Clip(config, 100), strings.Join(types, ", "))
 }
 
 func isSignature(m ocispec.Manifest) bool {

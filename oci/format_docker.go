@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // Docker AI models: layers under application/vnd.docker.ai., single raw
@@ -38,7 +40,7 @@ func planDockerAI(m ocispec.Manifest) ([]File, error) {
 	for i, l := range m.Layers {
 		short, ok := strings.CutPrefix(l.MediaType, dockerAIPrefix)
 		if !ok {
-			return nil, fmt.Errorf("%w: layer %d has media type %q beside Docker AI layers", ErrFormat, i+1, truncate(l.MediaType, 100))
+			return nil, fmt.Errorf("%w: layer %d has media type %q beside Docker AI layers", ErrFormat, i+1, terminal.Clip(l.MediaType, 100))
 		}
 		f := File{Path: layerName(l), Desc: l, Mode: modeFile}
 		if short == "vllm.config.tar" || short == "dir.tar" {
@@ -48,7 +50,7 @@ func planDockerAI(m ocispec.Manifest) ([]File, error) {
 		}
 		known, ok := dockerAI[short]
 		if !ok {
-			return nil, fmt.Errorf("%w: layer %d has media type %q, which this version does not read", ErrFormat, i+1, truncate(l.MediaType, 100))
+			return nil, fmt.Errorf("%w: layer %d has media type %q, which this version does not read", ErrFormat, i+1, terminal.Clip(l.MediaType, 100))
 		}
 		f.Kind = known.kind
 		nth[short]++

@@ -6,6 +6,8 @@ import (
 
 	"github.com/go-json-experiment/json"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // A model inside a container image (RamaLama's raw and car images, KServe's
@@ -23,7 +25,7 @@ func planImage(m ocispec.Manifest, config []byte) ([]File, error) {
 	switch label := image.Config.Labels[labelImageModel]; label {
 	case "", "ai.image.model.raw", "ai.image.model.car":
 	default:
-		return nil, fmt.Errorf("%w: an image of type %q (label %s)", ErrFormat, truncate(label, 100), labelImageModel)
+		return nil, fmt.Errorf("%w: an image of type %q (label %s)", ErrFormat, terminal.Clip(label, 100), labelImageModel)
 	}
 	var files []File
 	for i, l := range m.Layers {
@@ -35,7 +37,7 @@ func planImage(m ocispec.Manifest, config []byte) ([]File, error) {
 			f.Compression = Zstd
 		case strings.HasSuffix(l.MediaType, ".tar"):
 		default:
-			return nil, fmt.Errorf("%w: image layer %d has media type %q", ErrFormat, i+1, truncate(l.MediaType, 100))
+			return nil, fmt.Errorf("%w: image layer %d has media type %q", ErrFormat, i+1, terminal.Clip(l.MediaType, 100))
 		}
 		files = append(files, f)
 	}

@@ -8,6 +8,8 @@ import (
 
 	"github.com/go-json-experiment/json"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // KitOps ModelKit: the config is the Kitfile as JSON.
@@ -64,7 +66,7 @@ func planKitOps(m ocispec.Manifest, config []byte) ([]File, error) {
 		match := kitLayer.FindStringSubmatch(l.MediaType)
 		return match != nil && match[1] == "model"
 	}) {
-		return nil, fmt.Errorf("%w: the kit's model is another kit, %q, named by tag; list that kit itself by digest", ErrFormat, truncate(kit.Model.Path, 200))
+		return nil, fmt.Errorf("%w: the kit's model is another kit, %q, named by tag; list that kit itself by digest", ErrFormat, terminal.Clip(kit.Model.Path, 200))
 	}
 	entries := kit.entries()
 	byDigest := map[string]kitEntry{}
@@ -80,7 +82,7 @@ func planKitOps(m ocispec.Manifest, config []byte) ([]File, error) {
 	for i, l := range m.Layers {
 		match := kitLayer.FindStringSubmatch(l.MediaType)
 		if match == nil {
-			return nil, fmt.Errorf("%w: layer %d has media type %q, which ModelKits do not define", ErrFormat, i+1, truncate(l.MediaType, 100))
+			return nil, fmt.Errorf("%w: layer %d has media type %q, which ModelKits do not define", ErrFormat, i+1, terminal.Clip(l.MediaType, 100))
 		}
 		kind := match[1]
 		if kind == "code" && l.Annotations[annotationKitSubtype] == "prompt" {

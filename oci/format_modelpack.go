@@ -7,6 +7,8 @@ import (
 
 	"github.com/go-json-experiment/json"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // ModelPack (modelpack/model-spec). Version 0.0.7 renamed cnai to cncf;
@@ -40,7 +42,7 @@ func planModelPack(m ocispec.Manifest) ([]File, error) {
 		} else if modelPackDocker.MatchString(l.MediaType) || l.MediaType == "application/octet-stream" {
 			f.Kind = "weight"
 		} else {
-			return nil, fmt.Errorf("%w: layer %d has media type %q, which ModelPack does not define", ErrFormat, i+1, truncate(l.MediaType, 100))
+			return nil, fmt.Errorf("%w: layer %d has media type %q, which ModelPack does not define", ErrFormat, i+1, terminal.Clip(l.MediaType, 100))
 		}
 		switch packing {
 		case "tar":

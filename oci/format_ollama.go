@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // Ollama models: a Docker manifest whose raw layers have a type and no name.
@@ -37,7 +39,7 @@ func planOllama(m ocispec.Manifest) ([]File, error) {
 		short, _, _ = strings.Cut(short, ";") // parameters, as in "; from=…"
 		known, ok := ollama[strings.TrimSpace(short)]
 		if !ok || !strings.HasPrefix(l.MediaType, ollamaPrefix) {
-			return nil, fmt.Errorf("%w: layer %d has media type %q, which Ollama does not define", ErrFormat, i+1, truncate(l.MediaType, 100))
+			return nil, fmt.Errorf("%w: layer %d has media type %q, which Ollama does not define", ErrFormat, i+1, terminal.Clip(l.MediaType, 100))
 		}
 		name := known.name
 		if name == "" {

@@ -13,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/resultity/rmodels/cas"
 	"github.com/resultity/rmodels/internal/progress"
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // Image is a container image whose manifest, config and layers are in the
@@ -211,11 +212,11 @@ func parseImageManifest(raw []byte, mediaType string) (ocispec.Manifest, error) 
 		return m, err
 	}
 	if t := m.Config.MediaType; t != ocispec.MediaTypeImageConfig && t != mediaTypeDockerConfig {
-		return m, fmt.Errorf("%w: config of type %q: this is no container image", ErrFormat, truncate(t, 100))
+		return m, fmt.Errorf("%w: config of type %q: this is no container image", ErrFormat, terminal.Clip(t, 100))
 	}
 	for i, l := range m.Layers {
 		if strings.Contains(l.MediaType, "foreign") || strings.Contains(l.MediaType, "nondistributable") {
-			return m, fmt.Errorf("%w: layer %d is kept outside of registries (%s)", ErrFormat, i+1, truncate(l.MediaType, 100))
+			return m, fmt.Errorf("%w: layer %d is kept outside of registries (%s)", ErrFormat, i+1, terminal.Clip(l.MediaType, 100))
 		}
 	}
 	return m, nil

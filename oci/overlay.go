@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // Whiteouts of image layers (image-spec 1.1, "Representing Changes").
@@ -65,7 +66,7 @@ func imageEntries(layers [][]cas.LayerEntry) ([]cas.TreeEntry, error) {
 			if u.Kind == cas.EntryLink {
 				target, ok := tree[strings.TrimPrefix(path.Clean("/"+u.Target), "/")]
 				if !ok {
-					return nil, fmt.Errorf("%w: %q is a hard link to %q, which is not under /%s", ErrFormat, u.Path, truncate(u.Target, 200), prefix)
+					return nil, fmt.Errorf("%w: %q is a hard link to %q, which is not under /%s", ErrFormat, u.Path, terminal.Clip(u.Target, 200), prefix)
 				}
 				u.Kind, u.Blob, u.Size, u.Target = target.Kind, target.Blob, target.Size, target.Target
 			}
@@ -84,7 +85,7 @@ func imageEntries(layers [][]cas.LayerEntry) ([]cas.TreeEntry, error) {
 			from = strings.TrimPrefix(path.Clean(target), "/")
 			next, ok := tree[from]
 			if !ok || hops > maxLinkHops {
-				return nil, fmt.Errorf("%w: %q links to %q, which is no file under /%s", ErrFormat, name, truncate(u.Target, 200), prefix)
+				return nil, fmt.Errorf("%w: %q links to %q, which is no file under /%s", ErrFormat, name, terminal.Clip(u.Target, 200), prefix)
 			}
 			u = next
 		}

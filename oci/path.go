@@ -5,6 +5,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // CheckPath accepts a relative, clean, slash-separated path that stays inside
@@ -13,7 +15,7 @@ import (
 // drive letters, and parts that no file system stores. Collisions between
 // paths are the business of package policy.
 func CheckPath(path string) error {
-	bad := func(why string) error { return fmt.Errorf("%w: %q %s", ErrPath, truncate(path, 200), why) }
+	bad := func(why string) error { return fmt.Errorf("%w: %q %s", ErrPath, terminal.Clip(path, 200), why) }
 	switch {
 	case path == "":
 		return bad("is empty")

@@ -13,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // Limits on documents that are held in memory.
@@ -248,7 +249,7 @@ func parseManifest(raw []byte, contentType string) (ocispec.Manifest, error) {
 	switch mediaType {
 	case ocispec.MediaTypeImageManifest, mediaTypeDockerManifest, "":
 	default:
-		return m, fmt.Errorf("%w: manifest of media type %q", ErrFormat, truncate(mediaType, 100))
+		return m, fmt.Errorf("%w: manifest of media type %q", ErrFormat, terminal.Clip(mediaType, 100))
 	}
 	if err := json.Unmarshal(raw, &m); err != nil {
 		return m, fmt.Errorf("%w: manifest: %v", ErrFormat, err)

@@ -11,6 +11,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // source is one place that an artifact may be fetched from.
@@ -168,7 +170,7 @@ func (e *rangeError) Unwrap() error { return ErrUnavailable }
 // for "*".
 func parseContentRange(s string) (first, last, size int64, err error) {
 	bad := func() (int64, int64, int64, error) {
-		return 0, 0, 0, fmt.Errorf("content-range %q cannot be read", truncate(s, 80))
+		return 0, 0, 0, fmt.Errorf("content-range %q cannot be read", terminal.Clip(s, 80))
 	}
 	rest, ok := strings.CutPrefix(s, "bytes ")
 	if !ok {
@@ -219,11 +221,4 @@ func readCapped(ctx context.Context, r io.Reader, claimed, max int64) ([]byte, e
 		return nil, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, max)
 	}
 	return b, nil
-}
-
-func truncate(s string, n int) string {
-	if len(s) > n {
-		return s[:n] + "…"
-	}
-	return s
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // Limits bound what a packed layer may unfold to. Zero fields are the
@@ -89,7 +90,7 @@ func unfold(r io.ReadCloser, c Compression, packed int64, l Limits) (io.ReadClos
 		}
 		out = z.IOReadCloser()
 	default:
-		return nil, fmt.Errorf("%w: compression %q", ErrFormat, truncate(string(c), 20))
+		return nil, fmt.Errorf("%w: compression %q", ErrFormat, terminal.Clip(string(c), 20))
 	}
 	most := l.unfolded(packed)
 	return &bounded{ReadCloser: decoder{out, r}, left: most, most: most}, nil
@@ -162,10 +163,10 @@ func walkTar(r io.Reader, l Limits, packed int64, keep func(name string) bool, v
 			}
 		case cas.EntryLink, cas.EntrySymlink:
 			if e.Target = h.Linkname; len(e.Target) > maxLink || !utf8.ValidString(e.Target) {
-				return fmt.Errorf("%w: link %q to %q", ErrPath, truncate(h.Name, 200), truncate(e.Target, 200))
+				return fmt.Errorf("%w: link %q to %q", ErrPath, terminal.Clip(h.Name, 200), terminal.Clip(e.Target, 200))
 			}
 		default:
-			return fmt.Errorf("%w: entry %q is no file, directory or link (type %q)", ErrFormat, truncate(h.Name, 200), h.Typeflag)
+			return fmt.Errorf("%w: entry %q is no file, directory or link (type %q)", ErrFormat, terminal.Clip(h.Name, 200), h.Typeflag)
 		}
 		if err := CheckPath(name); err != nil {
 			return err

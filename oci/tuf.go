@@ -17,6 +17,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // A TUF repository in a registry is one manifest under a tag; each of its
@@ -127,7 +129,7 @@ func tufFiles(raw []byte) (map[string]ocispec.Descriptor, error) {
 		return nil, err
 	}
 	if m.ArtifactType != artifactTypeTUF {
-		return nil, fmt.Errorf("%w: artifact of type %q, a TUF repository is %q", ErrFormat, truncate(m.ArtifactType, 100), artifactTypeTUF)
+		return nil, fmt.Errorf("%w: artifact of type %q, a TUF repository is %q", ErrFormat, terminal.Clip(m.ArtifactType, 100), artifactTypeTUF)
 	}
 	files := make(map[string]ocispec.Descriptor, len(m.Layers))
 	for i, l := range m.Layers {

@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/text/cases"
 	"golang.org/x/text/unicode/norm"
+
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // ErrPath: a path that may not become a file name on a node.
@@ -155,5 +157,5 @@ func quoted(s string) string {
 	if len(s) <= most {
 		return strconv.Quote(s)
 	}
-	return strconv.Quote(strings.ToValidUTF8(s[:most], "")) + "…"
+	return strconv.Quote(terminal.Clip(s, most))
 }

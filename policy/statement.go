@@ -8,6 +8,8 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/opencontainers/go-digest"
 	"github.com/sigstore/sigstore-go/pkg/bundle"
+
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // Caps on evidence, checked before anything is decoded.
@@ -177,8 +179,5 @@ const maxReason = 2000
 func brief(s string) string { return briefTo(s, 120) }
 
 func briefTo(s string, n int) string {
-	if len(s) > n {
-		s = s[:n] + "…"
-	}
-	return strings.ToValidUTF8(s, "�")
+	return terminal.Clip(s, n)
 }

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // EngineOptions chooses the container engine.
@@ -160,7 +162,7 @@ func parseVersion(out []byte) (string, error) {
 			}
 		}
 	}
-	return clip(clean(strings.Join(parts, ", ")), 256), nil
+	return terminal.Clip(terminal.Clean(strings.Join(parts, ", ")), 256), nil
 }
 
 // callError is a call of the engine that ended with another exit code than 0.
@@ -202,7 +204,7 @@ func (e *Engine) callWith(ctx context.Context, stdin, held *os.File, args ...str
 	if err != nil {
 		var exit *exec.ExitError
 		if errors.As(err, &exit) {
-			return nil, &callError{verb: e.name + " " + args[0], code: exit.ExitCode(), stderr: clip(oneLine(errs.String()), 1024)}
+			return nil, &callError{verb: e.name + " " + args[0], code: exit.ExitCode(), stderr: terminal.Clip(oneLine(errs.String()), 1024)}
 		}
 		if start, ok := errors.AsType[*fs.PathError](err); ok {
 			err = start.Err // "fork/exec" tells an operator nothing

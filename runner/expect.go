@@ -11,6 +11,7 @@ import (
 	"github.com/google/jsonschema-go/jsonschema"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/resultity/rmodels/internal/terminal"
 	"github.com/resultity/rmodels/snapshot"
 )
 
@@ -84,19 +85,19 @@ func newExpectation(v snapshot.Validation, protocol string) (*expectation, error
 func (x *expectation) check(a *answer) *refused {
 	text := string(a.text)
 	no := func(what, expected, found string) *refused {
-		return &refused{CauseAnswer, what, clip(clean(expected), 1024), clip(clean(found), 1024)}
+		return &refused{CauseAnswer, what, terminal.Clip(terminal.Clean(expected), 1024), terminal.Clip(terminal.Clean(found), 1024)}
 	}
 	if x.Cosine == nil && len(a.text) == 0 {
 		return no("the answer is empty", x.describe(), "")
 	}
 	if x.Exact != "" && text != x.Exact {
-		return no("the answer is not the expected text", strconv.Quote(x.Exact), strconv.Quote(clip(text, 900)))
+		return no("the answer is not the expected text", strconv.Quote(x.Exact), strconv.Quote(terminal.Clip(text, 900)))
 	}
 	if x.Contains != "" && !strings.Contains(text, x.Contains) {
-		return no("the answer does not contain the expected text", strconv.Quote(x.Contains), strconv.Quote(clip(text, 900)))
+		return no("the answer does not contain the expected text", strconv.Quote(x.Contains), strconv.Quote(terminal.Clip(text, 900)))
 	}
 	if x.pattern != nil && !x.pattern.MatchString(text) {
-		return no("the answer does not match the expected pattern", x.Regexp, strconv.Quote(clip(text, 900)))
+		return no("the answer does not match the expected pattern", x.Regexp, strconv.Quote(terminal.Clip(text, 900)))
 	}
 	if x.Digest != "" {
 		if d := digest.FromBytes(a.text); d != x.Digest {
@@ -110,7 +111,7 @@ func (x *expectation) check(a *answer) *refused {
 			err = x.schema.Validate(v)
 		}
 		if err != nil {
-			return no("the answer does not fit the expected schema", clip(string(x.Schema), 1024), oneLine(err.Error()))
+			return no("the answer does not fit the expected schema", terminal.Clip(string(x.Schema), 1024), oneLine(err.Error()))
 		}
 	}
 	if c := x.Cosine; c != nil {
@@ -145,7 +146,7 @@ func (x *expectation) describe() string {
 	if x.Cosine != nil {
 		parts = append(parts, fmt.Sprintf("an embedding with a cosine of at least %g", x.Cosine.Min))
 	}
-	return clip(clean(strings.Join(parts, " and ")), 1024)
+	return terminal.Clip(terminal.Clean(strings.Join(parts, " and ")), 1024)
 }
 
 func norm(v []float64) float64 {

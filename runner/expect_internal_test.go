@@ -10,6 +10,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/resultity/rmodels/internal/terminal"
 	"github.com/resultity/rmodels/snapshot"
 )
 
@@ -158,7 +159,7 @@ func TestStreams(t *testing.T) {
 		a := &answer{start: time.Now()}
 		err := readSSE(strings.NewReader(c.body), func(b []byte) error { return readOpenAI(b, a) }, a)
 		if !errors.Is(err, c.err) || string(a.text) != c.want {
-			t.Errorf("%s: %q, %v", name, clip(string(a.text), 64), err)
+			t.Errorf("%s: %q, %v", name, terminal.Clip(string(a.text), 64), err)
 		}
 	}
 }
@@ -172,11 +173,11 @@ func TestClean(t *testing.T) {
 		"\u0085\u009b31m\u2028":  "\ufffd\ufffd31m\ufffd",
 		"größe 大きさ 👍":            "größe 大きさ 👍",
 	} {
-		if got := clean(in); got != want {
+		if got := terminal.Clean(in); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
 		}
 	}
-	if got := clip("größe", 5); got != "g…" && got != "gr…" {
+	if got := terminal.Clip("größe", 5); got != "g…" && got != "gr…" {
 		t.Errorf("clip: %q", got)
 	}
 	var out strings.Builder

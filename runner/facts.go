@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"tags.cncf.io/container-device-interface/pkg/cdi"
+
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // GPU is one graphics processor as the driver describes it.
@@ -140,7 +142,7 @@ func (e *Engine) checkDevices(want []string) error {
 	for _, d := range want {
 		if !slices.Contains(have, d) {
 			return fmt.Errorf("%w: no CDI specification describes %s (there is: %s); write one with: nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml",
-				ErrDevice, d, clip(strings.Join(have, ", "), 512))
+				ErrDevice, d, terminal.Clip(strings.Join(have, ", "), 512))
 		}
 	}
 	return nil

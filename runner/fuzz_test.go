@@ -5,7 +5,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-	"unicode/utf8"
 )
 
 // Each parser of what an engine, an image or the kernel says has its target:
@@ -116,24 +115,6 @@ func FuzzSMI(f *testing.F) {
 		}
 		if n := parseSMIMemory(b, func(int) bool { return true }); n < 0 {
 			t.Error(n)
-		}
-	})
-}
-
-func FuzzClean(f *testing.F) {
-	f.Add("\x1b[31m\u202ex\xff")
-	f.Fuzz(func(t *testing.T, s string) {
-		c := clean(s)
-		if !utf8.ValidString(c) || strings.ContainsAny(c, "\x1b\a\r\x00\u202e\u009b") {
-			t.Errorf("%q", c)
-		}
-		for _, max := range []int{8, 64} {
-			if got := clip(c, max); len(got) > max || !utf8.ValidString(got) {
-				t.Errorf("clip(%q, %d) = %q", c, max, got)
-			}
-			if got := clipTail(c, max); len(got) > max+utf8.UTFMax || !utf8.ValidString(got) {
-				t.Errorf("clipTail(%q, %d) = %q", c, max, got)
-			}
 		}
 	})
 }

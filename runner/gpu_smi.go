@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 const smiTimeout = 10 * time.Second
@@ -49,14 +51,14 @@ func parseSMI(out []byte) (gpus []GPU, driver string, err error) {
 		}
 		f := strings.Split(line, ",")
 		if len(f) != 5 || len(gpus) == 256 {
-			return nil, "", fmt.Errorf("nvidia-smi: unreadable line %q", clip(oneLine(line), 128))
+			return nil, "", fmt.Errorf("nvidia-smi: unreadable line %q", terminal.Clip(oneLine(line), 128))
 		}
 		for i := range f {
-			f[i] = clip(oneLine(f[i]), 128)
+			f[i] = terminal.Clip(oneLine(f[i]), 128)
 		}
 		mib, err := strconv.ParseInt(f[2], 10, 64)
 		if err != nil || mib < 0 || mib > 1<<30 || f[1] == "" {
-			return nil, "", fmt.Errorf("nvidia-smi: unreadable line %q", clip(oneLine(line), 128))
+			return nil, "", fmt.Errorf("nvidia-smi: unreadable line %q", terminal.Clip(oneLine(line), 128))
 		}
 		g := GPU{Name: f[0], UUID: f[1], Memory: mib << 20}
 		if _, err := strconv.ParseFloat(f[3], 64); err == nil {

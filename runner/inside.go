@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/resultity/rmodels/internal/durable"
+	"github.com/resultity/rmodels/internal/terminal"
 	"github.com/resultity/rmodels/runner/probe"
 )
 
@@ -148,7 +149,7 @@ func (r *run) proveInside(ctx context.Context) ([]Check, string, error) {
 	}
 	checks := make([]Check, 0, len(report.Tries))
 	for _, t := range report.Tries {
-		checks = append(checks, Check{Name: clip(oneLine(t.Name), 128), Where: "inside", Passed: t.Closed, Found: clip(oneLine(t.Found), 512)})
+		checks = append(checks, Check{Name: terminal.Clip(oneLine(t.Name), 128), Where: "inside", Passed: t.Closed, Found: terminal.Clip(oneLine(t.Found), 512)})
 	}
 	if allPassed(checks) {
 		if err := writeProof(file, proof{Key: key, Made: time.Now(), Checks: checks}); err != nil {
@@ -190,7 +191,7 @@ func (r *run) probe(ctx context.Context, path string) (*probe.Report, error) {
 	}
 	report, err := parseReport(out)
 	if err != nil {
-		return nil, fmt.Errorf("%w: the probe after %s: %w: %s", ErrIsolation, time.Since(began).Round(time.Millisecond), err, clipTail(oneLine(string(out)), 512))
+		return nil, fmt.Errorf("%w: the probe after %s: %w: %s", ErrIsolation, time.Since(began).Round(time.Millisecond), err, terminal.ClipTail(oneLine(string(out)), 512))
 	}
 	return report, nil
 }

@@ -16,6 +16,7 @@ import (
 	"text/template"
 	"time"
 
+	"github.com/resultity/rmodels/internal/terminal"
 	"github.com/resultity/rmodels/snapshot"
 )
 
@@ -330,7 +331,7 @@ func (l *launch) setCommand(r snapshot.Runtime, vars snapshot.LaunchVars) error 
 func (l *launch) setEnv(r snapshot.Runtime, vars snapshot.LaunchVars, img imageFacts) error {
 	for _, name := range preloaded {
 		if v, ok := img.env[name]; ok && v != "" {
-			return fmt.Errorf("%w: it sets %s=%s (CVE-2025-23266)", ErrImage, name, clip(oneLine(v), 128))
+			return fmt.Errorf("%w: it sets %s=%s (CVE-2025-23266)", ErrImage, name, terminal.Clip(oneLine(v), 128))
 		}
 	}
 	env := map[string]string{}

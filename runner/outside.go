@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // The outside proof looks at the live engine process from the host, before
@@ -61,7 +63,7 @@ func firstFailed(checks []Check) (Check, bool) {
 func (b *box) outsideChecks() ([]Check, error) {
 	var cs []Check
 	add := func(name string, ok bool, found string) {
-		cs = append(cs, Check{Name: name, Where: "outside", Passed: ok, Found: clip(oneLine(found), 512)})
+		cs = append(cs, Check{Name: name, Where: "outside", Passed: ok, Found: terminal.Clip(oneLine(found), 512)})
 	}
 	status, err := b.proc.read("status")
 	if err != nil {

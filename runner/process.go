@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // process is the first process of a box, held by a pidfd: as long as alive
@@ -118,7 +120,7 @@ func parseMounts(b []byte) ([]mount, error) {
 		line = strings.TrimSuffix(line, "\n")
 		f := strings.Split(line, " ")
 		if len(f) < 10 {
-			return nil, fmt.Errorf("mountinfo: %q has too few fields", clip(clean(line), 256))
+			return nil, fmt.Errorf("mountinfo: %q has too few fields", terminal.Clip(terminal.Clean(line), 256))
 		}
 		sep := -1
 		for i := 6; i < len(f); i++ {
@@ -128,7 +130,7 @@ func parseMounts(b []byte) ([]mount, error) {
 			}
 		}
 		if sep < 0 || len(f) < sep+4 {
-			return nil, fmt.Errorf("mountinfo: %q has no separator", clip(clean(line), 256))
+			return nil, fmt.Errorf("mountinfo: %q has no separator", terminal.Clip(terminal.Clean(line), 256))
 		}
 		m := mount{
 			device: f[2], root: unescape(f[3]), target: unescape(f[4]), options: strings.Split(f[5], ","),

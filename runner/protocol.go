@@ -14,6 +14,8 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // protocol is how one question is put to an engine and its answer read.
@@ -214,7 +216,7 @@ func (p protocol) ask(ctx context.Context, c *http.Client, port int, req map[str
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(res.Body, 512))
-		return fmt.Errorf("%w: HTTP status %d: %s", errProtocol, res.StatusCode, clip(oneLine(string(text)), 512))
+		return fmt.Errorf("%w: HTTP status %d: %s", errProtocol, res.StatusCode, terminal.Clip(oneLine(string(text)), 512))
 	}
 	framing := p.events
 	if framing != whole && isFalse(req["stream"]) {

@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"github.com/resultity/rmodels/internal/terminal"
 	"github.com/resultity/rmodels/runner/probe"
 )
 
@@ -102,7 +103,7 @@ func (r *run) readExec(ctx context.Context) error {
 	if len(shown) == 0 {
 		shown = stdout
 	}
-	r.verdict.LogTail, r.verdict.LogBytes = clipTail(clean(string(shown)), logTail), total
+	r.verdict.LogTail, r.verdict.LogBytes = terminal.ClipTail(terminal.Clean(string(shown)), logTail), total
 	if state.ExitCode != 0 {
 		r.explainExit(ctx, "the program failed")
 		return nil

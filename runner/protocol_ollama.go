@@ -5,6 +5,8 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // Ollama's own protocol: /api/chat for a request with messages, else
@@ -39,10 +41,10 @@ func readOllama(event []byte, a *answer) error {
 		Error     string `json:"error"`
 	}
 	if err := json.Unmarshal(event, &v); err != nil {
-		return fmt.Errorf("%w: %s", errProtocol, clip(oneLine(err.Error()), 256))
+		return fmt.Errorf("%w: %s", errProtocol, terminal.Clip(oneLine(err.Error()), 256))
 	}
 	if v.Error != "" {
-		return fmt.Errorf("%w: the engine reports an error: %s", errProtocol, clip(oneLine(v.Error), 512))
+		return fmt.Errorf("%w: the engine reports an error: %s", errProtocol, terminal.Clip(oneLine(v.Error), 512))
 	}
 	if v.EvalCount > 0 {
 		a.tokens = v.EvalCount

@@ -8,6 +8,8 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // The OpenAI protocol as llama-server, vLLM, SGLang and TGI speak it.
@@ -66,10 +68,10 @@ func readOpenAI(event []byte, a *answer) error {
 		Error jsontext.Value `json:"error"`
 	}
 	if err := json.Unmarshal(event, &v); err != nil {
-		return fmt.Errorf("%w: %s", errProtocol, clip(oneLine(err.Error()), 256))
+		return fmt.Errorf("%w: %s", errProtocol, terminal.Clip(oneLine(err.Error()), 256))
 	}
 	if len(v.Error) > 0 && string(v.Error) != "null" {
-		return fmt.Errorf("%w: the engine reports an error: %s", errProtocol, clip(oneLine(string(v.Error)), 512))
+		return fmt.Errorf("%w: the engine reports an error: %s", errProtocol, terminal.Clip(oneLine(string(v.Error)), 512))
 	}
 	if v.Usage != nil && v.Usage.CompletionTokens > 0 {
 		a.tokens = v.Usage.CompletionTokens
@@ -115,10 +117,10 @@ func readEmbedding(event []byte, a *answer) error {
 		Error jsontext.Value `json:"error"`
 	}
 	if err := json.Unmarshal(event, &v); err != nil {
-		return fmt.Errorf("%w: %s", errProtocol, clip(oneLine(err.Error()), 256))
+		return fmt.Errorf("%w: %s", errProtocol, terminal.Clip(oneLine(err.Error()), 256))
 	}
 	if len(v.Error) > 0 && string(v.Error) != "null" {
-		return fmt.Errorf("%w: the engine reports an error: %s", errProtocol, clip(oneLine(string(v.Error)), 512))
+		return fmt.Errorf("%w: the engine reports an error: %s", errProtocol, terminal.Clip(oneLine(string(v.Error)), 512))
 	}
 	if len(v.Data) == 0 {
 		return fmt.Errorf("%w: no embedding in it", errProtocol)

@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/resultity/rmodels/internal/progress"
+	"github.com/resultity/rmodels/internal/terminal"
 	"github.com/resultity/rmodels/snapshot"
 )
 
@@ -285,7 +286,7 @@ func (r *run) waitHealthy(ctx context.Context, client *http.Client) (done bool, 
 		if time.Now().After(deadline) {
 			r.loaded = r.box.age()
 			r.verdict.fail(CauseHealth, fmt.Sprintf("the engine was not ready within %s", r.launch.startLimit),
-				"HTTP status 200 on "+r.launch.health, clip(oneLine(last.Error()), 512))
+				"HTTP status 200 on "+r.launch.health, terminal.Clip(oneLine(last.Error()), 512))
 			return true, nil
 		}
 	}
@@ -297,7 +298,7 @@ func (r *run) judge(ctx context.Context, a *answer, err error, limit time.Durati
 	v.AnswerTime, v.TimeToFirstToken = snapshot.Duration(a.took), snapshot.Duration(a.first)
 	v.Tokens = a.count()
 	v.TokensPerSecond = math.Round(a.perSecond()*100) / 100
-	v.Answer = clip(clean(string(a.text)), answerShown)
+	v.Answer = terminal.Clip(terminal.Clean(string(a.text)), answerShown)
 	switch {
 	case len(a.embedding) > 0:
 		v.AnswerDigest = embeddingDigest(a.embedding)
@@ -320,7 +321,7 @@ func (r *run) judge(ctx context.Context, a *answer, err error, limit time.Durati
 		r.explainExit(ctx, "the engine exited while it was asked")
 		return
 	case err != nil:
-		v.fail(CauseProtocol, "the answer could not be read", expected, clip(oneLine(err.Error()), 1024))
+		v.fail(CauseProtocol, "the answer could not be read", expected, terminal.Clip(oneLine(err.Error()), 1024))
 		return
 	}
 	if r.expect != nil {
@@ -356,7 +357,7 @@ func (r *run) explainExit(ctx context.Context, reason string) {
 	}
 	r.readLog(cctx)
 	if v.LogTail != "" {
-		found += "; its last words: " + clipTail(oneLine(v.LogTail), 512)
+		found += "; its last words: " + terminal.ClipTail(oneLine(v.LogTail), 512)
 	}
 	v.fail(cause, reason, "an engine that keeps running", found)
 }
@@ -380,7 +381,7 @@ func (r *run) readLog(ctx context.Context) {
 		return
 	}
 	text, total := r.box.output(ctx)
-	r.verdict.LogTail, r.verdict.LogBytes = clipTail(clean(text), logTail), total
+	r.verdict.LogTail, r.verdict.LogBytes = terminal.ClipTail(terminal.Clean(text), logTail), total
 }
 
 // lock takes the run lock and, with devices, the GPU lock.

@@ -9,6 +9,8 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/jsonschema-go/jsonschema"
+
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // maxSchemaSteps bounds how many subschemas one answer is held against, with
@@ -91,7 +93,7 @@ func (r *references) follow(ref any) (int, error) {
 	name, _ := ref.(string)
 	if n, known := r.steps[name]; known {
 		if n == 0 {
-			return 0, fmt.Errorf("%s leads back to itself", clip(name, 100))
+			return 0, fmt.Errorf("%s leads back to itself", terminal.Clip(name, 100))
 		}
 		return n, nil
 	}
@@ -104,7 +106,7 @@ func (r *references) follow(ref any) (int, error) {
 		}
 	}
 	if definition == nil {
-		return 0, fmt.Errorf("$ref %q is not one of its own $defs", clip(name, 100))
+		return 0, fmt.Errorf("$ref %q is not one of its own $defs", terminal.Clip(name, 100))
 	}
 	r.steps[name] = 0
 	n, err := r.count(definition)

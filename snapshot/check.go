@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // Bounds of a document. They are far above real use and far below what hurts
@@ -106,10 +108,7 @@ func (p *problems) size(path string, b Bytes) {
 
 // clip keeps hostile text short in messages.
 func clip(s string) string {
-	if len(s) > 80 {
-		return s[:80] + "…"
-	}
-	return s
+	return terminal.Clip(s, 80)
 }
 
 // CheckName accepts what is safe as a file name, a metric label and a word on

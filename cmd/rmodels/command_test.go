@@ -5,9 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +19,7 @@ import (
 
 	"github.com/resultity/rmodels/internal/progress"
 	"github.com/resultity/rmodels/lifecycle"
+	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/runner"
 )
 
@@ -361,22 +365,6 @@ func TestConfigPrecedence(t *testing.T) {
 	}
 }
 
-func TestCleanTakesControlAway(t *testing.T) {
-	for in, want := range map[string]string{
-		"plain\ttext\n":      "plain\ttext\n",
-		"\x1b[2Jgone":        "\uFFFD[2Jgone",
-		"over\rwritten":      "over\uFFFDwritten",
-		"c1 \u009b31m":       "c1 \uFFFD31m",
-		"right\u202eto left": "right\uFFFDto left",
-		"bad \xff utf-8":     "bad \uFFFD utf-8",
-		"grüße, 世界":          "grüße, 世界",
-	} {
-		if got := clean(in); got != want {
-			t.Errorf("clean(%q) = %q, want %q", in, got, want)
-		}
-	}
-}
-
 // A value from outside begins no line of its own.
 func TestOneValueOneLine(t *testing.T) {
 	evil := "no\nadmitted\tby me\r\u2028too"
@@ -405,11 +393,15 @@ func TestJSONHoldsNothingThatATerminalObeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.progress()(progress.Event{Kind: progress.Note, Model: "s", Message: evil})
-	a.printError(nil, errors.New(evil), 1)
 	for _, s := range []string{out.String(), events.String()} {
 		if strings.ContainsAny(s, "\u009b\u202e\x7f") || !strings.Contains(s, `\u009b31m\u202ered\u007f, grüße`+" \U0001F600") {
 			t.Errorf("%q", s)
 		}
+	}
+	events.Reset()
+	a.printError(nil, errors.New(evil), 1)
+	if s := events.String(); strings.ContainsAny(s, "\u009b\u202e\x7f") || !strings.Contains(s, "red\ufffd, grüße \U0001F600") {
+		t.Errorf("%q", s)
 	}
 	var back map[string]string
 	if err := json.Unmarshal(out.Bytes(), &back); err != nil || back["s"] != evil {
@@ -422,15 +414,82 @@ func TestJSONHoldsNothingThatATerminalObeys(t *testing.T) {
 	}
 }
 
-func FuzzClean(f *testing.F) {
-	f.Add("\x1b]0;title\x07")
-	f.Fuzz(func(t *testing.T, s string) {
-		for _, r := range clean(s) {
-			if r < ' ' && r != '\n' && r != '\t' || r >= 0x7f && r < 0xa0 {
-				t.Errorf("%q lets %q through", s, r)
-			}
+// A registry that is no UTF-8 in one place takes nothing else off the screen.
+func TestInvalidTextKeepsTheRestOfJSON(t *testing.T) {
+	const evil = "redirect to https://\xff\xfe.example\u202e/blob"
+	var out, events bytes.Buffer
+	a := &app{stdout: &out, stderr: &events, output: "json"}
+	failed := lifecycle.AsFailure(fmt.Errorf("%s: %w", evil, oci.ErrUnavailable))
+	if err := a.result([]any{failed, lifecycle.Record{Name: "good", Reason: evil}, evil}, nil); err != nil {
+		t.Fatal(err)
+	}
+	a.progress()(progress.Event{Kind: progress.Note, Model: "s", Message: evil})
+	a.printError(nil, &lifecycle.Failure{Cause: lifecycle.CauseUnavailable, Reason: evil, Source: evil}, 7)
+	if !json.Valid(out.Bytes()) || !strings.Contains(out.String(), `"good"`) {
+		t.Errorf("%q", out.String())
+	}
+	lines := slices.Collect(strings.Lines(events.String()))
+	if len(lines) != 2 {
+		t.Errorf("%q", lines)
+	}
+	for _, l := range lines {
+		if !json.Valid([]byte(l)) {
+			t.Errorf("no JSON: %q", l)
 		}
-	})
+	}
+}
+
+// What is not UTF-8 on the command line, in a variable or in the configuration
+// is wrong usage, and said as JSON.
+func TestInvalidTextIsWrongUsage(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "config.toml")
+	for name, c := range map[string]struct {
+		args     []string
+		variable string
+		config   string
+	}{
+		"an argument": {args: []string{"show", "a\xff"}},
+		"a flag":      {args: []string{"list", "--network", "a\xff"}},
+		"a variable":  {args: []string{"list"}, variable: "a\xff"},
+		"a key":       {args: []string{"list"}, config: "network = \"a\xff\"\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := os.WriteFile(file, []byte(c.config), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if c.variable != "" {
+				t.Setenv("RMODELS_NETWORK", c.variable)
+			}
+			var out, errs bytes.Buffer
+			code := run(append([]string{"-o", "json", "--config", file, "--state-dir", dir}, c.args...), &out, &errs)
+			if code != exitUsage || out.Len() > 0 || !json.Valid(errs.Bytes()) || !strings.Contains(errs.String(), "\"usage\"") {
+				t.Errorf("exit code %d\n%s%s", code, &out, &errs)
+			}
+		})
+	}
+}
+
+// What libraries write to the log of package log stays off the streams, or is
+// JSON beside JSON.
+func TestLibrariesLog(t *testing.T) {
+	for _, verbose := range []bool{false, true} {
+		var errs bytes.Buffer
+		a := &app{stdout: io.Discard, stderr: &errs, output: "json"}
+		root := a.rootCommand()
+		root.AddCommand(&cobra.Command{Use: "noise", Run: func(*cobra.Command, []string) { log.Print("Unsolicited response \xff\u202e") }})
+		args := []string{"noise", "-o", "json"}
+		if verbose {
+			args = append(args, "-v")
+		}
+		root.SetArgs(args)
+		if err := root.Execute(); err != nil {
+			t.Fatal(err)
+		}
+		if verbose != (errs.Len() > 0) || verbose && (!json.Valid(errs.Bytes()) || strings.Contains(errs.String(), "\u202e")) {
+			t.Errorf("verbose %t: %q", verbose, &errs)
+		}
+	}
 }
 
 // TestPublishersEntries adds the entries of the publisher's manual to a draft,

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/spf13/pflag"
@@ -203,10 +204,14 @@ const (
 )
 
 // unknownVariable is a variable that looks like a setting and is none: a
-// typing error, which must not be passed over in silence.
+// typing error, which must not be passed over in silence. So is one that is
+// not UTF-8.
 func unknownVariable() error {
 	for _, v := range os.Environ() {
 		name, _, _ := strings.Cut(v, "=")
+		if strings.HasPrefix(name, variablePrefix) && !utf8.ValidString(v) {
+			return usageError{fmt.Errorf("the variable %q is not UTF-8", v)}
+		}
 		if !strings.HasPrefix(name, variablePrefix) || strings.HasPrefix(name, testPrefix) || name == configVariable ||
 			slices.ContainsFunc(settings, func(s setting) bool { return s.variable() == name }) {
 			continue

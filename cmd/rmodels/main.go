@@ -8,16 +8,19 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log"
+	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
-	"github.com/go-json-experiment/json"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/resultity/rmodels/internal/terminal"
 	"github.com/resultity/rmodels/internal/version"
 	"github.com/resultity/rmodels/lifecycle"
 	"github.com/resultity/rmodels/runner"
@@ -38,7 +41,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
+	log.SetOutput(io.Discard) // libraries write there as they please; see [app.log]
+	err := validText(args)
+	if err == nil {
+		err = root.ExecuteContext(ctx)
+	}
 	a.closeProgress()
 	if err == nil {
 		return exitOK
@@ -55,6 +62,17 @@ func run(args []string, stdout, stderr io.Writer) int {
 	code := exitCode(err)
 	a.printError(args, err, code)
 	return code
+}
+
+// validText refuses arguments that are not UTF-8: no name, no key and no result
+// could hold them.
+func validText(args []string) error {
+	for i, arg := range args {
+		if !utf8.ValidString(arg) {
+			return usageError{fmt.Errorf("argument %d, %q, is not UTF-8", i+1, arg)}
+		}
+	}
+	return nil
 }
 
 // namesMissing reports whether err is about a file that is not there and that
@@ -108,6 +126,7 @@ container without a network, and only then calls it Active.
 			if a.output != "text" && a.output != "json" {
 				return usageError{fmt.Errorf("--output %q: write text or json", a.output)}
 			}
+			slog.SetDefault(a.log()) // also of package log: net/http has words of its own
 			return nil
 		},
 	})
@@ -220,16 +239,16 @@ func (a *app) printError(args []string, err error, code int) {
 	}
 	// The whole chain says more than the class that was found inside it.
 	if full := err.Error(); strings.Contains(full, f.Reason) {
-		f.Reason = full
+		f.Reason = terminal.Clean(full)
 	}
 	if a.output == "json" {
-		b, merr := json.Marshal(struct {
+		b, merr := terminal.MarshalJSON(struct {
 			Event    string             `json:"event"`
 			ExitCode int                `json:"exitCode"`
 			Error    *lifecycle.Failure `json:"error"`
 		}{"error", code, &f})
 		if merr == nil {
-			fmt.Fprintf(escaped{a.stderr}, "%s\n", b)
+			fmt.Fprintf(a.stderr, "%s\n", b)
 			return
 		}
 	}

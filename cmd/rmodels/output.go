@@ -7,7 +7,6 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode/utf8"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -20,34 +19,13 @@ import (
 type plain struct{ w io.Writer }
 
 func (p plain) Write(b []byte) (int, error) {
-	_, err := io.WriteString(p.w, clean(string(b)))
+	_, err := io.WriteString(p.w, terminal.Clean(string(b)))
 	return len(b), err
-}
-
-// clean replaces what a terminal would obey: control characters of both
-// ranges, and those that reverse the direction of text.
-func clean(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' || !terminal.Obeys(r) {
-			return r
-		}
-		return utf8.RuneError
-	}, s)
-}
-
-// oneLine is [clean] for what may not begin a line of its own.
-func oneLine(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' {
-			return ' '
-		}
-		return r
-	}, clean(s))
 }
 
 // line prints one line, whatever its values hold: none can forge another.
 func line(w io.Writer, format string, v ...any) {
-	fmt.Fprintln(w, oneLine(fmt.Sprintf(format, v...)))
+	fmt.Fprintln(w, terminal.OneLine(fmt.Sprintf(format, v...)))
 }
 
 // escaped is a writer of JSON, whole texts at a time. What a terminal would
@@ -63,11 +41,11 @@ func (e escaped) Write(b []byte) (int, error) {
 func (a *app) result(v any, text func(w io.Writer)) error {
 	a.closeProgress()
 	if a.output == "json" {
-		b, err := json.Marshal(v, jsontext.WithIndent("  "), json.Deterministic(true))
+		b, err := terminal.MarshalJSON(v, jsontext.WithIndent("  "), json.Deterministic(true))
 		if err != nil {
 			return fmt.Errorf("encode the result: %w", err)
 		}
-		_, err = fmt.Fprintf(escaped{a.stdout}, "%s\n", b)
+		_, err = fmt.Fprintf(a.stdout, "%s\n", b)
 		return err
 	}
 	text(plain{a.stdout})
@@ -79,7 +57,7 @@ func table(w io.Writer, rows [][]string) {
 	tw := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	for _, r := range rows {
 		for i := range r {
-			r[i] = oneLine(r[i])
+			r[i] = terminal.OneLine(r[i])
 		}
 		fmt.Fprintln(tw, strings.Join(r, "\t"))
 	}

@@ -8,11 +8,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/go-json-experiment/json"
 	"golang.org/x/term"
 
 	"github.com/resultity/rmodels/internal/amount"
 	"github.com/resultity/rmodels/internal/progress"
+	"github.com/resultity/rmodels/internal/terminal"
 )
 
 const (
@@ -178,7 +178,7 @@ func (d *display) event(e progress.Event) {
 	case "none":
 		return
 	case "json":
-		if b, err := json.Marshal(e); err == nil {
+		if b, err := terminal.MarshalJSON(e); err == nil {
 			fmt.Fprintf(d.w, "%s\n", b)
 		}
 		return
@@ -291,7 +291,7 @@ func (d *display) draw(now time.Time) {
 		width = 80
 	}
 	// Not through plain: the carriage return is ours.
-	_, _ = io.WriteString(d.terminal, "\r"+oneLine(d.now.status(rate, d.all.status(d.now, rate), width-1))+"\x1b[K")
+	_, _ = io.WriteString(d.terminal, "\r"+terminal.OneLine(d.now.status(rate, d.all.status(d.now, rate), width-1))+"\x1b[K")
 	d.drawn = true
 }
 
