@@ -39,7 +39,7 @@ func (c *collection) emptyTrash(ctx context.Context, r *GCResult, list []candida
 	if len(list) == 0 {
 		return nil
 	}
-	found, blind, err := mounted(c.o.Proc)
+	found, blind, err := mounted(ctx, c.o.Proc)
 	if err != nil {
 		return err
 	}

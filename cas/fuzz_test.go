@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -186,12 +187,15 @@ func FuzzMountTable(f *testing.F) {
 	f.Add("36 35 98:0 /trash/r-1-2/t-" + strings.Repeat("b", 64) + "//deleted /mnt rw - ext4 /dev/x rw\n")
 	f.Add("36 35 0:52 / /mnt ro shared:1 - overlay overlay ro,lowerdir=/s/trees/sha256/" + strings.Repeat("c", 64) + "/tree:/s/trees/sha256/" + strings.Repeat("d", 64) + "/tree,redirect_dir=on\n")
 	f.Fuzz(func(t *testing.T, table string) {
-		found := map[key]bool{}
-		if parseMountTable(strings.NewReader(table), found) == nil {
-			for k := range found {
-				if !strings.Contains(table, k.hex()) {
-					t.Errorf("%s is not in %q", k.hex(), table)
-				}
+		// Read in pieces of any size, a table says the same.
+		whole, _, err := findDigests(strings.NewReader(table), 1<<20, time.Now().Add(time.Hour))
+		pieces, _, err2 := findDigests(iotest.OneByteReader(strings.NewReader(table)), 1<<20, time.Now().Add(time.Hour))
+		if err != nil || err2 != nil || !slices.Equal(whole, pieces) {
+			t.Errorf("%v and %v of %q; %v, %v", whole, pieces, table, err, err2)
+		}
+		for _, k := range whole {
+			if !strings.Contains(table, k.hex()) {
+				t.Errorf("%s is not in %q", k.hex(), table)
 			}
 		}
 	})

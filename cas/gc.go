@@ -182,7 +182,7 @@ func (s *Store) plan(ctx context.Context, o GCOptions, sizes bool) (*collection,
 	// Leases first: what a ref evicted below held may be leased.
 	steps := []func() error{
 		func() error { return m.readLeases(true) },
-		func() error { return m.markMounts(o.Proc) },
+		func() error { return m.markMounts(ctx, o.Proc) },
 		m.openTrees,
 		func() error { return m.loadRefs(c.shortfall() <= 0) },
 		func() error { return c.askWanted(ctx) },

@@ -324,8 +324,8 @@ func (m *marks) markRef(file string) error {
 }
 
 // markMounts marks what is mounted anywhere.
-func (m *marks) markMounts(proc string) error {
-	found, blind, err := mounted(proc)
+func (m *marks) markMounts(ctx context.Context, proc string) error {
+	found, blind, err := mounted(ctx, proc)
 	if err != nil {
 		return fmt.Errorf("mounts cannot be read, so nothing is collected: %w", err)
 	}

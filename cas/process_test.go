@@ -29,6 +29,7 @@ var workers = map[string]func(ctx context.Context, s *cas.Store, args []string) 
 	"gc":     workGC,
 	"scrub":  workScrub,
 	"flock":  flockWorker,
+	"deep":   workDeep,
 }
 
 func TestMain(m *testing.M) {
@@ -56,7 +57,11 @@ type process struct {
 
 func start(t *testing.T, s *cas.Store, worker string, args ...string) *process {
 	t.Helper()
-	cmd := exec.Command("/proc/self/exe", append([]string{s.Root()}, args...)...)
+	return startAs(t, exec.Command("/proc/self/exe", append([]string{s.Root()}, args...)...), worker)
+}
+
+func startAs(t *testing.T, cmd *exec.Cmd, worker string) *process {
+	t.Helper()
 	cmd.Env = append(os.Environ(), workerEnv+"="+worker)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()

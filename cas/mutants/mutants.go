@@ -139,7 +139,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "no-mount-table-is-no-mount", breaks: "5: mount tables that cannot be read count as empty",
-		file: "cas/mounts.go", old: "	if tables == 0 && blind == \"\" {", new: "	if false {",
+		file: "cas/mounts.go", old: "	if s.read == 0 && s.blind == \"\" {", new: "	if false {",
 		tests: "TestGCFailsClosed",
 	},
 	// Invariant 6.
@@ -275,7 +275,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "mounts-deleted", breaks: "8: a mounted tree is deleted",
-		file: "cas/mounts.go", old: "				found[k] = true", new: "				_ = k",
+		file: "cas/mounts.go", old: "			s.found[k] = true", new: "			_ = k",
 		tests: "TestGCKeepsMountedTrees",
 	},
 	{
@@ -315,7 +315,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "mounted-on-tree", breaks: "8: a tree in which something is mounted is taken",
-		file: "cas/mounts.go", old: "[]string{fields[3], point, behind}", new: "[]string{fields[3], point[:0], behind}",
+		file: "cas/mounts.go", old: "		for _, c := range buf[:min(int64(got), limit)] {", new: "		spaces := 0\n		for _, c := range buf[:min(int64(got), limit)] {\n			if c == ' ' {\n				spaces++\n			} else if c == '\\n' {\n				spaces = 0\n			}\n			if spaces == 4 {\n				c = ' '\n			}",
 		tests: "TestMountsInTheStore",
 	},
 	{
@@ -365,7 +365,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "overlays-deleted", breaks: "8: a tree that an overlay shows is deleted",
-		file: "cas/mounts.go", old: "[]string{fields[3], point, behind}", new: "[]string{fields[3], point, behind[:0]}",
+		file: "cas/mounts.go", old: "		for _, c := range buf[:min(int64(got), limit)] {", new: "		spaces := 0\n		for _, c := range buf[:min(int64(got), limit)] {\n			if c == ' ' {\n				spaces++\n			} else if c == '\\n' {\n				spaces = 0\n			}\n			if spaces >= 5 {\n				c = ' '\n			}",
 		tests: "TestGCKeepsTreesBelowOverlays",
 	},
 	// Invariant 9.
@@ -434,5 +434,63 @@ var mutants = []mutant{
 		name: "layer-not-restored", breaks: "8: the record of a layer is not looked for in the trash",
 		file: "cas/layer.go", old: "	back, restoreErr := s.restoreNamed(ctx, \"l-\"+k.hex(), s.layerPath(k))", new: "	back, restoreErr := false, error(nil)",
 		tests: "TestUnpack$",
+	},
+	// What the caller wants.
+	{
+		name: "wanted-ignored", breaks: "a root that is wanted is freed when nobody pinned it",
+		file: "cas/evict.go", old: "!c.wanted[at.ref.Name] && ", new: "", tests: "TestGCKeepsWantedRoots",
+	},
+	{
+		name: "wanted-digests-ignored", breaks: "a tree that is wanted is freed when its root is gone",
+		file: "cas/want.go", old: "		c.marks.keys(keys, c.marks.reason(\"wanted as \"+w.Ref))\n", new: "		_ = keys\n", tests: "TestGCKeepsWantedRoots",
+	},
+	{
+		name: "wanted-unreported", breaks: "nobody learns that a root that is wanted is not pinned",
+		file: "cas/want.go", old: "		c.plan.Unpinned = append(c.plan.Unpinned, r.Name)\n", new: "", tests: "TestGCKeepsWantedRoots",
+	},
+	{
+		name: "wanted-error-ignored", breaks: "5: what is wanted counts as nothing when it cannot be told",
+		file: "cas/want.go", old: "	if err != nil {\n		return fmt.Errorf(\"what is wanted", new: "	if false {\n		return fmt.Errorf(\"what is wanted", tests: "TestGCFailsClosedOnWanted",
+	},
+	{
+		name: "wanted-asked-once", breaks: "a root that became wanted since the plan is freed",
+		file: "cas/sweep.go", old: "	if err := c.askWanted(ctx); err != nil {\n		return err\n	}\n", new: "", tests: "TestGCAsksAgainWhatIsWanted",
+	},
+	{
+		name: "wanted-unopened", breaks: "of a tree that became wanted since the plan, its files are freed",
+		file: "cas/sweep.go", old: "	return c.marks.openTrees()\n}\n\nfunc (c *collection) evictRef(", new: "	return nil\n}\n\nfunc (c *collection) evictRef(", tests: "TestGCAsksAgainWhatIsWanted",
+	},
+	{
+		name: "touched-root-emptied", breaks: "what a root names is freed while the root is spared",
+		file: "cas/sweep.go", old: "	return c.marks.markRef(e.ref)\n", new: "	return nil\n", tests: "TestGCSparesWhatARootNamesThatIsTouched",
+	},
+	// Mount tables of strangers.
+	{
+		name: "stranger-blinds", breaks: "anyone keeps trees from being freed with a long mount table",
+		file: "cas/mounts.go", old: "		case t.own && more:", new: "		case limit > firstLook && more:", tests: "TestMountsOfStrangers",
+	},
+	{
+		name: "stranger-stalls", breaks: "anyone keeps trees from being freed with a mount table that does not answer",
+		file: "cas/mounts.go", old: "		case t.own && err != nil:", new: "		case err != nil:", tests: "TestMountsOfStrangers",
+	},
+	{
+		name: "stranger-takes-all-time", breaks: "one stranger keeps the mount tables of the next from being read",
+		file: "cas/mounts.go", old: "!t.own && share.Before(deadline)", new: "false && share.Before(deadline)", tests: "TestMountsOfStrangers",
+	},
+	{
+		name: "own-table-cut", breaks: "5: a mount table of the host that cannot be read counts as empty",
+		file: "cas/mounts.go", old: "		case t.own && err != nil:", new: "		case false:", tests: "TestMountsOfTheHost",
+	},
+	{
+		name: "stranger-shows-own", breaks: "5: a namespace of the host counts as a stranger's whose process came first",
+		file: "cas/mounts.go", old: "			if t.own && !tables[n].own {", new: "			if false {", tests: "TestMountsOfTheHost",
+	},
+	{
+		name: "hidden-processes", breaks: "5: processes that /proc hides count as none",
+		file: "cas/mounts.go", old: "	if blind == \"\" && len(tables) > 0 && !slices.Contains(pids, \"1\") {", new: "	if false {", tests: "TestMountsOfTheHost",
+	},
+	{
+		name: "mount-table-unbounded", breaks: "of a mount table more is read than the limit",
+		file: "cas/mounts.go", old: "		if int64(got) > limit {", new: "		if false {", tests: "TestFindDigests",
 	},
 }
