@@ -30,12 +30,12 @@ func (n *Node) Explain(ctx context.Context, nameOrID string) ([]Explanation, err
 	if err != nil {
 		return nil, err
 	}
-	p, err := n.plan(ctx, acc, SyncOptions{Only: []string{nameOrID}})
-	if err != nil {
+	recs, err := n.Records()
+	if err != nil && !errors.Is(err, errCorrupt) { // the next sync rebuilds a damaged record
 		return nil, err
 	}
-	recs, err := n.Records()
-	if err != nil && !errors.Is(err, errCorrupt) { // the next sync mends a damaged record
+	p, err := n.planFor(ctx, acc, recs, SyncOptions{Only: []string{nameOrID}})
+	if err != nil {
 		return nil, err
 	}
 	var out []Explanation

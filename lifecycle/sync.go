@@ -330,6 +330,10 @@ func (n *Node) plan(ctx context.Context, acc *snapshot.Accepted, o SyncOptions) 
 	if err != nil && !errors.Is(err, errCorrupt) {
 		return Plan{}, err
 	}
+	return n.planFor(ctx, acc, recs, o)
+}
+
+func (n *Node) planFor(ctx context.Context, acc *snapshot.Accepted, recs []*Record, o SyncOptions) (Plan, error) {
 	f, err := n.facts(ctx)
 	if err != nil {
 		return Plan{}, err
