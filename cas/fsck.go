@@ -253,31 +253,13 @@ func (c *fsck) layers(ctx context.Context) error {
 
 // refs: invariants 5 and 9.
 func (c *fsck) refs(ctx context.Context) error {
-	files, err := c.s.refFiles()
+	roots, err := c.s.CheckRoots(ctx)
 	if err != nil {
 		return err
 	}
-	for _, file := range files {
-		r, err := c.s.readRef(file)
-		if err != nil {
-			c.add("ref", file, err.Error(), "put the ref again, or delete its file; until then nothing is collected")
-			continue
-		}
-		if k, err := keyOf(r.Tree); err == nil {
-			if _, err := c.s.findTree(ctx, k); errors.Is(err, ErrNotFound) {
-				c.add("ref", r.Name, "its tree "+string(r.Tree)+" is not there", remedyRebuild)
-			}
-		}
-		for _, d := range r.Blobs {
-			if _, err := c.s.Stat(d); errors.Is(err, ErrNotFound) {
-				c.add("ref", r.Name, "its blob "+string(d)+" is not there", remedyIngest)
-			}
-		}
-		for _, d := range r.Layers {
-			if _, err := c.s.Layer(ctx, d, ""); errors.Is(err, ErrNotFound) {
-				c.add("ref", r.Name, "its layer "+string(d)+" is not there", remedyIngest)
-			}
-		}
+	c.findings = append(c.findings, roots.Broken...)
+	for _, r := range roots.Roots {
+		c.findings = append(c.findings, r.Lacks...)
 	}
 	return c.hidden("refs", ".lock")
 }
