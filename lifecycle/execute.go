@@ -395,7 +395,10 @@ func (n *Node) whole(ctx context.Context, st *cas.Store, r *Record) error {
 	if err := st.CheckTree(ctx, r.Manifest); err != nil {
 		return err
 	}
-	_, err := st.Ref(n.modelRef(r.ID()))
+	ref, err := st.Ref(n.modelRef(r.ID()))
+	if err == nil && ref.Tree != r.Manifest {
+		err = fmt.Errorf("%w: root %s keeps another tree", cas.ErrCorrupt, ref.Name)
+	}
 	return err
 }
 

@@ -21,11 +21,12 @@ func (a *app) fsckCommand() *cobra.Command {
 	var o cas.FsckOptions
 	c := &cobra.Command{
 		Use:   "fsck",
-		Short: "Check every invariant of the store, offline",
+		Short: "Check every invariant of the store and of the records, offline",
 		Long: `fsck checks what the store promises: blobs, chunk maps, trees, refs, leases,
-partial transfers; with --hash every blob against its digest too. Each finding
-says how it is repaired. The exit code is 4 when there is any. Commands that
-run beside it may make it report what is only under way.`,
+partial transfers; with --hash every blob against its digest too. It compares
+the records of models with the roots and trees that keep their bytes. Each
+finding says how it is repaired. The exit code is 4 when there is any. Commands
+that run beside it may make it report what is only under way.`,
 		Example: `  rmodels fsck
   rmodels fsck --hash --output json`,
 		Args: args(cobra.NoArgs),
@@ -38,7 +39,7 @@ run beside it may make it report what is only under way.`,
 			if err != nil {
 				return err
 			}
-			fs, err := st.Fsck(cmd.Context(), o)
+			fs, err := n.Fsck(cmd.Context(), o)
 			if err != nil {
 				return err
 			}

@@ -1,0 +1,100 @@
+package lifecycle
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/resultity/rmodels/cas"
+)
+
+// fsck reports every way in which a record, its root and its tree can differ,
+// and nothing about a node on which they agree.
+func TestFsckComparesRecordsWithRoots(t *testing.T) {
+	ctx := context.Background()
+	const id = "tiny@v1"
+	for name, c := range map[string]struct {
+		harm func(w *network, n *Node, st *cas.Store)
+		want string
+		only bool // a pass sets it right
+	}{
+		"nothing":      {harm: func(*network, *Node, *cas.Store) {}},
+		"unpinned":     {func(w *network, n *Node, st *cas.Store) { w.must(st.Pin(ctx, n.modelRef(id), false)) }, "pinned: false", true},
+		"root missing": {func(w *network, n *Node, st *cas.Store) { w.must(st.DeleteRef(ctx, n.modelRef(id))) }, "no root keeps its bytes", true},
+		"no record":    {func(w *network, n *Node, _ *cas.Store) { w.must(os.Remove(n.models.path(id))) }, "no record of network", true},
+		"damaged record": {func(w *network, n *Node, _ *cas.Store) {
+			w.must(os.WriteFile(n.models.path(id), []byte("{"), 0o600))
+		}, "damaged", true},
+		"record says it is gone": {func(w *network, n *Node, _ *cas.Store) {
+			w.forge(n, id, func(r *Record) { r.State = Absent })
+		}, "a root keeps bytes for it", true},
+		"other content": {func(w *network, n *Node, st *cas.Store) {
+			ref, err := st.Ref(n.modelRef(id))
+			w.must(err)
+			ref.Tree = ""
+			w.must(st.PutRef(ctx, ref))
+		}, "its root keeps", true},
+		"tree missing": {func(w *network, n *Node, _ *cas.Store) {
+			w.must(os.Rename(filepath.Dir(w.state(n, id, Active).Tree), filepath.Join(n.o.StateDir, "away")))
+		}, "its tree is not in the store", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, n := judging(t, "tiny")
+			w.sync(n)
+			w.state(n, id, Active)
+			st, err := n.Store()
+			w.must(err)
+			c.harm(w, n, st)
+			ours := func() (out []string) {
+				fs, err := n.Fsck(ctx, cas.FsckOptions{})
+				w.must(err)
+				for _, f := range fs {
+					if strings.Contains(f.Problem, "tiny") || f.Kind == "root" || f.Kind == "record" || f.Kind == "tree" {
+						out = append(out, f.Kind+" "+f.Name+": "+f.Problem+"; "+f.Remedy)
+					}
+				}
+				return out
+			}
+			found := strings.Join(ours(), "\n")
+			if c.want == "" && found != "" || !strings.Contains(found, c.want) {
+				t.Errorf("want %q, found:\n%s", c.want, found)
+			}
+			if !c.only {
+				return
+			}
+			w.sync(n, func(o *SyncOptions) { o.Force = true })
+			w.sync(n, func(o *SyncOptions) { o.Force = true })
+			w.state(n, id, Active)
+			if left := ours(); len(left) > 0 {
+				t.Errorf("after a pass: %q", left)
+			}
+		})
+	}
+}
+
+// Rot that fsck --hash finds is an incident, and takes the model out of use.
+func TestFsckHashTakesDamagedModelsOutOfUse(t *testing.T) {
+	w, n := judging(t, "tiny")
+	w.sync(n)
+	hex := w.weights().Encoded()
+	path := filepath.Join(n.o.StoreDir, "blobs", "sha256", hex[:2], hex)
+	before, err := os.Stat(path)
+	w.must(err)
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	w.must(err)
+	_, err = f.WriteAt([]byte("rot"), 1000)
+	w.must(err)
+	w.must(f.Close())
+	w.must(os.Chtimes(path, before.ModTime(), before.ModTime())) // as a disk does it
+	if _, err := n.Fsck(context.Background(), cas.FsckOptions{Hash: true}); err != nil {
+		t.Fatal(err)
+	}
+	if r := w.state(n, "tiny@v1", Failed); r.Cause != CauseHash {
+		t.Errorf("%+v", r)
+	}
+	if ins, _ := n.Incidents("tiny@v1", 0); len(ins) != 1 || ins[0].Kind != CauseHash {
+		t.Errorf("incidents: %+v", ins)
+	}
+}
