@@ -19,6 +19,7 @@ import (
 	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/runner"
 	"github.com/resultity/rmodels/snapshot"
+	"github.com/resultity/rmodels/snapshot/ceremony"
 )
 
 // forge writes a record as if the model had been validated.
@@ -399,7 +400,7 @@ func TestRevocationHoldsWithoutALog(t *testing.T) {
 	audit := n.auditPath()
 	w.must(os.Rename(audit, audit+".aside"))
 	w.must(os.Mkdir(audit, 0o700))
-	w.must(w.repo.Revoke(snapshot.Revocation{Digest: r.Manifest, Reason: "stolen"}))
+	w.must(w.repo.Revoke(snapshot.Revocation{Digest: r.Manifest, Reason: "stolen"}, ceremony.Unlisted))
 	_, _, err := n.Apply(context.Background(), w.publish(), "test")
 	if err == nil {
 		t.Error("nobody was told that the log cannot be written")
@@ -432,7 +433,7 @@ func TestEnabledOnARevokedEngine(t *testing.T) {
 	acc, err := n.Current()
 	w.must(err)
 	rt := acc.Document.Runtimes[0]
-	w.must(w.repo.Revoke(snapshot.Revocation{Digest: rt.Digest(), Reason: "backdoored"}))
+	w.must(w.repo.Revoke(snapshot.Revocation{Digest: rt.Digest(), Reason: "backdoored"}, ceremony.Unlisted))
 	w.publish()
 	w.sync(n)
 	acc, err = n.Current()

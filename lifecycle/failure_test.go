@@ -18,6 +18,7 @@ import (
 	"github.com/resultity/rmodels/internal/terminal"
 	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/snapshot"
+	"github.com/resultity/rmodels/snapshot/ceremony"
 )
 
 // A failure in a row doubles the wait, up to the snapshot's limit.
@@ -69,7 +70,7 @@ func TestNamedSyncObeysTheWholeSnapshot(t *testing.T) {
 	n := w.node()
 	w.sync(n)
 	r := w.state(n, "other@v1", Pending)
-	w.must(w.repo.Revoke(snapshot.Revocation{Digest: r.Manifest, Reason: "found harmful"}))
+	w.must(w.repo.Revoke(snapshot.Revocation{Digest: r.Manifest, Reason: "found harmful"}, ceremony.Unlisted))
 	w.publish()
 	w.sync(n, func(o *SyncOptions) { o.Only = []string{"tiny@v1"} })
 	w.state(n, "tiny@v1", Pending)

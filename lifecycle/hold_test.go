@@ -17,6 +17,7 @@ import (
 	"github.com/resultity/rmodels/cas"
 	"github.com/resultity/rmodels/policy"
 	"github.com/resultity/rmodels/snapshot"
+	"github.com/resultity/rmodels/snapshot/ceremony"
 )
 
 // stuck is a container engine that never answers.
@@ -107,7 +108,7 @@ func TestNothingHoldsUpAWithdrawal(t *testing.T) {
 			w, n := judging(t, "tiny")
 			w.sync(n)
 			manifest := w.state(n, "tiny@v1", Active).Manifest
-			w.must(w.repo.Revoke(snapshot.Revocation{Digest: manifest}))
+			w.must(w.repo.Revoke(snapshot.Revocation{Digest: manifest}, ceremony.Unlisted))
 			bundle := w.publish()
 			asked := make(chan struct{}, 1)
 			o := c.trouble(w, n, asked)
@@ -157,8 +158,8 @@ func TestReadersGoByTheAcceptedSnapshot(t *testing.T) {
 	w.sync(n)
 	n.o.Archive = filepath.Join(t.TempDir(), "cold")
 	parts := w.parts(refs["part"])
-	w.must(w.repo.Revoke(snapshot.Revocation{Digest: w.state(n, "revoked@v1", Active).Manifest, Reason: "stolen"}))
-	w.must(w.repo.Revoke(snapshot.Revocation{Digest: parts[len(parts)-1], Reason: "stolen"}))
+	w.must(w.repo.Revoke(snapshot.Revocation{Digest: w.state(n, "revoked@v1", Active).Manifest, Reason: "stolen"}, ceremony.Unlisted))
+	w.must(w.repo.Revoke(snapshot.Revocation{Digest: parts[len(parts)-1], Reason: "stolen"}, ceremony.Unlisted))
 	w.must(w.repo.SetEnabled("disabled", "v1", false))
 	w.must(w.repo.RemoveModel("dropped", "v1"))
 	other, err := policy.GenerateKey()

@@ -149,9 +149,11 @@ func (w *network) list(name, version, reference string, change ...func(*snapshot
 // publish signs the draft and makes it the newest snapshot.
 func (w *network) publish() []byte {
 	w.t.Helper()
-	_, err := w.repo.Sign()
+	keys, err := w.repo.LoadKeys(nil)
 	w.must(err)
-	w.must(w.repo.Publish(w.site))
+	_, err = w.repo.Sign(ceremony.SignOptions{Keys: keys, Confirm: func(*ceremony.Pending) error { return nil }})
+	w.must(err)
+	w.must(w.repo.Publish(context.Background(), ceremony.PublishOptions{Unrevoke: true}, ceremony.DirSite(w.site)))
 	b, err := w.repo.BundleFile()
 	w.must(err)
 	return b

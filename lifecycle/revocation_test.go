@@ -12,6 +12,7 @@ import (
 
 	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/snapshot"
+	"github.com/resultity/rmodels/snapshot/ceremony"
 )
 
 // parts are the config and the layers of an artifact.
@@ -51,7 +52,7 @@ func TestRevokedPart(t *testing.T) {
 	n := w.node()
 	w.sync(n)
 	for _, part := range w.parts(bad) {
-		w.must(w.repo.Revoke(snapshot.Revocation{Digest: part, Reason: "found harmful"}))
+		w.must(w.repo.Revoke(snapshot.Revocation{Digest: part, Reason: "found harmful"}, ceremony.Unlisted))
 		w.publish()
 		w.sync(n)
 		w.state(n, "other@v1", Pending)
@@ -86,7 +87,7 @@ func TestRevokedLayerOfARuntime(t *testing.T) {
 	w.sync(n)
 	w.state(n, "alpha@v1", Active)
 	parts := w.parts(image)
-	w.must(w.repo.Revoke(snapshot.Revocation{Digest: parts[len(parts)-1], Reason: "backdoored"}))
+	w.must(w.repo.Revoke(snapshot.Revocation{Digest: parts[len(parts)-1], Reason: "backdoored"}, ceremony.Unlisted))
 	w.publish()
 	w.sync(n)
 	if r := w.state(n, "alpha@v1", Pending); !strings.Contains(r.Reason, "backdoored") {

@@ -14,6 +14,7 @@ import (
 	"github.com/resultity/rmodels/cas"
 	"github.com/resultity/rmodels/policy"
 	"github.com/resultity/rmodels/snapshot"
+	"github.com/resultity/rmodels/snapshot/ceremony"
 )
 
 func TestInstallWithoutAnEngineStaysPending(t *testing.T) {
@@ -323,7 +324,7 @@ func TestRevokedDigestIsQuarantined(t *testing.T) {
 	n := w.node()
 	w.sync(n)
 	r := w.state(n, "tiny@v1", Pending)
-	w.must(w.repo.Revoke(snapshot.Revocation{Digest: r.Manifest, Reason: "found harmful"}))
+	w.must(w.repo.Revoke(snapshot.Revocation{Digest: r.Manifest, Reason: "found harmful"}, ceremony.Unlisted))
 	w.publish()
 	if o := w.sync(n)["tiny@v1"]; o.Verb != Quarantine || o.After != Failed {
 		t.Fatalf("got %+v", o)
@@ -482,7 +483,7 @@ func TestAppliedSnapshotTakesModelsOutOfUseAtOnce(t *testing.T) {
 	}
 	w.must(w.repo.RemoveModel("dropped", ""))
 	w.must(w.repo.SetEnabled("disabled", "v1", false))
-	w.must(w.repo.Revoke(snapshot.Revocation{Digest: w.state(n, "revoked@v1", Active).Manifest}))
+	w.must(w.repo.Revoke(snapshot.Revocation{Digest: w.state(n, "revoked@v1", Active).Manifest}, ceremony.Unlisted))
 	bundle := w.publish()
 	_, outs, err := n.Apply(context.Background(), bundle, "push file")
 	w.must(err)

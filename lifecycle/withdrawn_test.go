@@ -18,6 +18,7 @@ import (
 	"github.com/resultity/rmodels/policy"
 	"github.com/resultity/rmodels/runner"
 	"github.com/resultity/rmodels/snapshot"
+	"github.com/resultity/rmodels/snapshot/ceremony"
 )
 
 // resigned is a network whose one model is Active, and a change of the draft
@@ -91,7 +92,7 @@ func TestNewSignersDoNotHideTheRest(t *testing.T) {
 	}{
 		"signers alone":  {func(*network) {}, Active},
 		"disabled":       {func(w *network) { w.must(w.repo.SetEnabled("tiny", "v1", false)) }, Inactive},
-		"a part revoked": {func(w *network) { w.must(w.repo.Revoke(snapshot.Revocation{Digest: w.weights()})) }, Failed},
+		"a part revoked": {func(w *network) { w.must(w.repo.Revoke(snapshot.Revocation{Digest: w.weights()}, ceremony.Unlisted)) }, Failed},
 		"engine revoked": {func(w *network) {
 			w.must(w.repo.Edit(func(d *snapshot.Snapshot) error {
 				d.Revocations = append(d.Revocations, snapshot.Revocation{Digest: d.Runtimes[0].Digest()})
@@ -124,7 +125,7 @@ func TestDamagedRootDoesNotHoldUpARevocation(t *testing.T) {
 	w, n := installed(t)
 	w.forge(n, "tiny@v1", nil)
 	w.must(os.WriteFile(filepath.Join(n.o.StoreDir, "refs", "model%2Felsewhere%2Fother@v1"), []byte("garbage"), 0o644))
-	w.must(w.repo.Revoke(snapshot.Revocation{Digest: w.state(n, "tiny@v1", Active).Manifest}))
+	w.must(w.repo.Revoke(snapshot.Revocation{Digest: w.state(n, "tiny@v1", Active).Manifest}, ceremony.Unlisted))
 	w.publish()
 	if _, err := n.Sync(context.Background(), SyncOptions{Source: snapshot.DirSource(w.site)}); err == nil {
 		t.Error("nobody was told of the damaged root")
@@ -149,7 +150,7 @@ func TestLostRoot(t *testing.T) {
 		t.Error(err)
 	}
 	lose()
-	w.must(w.repo.Revoke(snapshot.Revocation{Digest: w.weights()}))
+	w.must(w.repo.Revoke(snapshot.Revocation{Digest: w.weights()}, ceremony.Unlisted))
 	w.publish()
 	w.sync(n)
 	if r := w.state(n, "tiny@v1", Failed); r.Cause != CauseRevoked {
@@ -194,7 +195,7 @@ func TestAcceptedByACommandThatDied(t *testing.T) {
 	w.publish()
 	n := w.node()
 	w.sync(n)
-	w.must(w.repo.Revoke(snapshot.Revocation{Digest: w.state(n, "other@v1", Pending).Manifest}))
+	w.must(w.repo.Revoke(snapshot.Revocation{Digest: w.state(n, "other@v1", Pending).Manifest}, ceremony.Unlisted))
 	tr, err := n.trust()
 	w.must(err)
 	_, err = tr.Apply(w.publish(), n.now())

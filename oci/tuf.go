@@ -102,6 +102,22 @@ func (t *TUF) Fetch(ctx context.Context, name string, max int64) ([]byte, error)
 	return b, nil
 }
 
+// Exists tells whether there is a repository under the tag yet: a publisher's
+// question, which a registry's "not found" answers. Readers do not ask it.
+func (t *TUF) Exists(ctx context.Context) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, tufTimeout)
+	defer cancel()
+	files, err := t.list(ctx)
+	if errors.Is(err, ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("TUF repository %s:%s: %w", t.name, t.tag, err)
+	}
+	t.files = files
+	return true, nil
+}
+
 // notMissing keeps a file that should be there from being taken for one that
 // the repository does not have: that answer ends a walk over roots.
 func notMissing(err error) error {

@@ -107,7 +107,7 @@ func thousand(b *testing.B) (*node, []byte, *network) {
 		}
 		return nil
 	}))
-	_, err = repo.Sign()
+	signWith(b, repo)
 	check(b, err)
 	bundle, err := repo.BundleFile()
 	check(b, err)

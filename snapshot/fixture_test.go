@@ -1,6 +1,7 @@
 package snapshot_test
 
 import (
+	"context"
 	"errors"
 	"path/filepath"
 	"strings"
@@ -92,11 +93,20 @@ func (n *network) release(keys ...string) []byte {
 	for _, k := range keys {
 		files = append(files, n.key(k))
 	}
-	_, err := n.repo.Sign(files...)
-	check(n.t, err)
+	signWith(n.t, n.repo, files...)
 	b, err := n.repo.BundleFile()
 	check(n.t, err)
 	return b
+}
+
+// signWith signs with key files, none meaning all in keys/, whatever it is for.
+func signWith(t testing.TB, repo *ceremony.Repository, files ...string) *ceremony.Status {
+	t.Helper()
+	keys, err := repo.LoadKeys(nil, files...)
+	check(t, err)
+	res, err := repo.Sign(ceremony.SignOptions{Keys: keys, Root: true, Confirm: func(*ceremony.Pending) error { return nil }})
+	check(t, err)
+	return res
 }
 
 // root is the root to pin.
@@ -151,4 +161,9 @@ func wantErr(t testing.TB, err, class error, words ...string) {
 			t.Errorf("error %q does not say %q", err, w)
 		}
 	}
+}
+
+// publish writes the newest set where nodes pull it.
+func (n *network) publish(dir string) error {
+	return n.repo.Publish(context.Background(), ceremony.PublishOptions{}, ceremony.DirSite(dir))
 }

@@ -40,7 +40,7 @@ func (f *forge) signer(name string) signature.Signer {
 	f.t.Helper()
 	file := f.net.key(name)
 	if _, err := os.Stat(file); err != nil {
-		must1(ceremony.GenerateKeyFile(file))(f.t)
+		must1(ceremony.GenerateKeyFile(file, nil))(f.t)
 	}
 	block, _ := pem.Decode(mustRead(f.t, file))
 	priv := must1(x509.ParsePKCS8PrivateKey(block.Bytes))(f.t)
@@ -168,11 +168,11 @@ func (n *network) rotate(keys ...string) {
 			}
 		}
 		id := must1(f.tufKey(k).ID())(n.t)
-		public := must1(ceremony.GenerateKeyFile(n.key(k + "-new")))(n.t)
+		public := must1(ceremony.GenerateKeyFile(n.key(k+"-new"), nil))(n.t)
 		check(n.t, n.repo.RotateKey(role, id, public))
 	}
 	// The holders of old root keys still sign this one.
-	must1(n.repo.Sign())(n.t)
+	signWith(n.t, n.repo)
 }
 
 // stage is a network at sequence 3 and a node that holds sequence 2, made once
@@ -201,6 +201,10 @@ func (s stage) copy(t *testing.T) (*network, *node) {
 	base := t.TempDir()
 	net := &network{t: t, dir: filepath.Join(base, "ceremony"), clock: &clock{s.net.now()}}
 	check(t, os.CopyFS(net.dir, os.DirFS(s.net.dir)))
+	keys := must1(filepath.Glob(net.key("*")))(t)
+	for _, k := range keys { // CopyFS leaves them for others to read
+		check(t, os.Chmod(k, 0o600))
+	}
 	net.repo = must1(ceremony.Open(net.dir))(t)
 	net.repo.Now = net.now
 	n := &node{t: t, dir: filepath.Join(base, "trust"), floor: filepath.Join(base, "floor", "mainnet.json")}

@@ -52,8 +52,7 @@ func fuzzStage(f *testing.F) (*node, *forge, *network) {
 	check(f, repo.AddPolicy(testPolicy()))
 	check(f, repo.AddRuntime(testRuntime()))
 	check(f, repo.AddModel(testModel("tiny", "v1")))
-	_, err = repo.Sign()
-	check(f, err)
+	signWith(f, repo)
 	files, err := repo.Files()
 	check(f, err)
 	n := &node{t: t, dir: dir + "/trust", floor: dir + "/floor/mainnet.json"}

@@ -40,7 +40,7 @@ func TestApplyBesideHangingSource(t *testing.T) {
 	check(t, net.repo.AddModel(testModel("tiny", "v2")))
 	net.release()
 	old := t.TempDir()
-	check(t, net.repo.Publish(old))
+	check(t, net.publish(old))
 	check(t, net.repo.AddModel(testModel("tiny", "v3")))
 	newer := net.release()
 
@@ -101,7 +101,7 @@ func TestFetchChangesNothing(t *testing.T) {
 	net.rotate("targets-1")
 	net.release()
 	to := t.TempDir()
-	check(t, net.repo.Publish(to))
+	check(t, net.publish(to))
 	root := filepath.Join(n.dir, "roots", "2.root.json")
 	state := func() string {
 		var all strings.Builder

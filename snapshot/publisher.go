@@ -84,6 +84,30 @@ func RoleKeys(root *metadata.Metadata[metadata.RootType], role string) []digest.
 // KeyDigest is that of a key's SubjectPublicKeyInfo, as revocations name it.
 func KeyDigest(k *metadata.Key) digest.Digest { return keyDigest(k) }
 
+// PolicyKey is a key of a policy's authority by the digest that a revocation
+// names.
+type PolicyKey struct {
+	Policy    string        `json:"policy"`
+	Authority string        `json:"authority"`
+	Digest    digest.Digest `json:"digest"`
+}
+
+// PolicyKeys are the keys that the document's policies name.
+func (s *Snapshot) PolicyKeys() []PolicyKey {
+	var all []PolicyKey
+	for _, p := range s.Policies {
+		for _, a := range p.Authorities {
+			if a.Key == nil {
+				continue
+			}
+			if _, d, err := ParseKey(a.Key.Data); err == nil {
+				all = append(all, PolicyKey{p.Name, a.Name, d})
+			}
+		}
+	}
+	return all
+}
+
 // Chain is a first root and those that followed it, each verified by the one
 // before, as a node walks them.
 type Chain struct {
@@ -123,19 +147,37 @@ func (c *Chain) Follow(ctx context.Context, src Source) error {
 	return fmt.Errorf("%w: more than %d new roots at once", ErrTooLarge, maxRootUpdates)
 }
 
-// Accept says what a node that holds the newest root and nothing else would
-// accept from src at a time. A Chain accepts once.
-func (c *Chain) Accept(ctx context.Context, src Source, network string, now time.Time) (*Accepted, error) {
+// Seen is what a node holds when the next snapshot comes: the files of the
+// last one, and the floor. The zero value is a new node's.
+type Seen struct {
+	Files       Files
+	RootVersion int64
+	Sequence    int64
+	Digest      digest.Digest
+	TargetsKeys []digest.Digest
+}
+
+// Accept says what a node that holds the newest root, and has seen what seen
+// says, would accept from src at a time; also the files that it would keep.
+// The zero time is one at which nothing has expired. A Chain accepts once.
+func (c *Chain) Accept(ctx context.Context, src Source, network string, now time.Time, seen Seen) (*Accepted, Files, error) {
+	if v := c.tm.Root.Signed.Version; v < seen.RootVersion {
+		return nil, nil, fmt.Errorf("%w: newest root is version %d, %d was seen", ErrReplay, v, seen.RootVersion)
+	}
 	c.tm.RefTime = now
-	s := &set{tm: c.tm, src: src, files: map[string][]byte{}}
+	s := &set{tm: c.tm, src: src, files: map[string][]byte{}, previous: seen.Files}
 	acc, err := s.verify(ctx, network)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if now.After(acc.Document.Expires) {
-		return nil, fmt.Errorf("%w: the document expired at %s", ErrExpired, stamp(acc.Document.Expires))
+		return nil, nil, fmt.Errorf("%w: the document expired at %s", ErrExpired, stamp(acc.Document.Expires))
+	}
+	fl := floor{Network: network, RootVersion: seen.RootVersion, Sequence: seen.Sequence, Digest: seen.Digest, TargetsKeys: seen.TargetsKeys}
+	if err := fl.under(c.tm.Root).check(acc.Document, acc.Digest); err != nil {
+		return nil, nil, err
 	}
 	acc.AcceptedAt = now
 	acc.judge(now, "")
-	return acc, nil
+	return acc, s.files, nil
 }

@@ -18,7 +18,7 @@ func TestSourceAnswers(t *testing.T) {
 	net := newNetwork(t)
 	net.release()
 	site := t.TempDir()
-	check(t, net.repo.Publish(site))
+	check(t, net.publish(site))
 	files := http.FileServer(http.Dir(site))
 	page := func(w http.ResponseWriter, contentType, text string) {
 		w.Header().Set("Content-Type", contentType)

@@ -83,7 +83,7 @@ func TestPullSources(t *testing.T) {
 	net := newNetwork(t)
 	net.release()
 	to := t.TempDir()
-	check(t, net.repo.Publish(to))
+	check(t, net.publish(to))
 	srv := httptest.NewServer(http.FileServer(http.Dir(to)))
 	defer srv.Close()
 	for name, src := range map[string]snapshot.Source{
@@ -339,7 +339,7 @@ func TestForeignState(t *testing.T) {
 	net.rotate("targets-1")
 	must1(n.Apply(net.release(), net.now()))(t)
 	to := t.TempDir()
-	check(t, net.repo.Publish(to))
+	check(t, net.publish(to))
 	for _, file := range []string{filepath.Join(n.dir, "pin.json"), filepath.Join(n.dir, "roots", "2.root.json"), filepath.Join(n.dir, "accepted.json"), filepath.Join(n.dir, "lock"), n.floor} {
 		t.Run(filepath.Base(file), func(t *testing.T) {
 			check(t, os.Chmod(file, 0))

@@ -297,8 +297,13 @@ func (a *app) keygenCommand() *cobra.Command {
 			if err := durable.WriteFile(as[0]+".pub", public, 0o644); err != nil {
 				return err
 			}
-			return a.result(map[string]string{"private": as[0] + ".key", "public": as[0] + ".pub"}, func(w io.Writer) {
+			name, err := policy.KeyDigest(k.Public())
+			if err != nil {
+				return err
+			}
+			return a.result(map[string]string{"private": as[0] + ".key", "public": as[0] + ".pub", "digest": name.String()}, func(w io.Writer) {
 				line(w, "%s.key is secret; %s.pub goes into the policy", as[0], as[0])
+				line(w, "snapshots revoke it as %s", name)
 			})
 		},
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,10 +11,9 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
-	"github.com/resultity/rmodels/internal/amount"
-	"github.com/resultity/rmodels/internal/durable"
 	"github.com/resultity/rmodels/internal/progress"
 	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/snapshot"
@@ -29,13 +27,16 @@ func (a *app) publishCommands() []*cobra.Command {
 	return []*cobra.Command{
 		a.snapshotInitCommand(), a.snapshotAddCommand(), a.snapshotEnableCommand("enable", true), a.snapshotEnableCommand("disable", false),
 		a.snapshotRemoveCommand(), a.snapshotRevokeCommand(), a.snapshotRotateCommand(), a.snapshotSignCommand(), a.snapshotStatusCommand(),
-		a.snapshotPublishCommand(), a.snapshotSchemaCommand(),
+		a.snapshotDiffCommand(), a.snapshotPublishCommand(), a.snapshotRenewCommand(), a.snapshotUpdateCommand(), a.snapshotResetCommand(),
+		a.snapshotResumeCommand(), a.snapshotSchemaCommand(),
 	}
 }
 
 func (a *app) snapshotInitCommand() *cobra.Command {
 	var o ceremony.InitOptions
 	var rootPublic, targetsPublic []string
+	var encrypt bool
+	var sec secrets
 	c := &cobra.Command{
 		Use:   "init DIR --network NAME",
 		Short: "Start a network: keys, root of trust, empty draft",
@@ -44,7 +45,8 @@ DIR/keys), an online key, the first root and an empty draft. Move each key to
 its holder's machine and keep DIR without them; sign adds signatures until
 the thresholds hold. With the public keys of holders who made their own, no
 secret of theirs is ever here, and root.json, which nodes pin, is written once
-enough of them have signed it.`,
+enough of them have signed it. With --holder each holder's keys are made in a
+directory of its own, with --encrypt under a passphrase.`,
 		Example: `  rmodels snapshot init ./ceremony --network testnet
   rmodels snapshot init ./ceremony --network mainnet --root-keys 5 --root-threshold 3
   rmodels snapshot init ./ceremony --network mainnet --root-threshold 1 --root-public-key alice.pub --targets-threshold 1 --targets-public-key bob.pub`,
@@ -73,18 +75,35 @@ enough of them have signed it.`,
 					*k.into = append(*k.into, string(b))
 				}
 			}
+			if encrypt {
+				o.Passphrase = sec.newPassphrase
+			}
 			r, err := ceremony.Init(as[0], o)
 			if err != nil {
 				return err
 			}
-			rootFile, err := keepRoot(r, as[0])
+			rootFile := filepath.Join(as[0], "root.json")
+			if _, err := r.RootJSON(); errors.Is(err, ceremony.ErrIncomplete) {
+				rootFile = ""
+			} else if err != nil {
+				return err
+			}
+			st, err := r.Status()
 			if err != nil {
 				return err
 			}
-			return a.result(map[string]string{"directory": as[0], "network": o.Network, "root": rootFile}, func(w io.Writer) {
+			return a.result(struct {
+				Directory string   `json:"directory"`
+				Network   string   `json:"network"`
+				Root      string   `json:"root"`
+				Warnings  []string `json:"warnings"`
+			}{as[0], o.Network, rootFile, append([]string{}, st.Pending.Warnings...)}, func(w io.Writer) {
 				line(w, "network %s is set up in %s", o.Network, as[0])
+				for _, x := range st.Pending.Warnings {
+					line(w, "warning: %s", x)
+				}
 				if rootFile == "" {
-					line(w, "the root waits for its holders; each signs with: rmodels snapshot sign %s --key FILE", as[0])
+					line(w, "the root waits for its holders; each signs with: rmodels snapshot sign %s --root --key FILE", as[0])
 					return
 				}
 				line(w, "nodes pin %s; the keys in %s belong to different people", rootFile, filepath.Join(as[0], "keys"))
@@ -98,24 +117,13 @@ enough of them have signed it.`,
 	f.IntVar(&o.TargetsThreshold, "targets-threshold", 0, "snapshot signatures needed (default 2)")
 	f.StringArrayVar(&rootPublic, "root-public-key", nil, "public key (PEM) of a root key holder, in place of making one; may be repeated")
 	f.StringArrayVar(&targetsPublic, "targets-public-key", nil, "public key (PEM) of a snapshot signer, in place of making one; may be repeated")
+	f.StringArrayVar(&o.Holders, "holder", nil, "directory of one holder, such as a memory stick, for one root key and one targets key; may be repeated; default DIR/keys for all")
+	f.BoolVar(&encrypt, "encrypt", false, "encrypt the root and targets keys that are made with passphrases")
+	sec.flags(f)
 	f.DurationVar((*time.Duration)(&o.Terms.Document), "term", 0, "how long a signed snapshot is fresh (default 720h)")
 	f.DurationVar((*time.Duration)(&o.Terms.Online), "online-term", 0, "how long the timestamp is fresh (default 168h)")
 	f.DurationVar((*time.Duration)(&o.Terms.OfflineGrace), "offline-grace", 0, "how long a node without a newer snapshot keeps what is active (default 336h)")
 	return c
-}
-
-// keepRoot writes root.json, which nodes pin: the newest root that enough
-// holders have signed. It returns the file's path, or "" while there is none.
-func keepRoot(r *ceremony.Repository, dir string) (string, error) {
-	root, err := r.RootJSON()
-	if errors.Is(err, ceremony.ErrIncomplete) {
-		return "", nil
-	}
-	if err != nil {
-		return "", err
-	}
-	file := filepath.Join(dir, "root.json")
-	return file, durable.WriteFile(file, root, 0o644)
 }
 
 func (a *app) snapshotAddCommand() *cobra.Command {
@@ -160,7 +168,7 @@ fields of the entry. Without a size the registry is asked for it.`,
 				}
 			}
 			if err := r.AddModel(m); err != nil {
-				return usageError{err}
+				return edited(err)
 			}
 			return a.drafted(r, m.ID()+" is in the draft")
 		},
@@ -188,7 +196,7 @@ standard input. --reference replaces its image.`,
 				x.Reference = reference
 			}
 			if err := r.AddRuntime(x); err != nil {
-				return usageError{err}
+				return edited(err)
 			}
 			return a.drafted(r, "runtime "+x.Name+" is in the draft")
 		},
@@ -209,13 +217,53 @@ standard input. --reference replaces its image.`,
 				return err
 			}
 			if err := r.AddPolicy(p); err != nil {
-				return usageError{err}
+				return edited(err)
 			}
 			return a.drafted(r, "policy "+p.Name+" is in the draft")
 		},
 	}
-	c.AddCommand(model, rt, pol)
+	c.AddCommand(model, rt, pol, a.snapshotAddTrustRootCommand(), a.snapshotAddBundleCommand())
 	return c
+}
+
+func (a *app) snapshotAddTrustRootCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "trust-root DIR NAME FILE",
+		Short:   "Add or replace a Sigstore trusted_root.json, for policies to name",
+		Example: `  rmodels snapshot add trust-root ./ceremony net trusted_root.json`,
+		Args:    args(cobra.ExactArgs(3)),
+		RunE: func(cmd *cobra.Command, as []string) error {
+			return a.addFile(as[0], as[2], "trust root "+as[1], func(r *ceremony.Repository, b []byte) error { return r.AddTrustRoot(as[1], b) })
+		},
+	}
+}
+
+func (a *app) snapshotAddBundleCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "bundle DIR DIGEST FILE",
+		Short:   "Send a signature bundle of an artifact along, for nodes whose mirrors drop it",
+		Example: `  rmodels snapshot add bundle ./ceremony sha256:... bundle.sigstore.json`,
+		Args:    args(cobra.ExactArgs(3)),
+		RunE: func(cmd *cobra.Command, as []string) error {
+			return a.addFile(as[0], as[2], "a bundle of "+as[1], func(r *ceremony.Repository, b []byte) error { return r.AddBundle(digest.Digest(as[1]), b) })
+		},
+	}
+}
+
+// addFile puts a file beside the draft.
+func (a *app) addFile(dir, file, what string, add func(*ceremony.Repository, []byte) error) error {
+	r, err := ceremony.Open(dir)
+	if err != nil {
+		return err
+	}
+	b, err := readCapped(file, snapshot.MaxExtra)
+	if err != nil {
+		return err
+	}
+	if err := add(r, b); err != nil {
+		return edited(err)
+	}
+	return a.drafted(r, what+" is beside the draft")
 }
 
 // readEntry decodes one entry of the document strictly. Where the file has one
@@ -280,7 +328,9 @@ func (a *app) clientShowing(show progress.Sink) (*oci.Client, error) {
 }
 
 func (a *app) snapshotEnableCommand(verb string, enabled bool) *cobra.Command {
-	return &cobra.Command{
+	var only bool
+	var from elsewhere
+	c := &cobra.Command{
 		Use:     verb + " DIR NAME@VERSION",
 		Short:   strings.ToUpper(verb[:1]) + verb[1:] + " a model in the draft",
 		Example: "  rmodels snapshot " + verb + " ./ceremony tiny@v1",
@@ -294,16 +344,24 @@ func (a *app) snapshotEnableCommand(verb string, enabled bool) *cobra.Command {
 			if version == "" {
 				return usageError{fmt.Errorf("%s: write NAME@VERSION", as[1])}
 			}
-			if err := r.SetEnabled(name, version, enabled); err != nil {
-				return usageError{err}
+			if err := a.update(cmd.Context(), r, from); err != nil {
+				return err
+			}
+			if err := r.SetEnabled(name, version, enabled, flagsOf(only)...); err != nil {
+				return edited(err)
 			}
 			return a.drafted(r, as[1]+" is "+verb+"d in the draft")
 		},
 	}
+	c.Flags().BoolVar(&only, "only", false, onlyHelp)
+	from.flags(c.Flags())
+	return c
 }
 
 func (a *app) snapshotRemoveCommand() *cobra.Command {
-	return &cobra.Command{
+	var only bool
+	var from elsewhere
+	c := &cobra.Command{
 		Use:     "remove DIR NAME[@VERSION]",
 		Short:   "Drop a model from the draft; without a version, every version",
 		Example: `  rmodels snapshot remove ./ceremony tiny@v1`,
@@ -314,158 +372,16 @@ func (a *app) snapshotRemoveCommand() *cobra.Command {
 				return err
 			}
 			name, version := splitID(as[1])
-			if err := r.RemoveModel(name, version); err != nil {
-				return usageError{err}
+			if err := a.update(cmd.Context(), r, from); err != nil {
+				return err
+			}
+			if err := r.RemoveModel(name, version, flagsOf(only)...); err != nil {
+				return edited(err)
 			}
 			return a.drafted(r, as[1]+" is out of the draft")
 		},
 	}
-}
-
-func (a *app) snapshotSignCommand() *cobra.Command {
-	var keys []string
-	c := &cobra.Command{
-		Use:   "sign DIR",
-		Short: "Sign the draft; each key holder may do it on a machine of their own",
-		Long: `sign adds the signatures of the given keys to the draft. With fewer keys than
-the threshold the result says who is missing; carry the directory (without
-keys) to the next holder and sign there.`,
-		Example: `  rmodels snapshot sign ./ceremony                       # with every key in DIR/keys
-  rmodels snapshot sign ./ceremony --key alice.pem       # one holder at a time`,
-		Args: args(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, as []string) error {
-			r, err := ceremony.Open(as[0])
-			if err != nil {
-				return err
-			}
-			res, err := r.Sign(keys...)
-			if err != nil {
-				return err
-			}
-			if _, err := keepRoot(r, as[0]); err != nil {
-				return err
-			}
-			return a.result(res, func(w io.Writer) { printSigned(w, res, as[0]) })
-		},
-	}
-	c.Flags().StringArrayVar(&keys, "key", nil, "private key file; may be repeated")
+	c.Flags().BoolVar(&only, "only", false, onlyHelp)
+	from.flags(c.Flags())
 	return c
-}
-
-func printSigned(w io.Writer, res *ceremony.SignResult, dir string) {
-	for _, x := range res.Roles {
-		expires := "not signed yet"
-		if !x.Expires.IsZero() {
-			expires = "expires " + x.Expires.Format(time.RFC3339)
-		}
-		line(w, "%-10s version %d: %s, %d needed, %s", x.Role, x.Version, amount.Count(len(x.Signed), "signature"), x.Threshold, expires)
-		for _, id := range x.Signed {
-			line(w, "             %s signed", short(id))
-		}
-		for _, id := range x.Missing {
-			line(w, "             %s has not signed", short(id))
-		}
-	}
-	switch {
-	case res.Draft:
-		line(w, "the draft holds changes that nobody has signed: who holds a key of targets runs: rmodels snapshot sign %s --key FILE", dir)
-	case res.Complete:
-		line(w, "snapshot %d is signed; hand it out with: rmodels snapshot publish %s --to DIRECTORY", res.Sequence, dir)
-	default:
-		line(w, "more signatures are needed: the next holder runs: rmodels snapshot sign %s --key FILE", dir)
-	}
-}
-
-func (a *app) snapshotStatusCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "status DIR",
-		Short: "Say who has signed, who is missing, and what expires when",
-		Example: `  rmodels snapshot status ./ceremony
-  rmodels snapshot status ./ceremony --output json`,
-		Args: args(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, as []string) error {
-			r, err := ceremony.Open(as[0])
-			if err != nil {
-				return err
-			}
-			res, err := r.Status()
-			if err != nil {
-				return err
-			}
-			return a.result(res, func(w io.Writer) { printSigned(w, res, as[0]) })
-		},
-	}
-}
-
-func (a *app) snapshotPublishCommand() *cobra.Command {
-	var to, bundle string
-	c := &cobra.Command{
-		Use:   "publish DIR",
-		Short: "Write the signed snapshot where nodes pull it, or as one push file",
-		Example: `  rmodels snapshot publish ./ceremony --to /srv/www/testnet
-  rmodels snapshot publish ./ceremony --to oci://registry.example/net/snapshots:testnet
-  rmodels snapshot publish ./ceremony --bundle snapshot.bundle.json`,
-		Args: args(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, as []string) error {
-			if to == "" && bundle == "" {
-				return usageError{errors.New("snapshot publish needs --to DIRECTORY or oci://REPOSITORY, --bundle FILE, or both")}
-			}
-			r, err := ceremony.Open(as[0])
-			if err != nil {
-				return err
-			}
-			changed, err := r.Changed()
-			if err != nil {
-				return err
-			}
-			if changed {
-				return usageError{fmt.Errorf("the draft differs from what is signed: sign it first with: rmodels snapshot sign %s", as[0])}
-			}
-			if to != "" {
-				if err := a.publish(cmd.Context(), r, to); err != nil {
-					return err
-				}
-			}
-			if bundle != "" {
-				b, err := r.BundleFile()
-				if err != nil {
-					return err
-				}
-				if err := durable.WriteFile(bundle, b, 0o644); err != nil {
-					return err
-				}
-			}
-			return a.result(map[string]string{"to": to, "bundle": bundle}, func(w io.Writer) {
-				if to != "" {
-					line(w, "published to %s", to)
-				}
-				if bundle != "" {
-					line(w, "wrote %s", bundle)
-				}
-			})
-		},
-	}
-	c.Flags().StringVar(&to, "to", "", "where nodes pull from: a directory (over HTTPS or as it is) or oci://registry/repository[:tag]")
-	c.Flags().StringVar(&bundle, "bundle", "", "push file for: rmodels snapshot apply")
-	return c
-}
-
-// publish writes the newest set where nodes pull it.
-func (a *app) publish(ctx context.Context, r *ceremony.Repository, to string) error {
-	name, isRegistry := strings.CutPrefix(to, "oci://")
-	if !isRegistry {
-		return r.Publish(to)
-	}
-	files, err := r.Files()
-	if err != nil {
-		return err
-	}
-	c, err := a.client()
-	if err != nil {
-		return err
-	}
-	if _, err = c.PushTUF(ctx, files, name); errors.Is(err, oci.ErrReference) {
-		return usageError{err}
-	}
-	return err
 }

@@ -60,8 +60,9 @@ func (a *app) snapshotShowCommand() *cobra.Command {
 			}
 			return a.result(struct {
 				*snapshot.Accepted
-				Changes []snapshot.Change `json:"changes"` // against the snapshot accepted before
-			}{acc, append([]snapshot.Change{}, changes...)}, func(w io.Writer) { printAccepted(w, acc, changes, time.Now()) })
+				Changes []snapshot.Change    `json:"changes"` // against the snapshot accepted before
+				Keys    []snapshot.PolicyKey `json:"keys"`    // by the digests that revoke takes
+			}{acc, append([]snapshot.Change{}, changes...), append([]snapshot.PolicyKey{}, acc.Document.PolicyKeys()...)}, func(w io.Writer) { printAccepted(w, acc, changes, time.Now()) })
 		},
 	}
 }
@@ -94,6 +95,9 @@ func printAccepted(w io.Writer, acc *snapshot.Accepted, changes []snapshot.Chang
 	}
 	for _, r := range d.Revocations {
 		field(w, "revoked", "%s", revokedText(r))
+	}
+	for _, k := range d.PolicyKeys() {
+		field(w, "key", "%s of %s in policy %s", k.Digest, k.Authority, k.Policy)
 	}
 	fmt.Fprintln(w)
 	models := [][]string{{"MODEL", "VERSION", "ENABLED", "SIZE", "RUNTIME", "POLICY", "DIGEST"}}

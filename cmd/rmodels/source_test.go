@@ -81,12 +81,24 @@ func TestOwnKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("RMODELS_CONFIG", none)
-	rmodels := func(want int, args ...string) {
+	rmodels := func(want int, args ...string) string {
 		t.Helper()
 		var out, errs bytes.Buffer
 		if got := run(args, &out, &errs); got != want {
 			t.Fatalf("rmodels %s: exit code %d, want %d\n%s%s", strings.Join(args, " "), got, want, &out, &errs)
 		}
+		return out.String()
+	}
+	// looked is the digest of what a holder has looked at.
+	looked := func(desk string) string {
+		t.Helper()
+		var p struct {
+			Digest string `json:"digest"`
+		}
+		if err := json.Unmarshal([]byte(rmodels(exitOK, "snapshot", "diff", desk, "--output", "json")), &p); err != nil {
+			t.Fatal(err)
+		}
+		return p.Digest
 	}
 	key := func(name string) string { return filepath.Join(dir, name) }
 	for _, name := range []string{"alice-root", "bob-root", "alice", "bob"} {
@@ -113,12 +125,14 @@ func TestOwnKeys(t *testing.T) {
 	}
 	online := filepath.Join(desk, "keys", "online.pem")
 	desk = carry(desk, "alice's")
-	rmodels(exitOK, "snapshot", "sign", desk, "--key", key("alice-root.key"), "--key", key("alice.key"))
+	rmodels(exitUsage, "snapshot", "sign", desk, "--root", "--key", key("alice-root.key"))
+	rmodels(exitUsage, "snapshot", "sign", desk, "--root", "--key", key("alice-root.key"), "--yes", "sha256:"+strings.Repeat("0", 64))
+	rmodels(exitOK, "snapshot", "sign", desk, "--root", "--yes", looked(desk), "--key", key("alice-root.key"), "--key", key("alice.key"))
 	if _, err := os.Stat(filepath.Join(desk, "root.json")); err == nil {
 		t.Error("a root of one signature is there to be pinned")
 	}
 	desk = carry(desk, "bob's")
-	rmodels(exitOK, "snapshot", "sign", desk, "--key", key("bob-root.key"), "--key", key("bob.key"))
+	rmodels(exitOK, "snapshot", "sign", desk, "--root", "--yes", looked(desk), "--key", key("bob-root.key"), "--key", key("bob.key"))
 	desk = carry(desk, "office")
 	rmodels(exitOK, "snapshot", "sign", desk, "--key", online)
 	push := filepath.Join(dir, "push.json")

@@ -15,7 +15,7 @@ run() {
 # stays in $demo/log/printed for the next line of this script.
 publisher() {
   show "$@"
-  RMODELS_CONFIG=$publisher/config.toml "$@" > "$demo/log/printed" || fail "exit code $?: $*"
+  RMODELS_CONFIG=$publisher/config.toml "$@" < /dev/null > "$demo/log/printed" || fail "exit code $?: $*"
   sed 's/^/     /' "$demo/log/printed"
 }
 

@@ -58,8 +58,7 @@ func TestCeremony(t *testing.T) {
 	}
 	for i, s := range steps {
 		carry()
-		res, err := repo.Sign(key(s.key))
-		check(t, err)
+		res := signWith(t, repo, key(s.key))
 		if res.Complete != s.complete || res.Restarted {
 			t.Errorf("step %d %s: %+v", i, s.key, res)
 		}
@@ -80,14 +79,14 @@ func TestCeremony(t *testing.T) {
 
 	// The draft changes between two signatures: they are for another document.
 	check(t, repo.SetEnabled("tiny", "v1", false))
-	must1(repo.Sign(key("targets-a")))(t)
+	signWith(t, repo, key("targets-a"))
 	check(t, repo.AddModel(testModel("tiny", "v2")))
-	res := must1(repo.Sign(key("targets-b")))(t)
+	res := signWith(t, repo, key("targets-b"))
 	if !res.Restarted || res.Complete {
 		t.Errorf("%+v", res)
 	}
-	must1(repo.Sign(key("targets-c")))(t)
-	res = must1(repo.Sign(key("online")))(t)
+	signWith(t, repo, key("targets-c"))
+	res = signWith(t, repo, key("online"))
 	if !res.Complete || res.Sequence != 2 {
 		t.Errorf("%+v", res)
 	}
@@ -100,7 +99,8 @@ func TestCeremony(t *testing.T) {
 
 	// A key of no role is a mistake to be told.
 	holderKey(t, key("stranger"))
-	_, err = repo.Sign(key("stranger"))
+	keys := must1(repo.LoadKeys(nil, key("stranger")))(t)
+	_, err = repo.Sign(ceremony.SignOptions{Keys: keys})
 	wantErr(t, err, snapshot.ErrKey, "stranger")
 }
 
@@ -131,7 +131,7 @@ func TestRenew(t *testing.T) {
 	}
 	// Beyond the targets' term the online key is not enough.
 	net.forward(7 * days)
-	must1(net.repo.Sign(net.key("online")))(t)
+	signWith(t, net.repo, net.key("online"))
 	_, err := net.repo.BundleFile()
 	wantErr(t, err, snapshot.ErrExpired)
 	acc = must1(n.Apply(net.release("targets-1", "targets-2", "online"), net.now()))(t)
@@ -186,11 +186,24 @@ func TestTargets(t *testing.T) {
 		t.Errorf("%v %v", acc.TrustRoots, acc.Bundles)
 	}
 	to := t.TempDir()
-	check(t, net.repo.Publish(to))
+	check(t, net.repo.Publish(t.Context(), ceremony.PublishOptions{}, ceremony.DirSite(to)))
 	other := newNode(t, "mainnet", net.root())
 	if acc := must1(other.Pull(t.Context(), snapshot.DirSource(to), net.now()))(t); len(acc.Bundles[d]) != 2 {
 		t.Errorf("%v", acc.Bundles)
 	}
+}
+
+// renewed are the files of a published directory.
+func renewed(dir string) (map[string][]byte, error) {
+	files := map[string][]byte{}
+	root := os.DirFS(dir)
+	err := fs.WalkDir(root, ".", func(name string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			files[name], err = fs.ReadFile(root, name)
+		}
+		return err
+	})
+	return files, err
 }
 
 // TestRenewMeanwhile: the online key keeps the published snapshot fresh while
@@ -200,23 +213,23 @@ func TestRenewMeanwhile(t *testing.T) {
 	n := newNode(t, "mainnet", net.root())
 	must1(n.Apply(net.release(), net.now()))(t)
 	check(t, net.repo.AddModel(testModel("tiny", "v2")))
-	must1(net.repo.Sign(net.key("targets-1"), net.key("online")))(t)
+	signWith(t, net.repo, net.key("targets-1"), net.key("online"))
 	net.forward(6 * days)
-	files := must1(net.repo.Renew(net.key("online")))(t)
+	online := must1(net.repo.LoadKeys(nil, net.key("online")))(t)
+	to := t.TempDir()
+	check(t, net.repo.Renew(t.Context(), online, ceremony.PublishOptions{}, ceremony.DirSite(to)))
+	files := must1(renewed(to))(t)
 	acc := must1(n.Apply(must1(snapshot.EncodeBundle(files))(t), net.now()))(t)
 	if acc.Document.Sequence != 1 || acc.TimestampVersion != 2 || acc.Changed {
 		t.Errorf("%+v", acc)
 	}
-	to := t.TempDir()
-	check(t, ceremony.WriteFiles(to, files))
 	must1(newNode(t, "mainnet", net.root()).Pull(t.Context(), snapshot.DirSource(to), net.now()))(t)
 	acc = must1(n.Apply(net.release("targets-2", "online"), net.now()))(t)
 	if acc.Document.Sequence != 2 || len(acc.Signers) != 2 || acc.TimestampVersion != 3 {
 		t.Errorf("%+v", acc)
 	}
-	if _, err := net.repo.Renew(net.key("targets-1")); err == nil {
-		t.Error("renewed without the online key")
-	}
+	other := must1(net.repo.LoadKeys(nil, net.key("targets-1")))(t)
+	wantErr(t, net.repo.Renew(t.Context(), other, ceremony.PublishOptions{}), snapshot.ErrKey, "online key")
 }
 
 func TestRotateErrors(t *testing.T) {
@@ -237,13 +250,16 @@ func TestRotateErrors(t *testing.T) {
 	}
 	check(t, net.repo.RenewRoot())
 	// One root holder alone does not complete the root.
-	res := must1(net.repo.Sign(net.key("root-1"), net.key("targets-2"), net.key("targets-3"), net.key("online")))(t)
-	if res.Complete || res.Roles[0].Complete || len(res.Roles[0].Missing) != 2 {
+	res := signWith(t, net.repo, net.key("root-1"), net.key("targets-2"), net.key("targets-3"), net.key("online"))
+	if !res.Complete || res.Roles[0].Complete || len(res.Roles[0].Missing) != 2 {
 		t.Errorf("%+v", res)
 	}
-	_, err := net.repo.BundleFile()
-	wantErr(t, err, ceremony.ErrIncomplete, "root has 1 of 2")
-	if res := must1(net.repo.Sign(net.key("root-2"), net.key("targets-2"), net.key("targets-3"), net.key("online")))(t); !res.Complete {
+	// Nor does it wait for it: the document goes out under the root before.
+	check(t, net.repo.Publish(t.Context(), ceremony.PublishOptions{}))
+	if st := must1(net.repo.Status())(t); st.Pending.Root == nil || st.Roles[0].Version != 2 || st.Roles[0].Complete {
+		t.Errorf("%+v", st)
+	}
+	if res := signWith(t, net.repo, net.key("root-2"), net.key("targets-2"), net.key("targets-3"), net.key("online")); !res.Complete {
 		t.Errorf("%+v", res)
 	}
 }

@@ -1,11 +1,12 @@
 package ceremony
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
+	"path"
 	"slices"
 	"time"
 
@@ -13,43 +14,321 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/opencontainers/go-digest"
 
-	"github.com/resultity/rmodels/internal/durable"
 	"github.com/resultity/rmodels/snapshot"
 )
 
-// Draft reads the document as it is being edited. Its sequence, created and
-// expires are those of the last edit; [Repository.Sign] sets them.
+// Flag changes how an edit is made.
+type Flag int
+
+const (
+	// Only makes the change to what was published last, and sets the draft's
+	// other edits aside for [Repository.Resume]: what an emergency needs. An
+	// edit that withdraws does so by itself where the draft cannot be read.
+	Only Flag = iota + 1
+	// Unlisted lets a revocation name what neither the draft nor the published
+	// document lists: a layer, a file, something yet to come.
+	Unlisted
+)
+
+// Draft reads the document as it is being edited. Its sequence is that of the
+// published document from which it was begun; signing sets it, created and
+// expires.
 func (r *Repository) Draft() (*snapshot.Snapshot, error) {
-	b, err := os.ReadFile(r.path(draftFolder, snapshot.TargetName))
+	st, err := r.read(context.Background())
 	if err != nil {
-		return nil, fmt.Errorf("read draft: %w", err)
+		return nil, err
 	}
-	s, err := snapshot.Parse(b)
-	if err != nil {
-		return nil, fmt.Errorf("draft %s: %w", r.path(draftFolder, snapshot.TargetName), err)
-	}
-	if s.Network != r.config.Network {
-		return nil, fmt.Errorf("%w: draft is for %q, the repository for %q", snapshot.ErrNetwork, s.Network, r.config.Network)
-	}
-	return s, nil
+	return st.draft, st.draftErr
 }
 
-// Edit changes the draft. It is stored only when the result is well formed.
-func (r *Repository) Edit(change func(*snapshot.Snapshot) error) error {
-	s, err := r.Draft()
+func parseDraft(b []byte, network string) (*snapshot.Snapshot, error) {
+	var s snapshot.Snapshot
+	if err := json.Unmarshal(b, &s, json.RejectUnknownMembers(true)); err != nil {
+		return nil, fmt.Errorf("%w: %w", snapshot.ErrInvalid, err)
+	}
+	if err := s.Check(); err != nil {
+		return nil, err
+	}
+	if s.Network != network {
+		return nil, fmt.Errorf("%w: draft is for %.80q, the ceremony for %q", snapshot.ErrNetwork, s.Network, network)
+	}
+	return &s, nil
+}
+
+// Edit changes the draft. It is stored only when nodes would take the result,
+// or when it makes smaller what they would not.
+func (r *Repository) Edit(change func(*snapshot.Snapshot) error, flags ...Flag) error {
+	return r.edit(false, flags, func(_ *state, s *snapshot.Snapshot) error { return change(s) })
+}
+
+// withdraw is Edit for what takes something away: it falls back to the
+// published document where the draft cannot be read.
+func (r *Repository) withdraw(flags []Flag, change func(*state, *snapshot.Snapshot) error) error {
+	return r.edit(true, flags, change)
+}
+
+func (r *Repository) edit(withdraws bool, flags []Flag, change func(*state, *snapshot.Snapshot) error) error {
+	ctx := context.Background()
+	return r.locked(ctx, func() error {
+		st, err := r.read(ctx)
+		if err != nil {
+			return err
+		}
+		if slices.Contains(flags, Only) || withdraws && st.draft == nil && st.document() != nil {
+			return r.editPublished(st, change)
+		}
+		if st.draft == nil {
+			return st.draftErr
+		}
+		next, err := clone(st.draft)
+		if err != nil {
+			return err
+		}
+		if err := r.apply(st, next, change); err != nil {
+			if withdraws && st.draftErr != nil && st.document() != nil {
+				return r.editPublished(st, change)
+			}
+			return err
+		}
+		return r.storeDraft(next)
+	})
+}
+
+// apply changes a document and holds it against what nodes take.
+func (r *Repository) apply(st *state, s *snapshot.Snapshot, change func(*state, *snapshot.Snapshot) error) error {
+	before, err := signedForm(s)
 	if err != nil {
 		return err
 	}
-	if err := change(s); err != nil {
+	if err := change(st, s); err != nil {
 		return err
 	}
 	if s.Network != r.config.Network {
-		return fmt.Errorf("%w: draft is for %q, the repository for %q", snapshot.ErrNetwork, s.Network, r.config.Network)
+		return fmt.Errorf("%w: draft is for %.80q, the ceremony for %q", snapshot.ErrNetwork, s.Network, r.config.Network)
 	}
 	if err := s.Check(); err != nil {
 		return err
 	}
-	return writeJSON(r.path(draftFolder, snapshot.TargetName), s)
+	after, err := signedForm(s)
+	if err != nil {
+		return err
+	}
+	if len(after) < len(before) { // on the way back to what nodes take
+		return nil
+	}
+	extra, err := r.extraTargets(s)
+	if err != nil {
+		return err
+	}
+	return st.limits(s, extra)
+}
+
+// editPublished makes a change to the published document alone.
+func (r *Repository) editPublished(st *state, change func(*state, *snapshot.Snapshot) error) error {
+	if st.publishedErr != nil {
+		return st.publishedErr
+	}
+	base := st.document()
+	if base == nil {
+		return fmt.Errorf("%w: nothing was published yet: edit the draft itself", ErrIncomplete)
+	}
+	next, err := clone(base)
+	if err != nil {
+		return err
+	}
+	edits := true
+	if st.draft != nil && st.draftErr == nil {
+		changes, err := snapshot.Compare(base, st.draft)
+		if err != nil {
+			return err
+		}
+		if edits = len(changes) > 0; edits && st.aside() && withdrawsOnly(changes, base, st.draft) {
+			// An earlier change of this kind, not published yet: go on from it.
+			if next, err = clone(st.draft); err != nil {
+				return err
+			}
+			edits = false
+		}
+	}
+	if err := r.apply(st, next, change); err != nil {
+		return err
+	}
+	if edits {
+		if err := r.setAside(st, change); err != nil {
+			return err
+		}
+	}
+	next.Sequence = base.Sequence
+	return r.storeDraft(next)
+}
+
+// setAside keeps the draft's edits for later, with the change where it can be
+// made to them too. Bytes that are no draft are kept as they are; what is no
+// file at all is not.
+func (r *Repository) setAside(st *state, change func(*state, *snapshot.Snapshot) error) error {
+	if st.aside() {
+		return nil // the first edits that were set aside are the ones that people wait for
+	}
+	if st.draft != nil {
+		if later, err := clone(st.draft); err == nil && change(st, later) == nil && later.Check() == nil {
+			return writeJSON(r.files, asideFile, later)
+		}
+	}
+	b, err := r.files.read(draftFile, maxDraft)
+	if err != nil {
+		return nil //nolint:nilerr // nothing that could be kept
+	}
+	return r.files.write(asideFile, b)
+}
+
+// aside tells whether edits wait beside the draft.
+func (st *state) aside() bool {
+	_, err := st.r.files.read(asideFile, maxDraft)
+	return err == nil
+}
+
+// Resume makes the edits that were set aside the draft again.
+func (r *Repository) Resume() error {
+	ctx := context.Background()
+	return r.locked(ctx, func() error {
+		st, err := r.read(ctx)
+		if err != nil {
+			return err
+		}
+		b, err := r.files.read(asideFile, maxDraft)
+		if err != nil {
+			return fmt.Errorf("no edits were set aside: %w", err)
+		}
+		later, err := parseDraft(b, r.config.Network)
+		if err != nil {
+			return fmt.Errorf("the edits that were set aside: %w", err)
+		}
+		base := st.document()
+		if base == nil {
+			return r.storeDraft(later)
+		}
+		if st.draft == nil {
+			return st.draftErr
+		}
+		if changes, err := snapshot.Compare(base, st.draft); err != nil || len(changes) > 0 {
+			return errors.Join(fmt.Errorf("%w: publish it first, or drop it with: rmodels snapshot reset %s", ErrUnsigned, r.dir), err)
+		}
+		for _, rev := range base.Revocations {
+			later.Revocations = put(later.Revocations, rev, sameRevocation(rev))
+		}
+		later.Sequence = base.Sequence
+		if err := r.storeDraft(later); err != nil {
+			return err
+		}
+		return r.files.remove(asideFile)
+	})
+}
+
+// Reset drops the draft's edits and what waits for signatures, a root too when
+// asked: the draft is what was published last.
+func (r *Repository) Reset(root bool) error {
+	ctx := context.Background()
+	return r.locked(ctx, func() error {
+		st, err := r.read(ctx)
+		if err != nil {
+			return err
+		}
+		if st.publishedErr != nil {
+			return st.publishedErr
+		}
+		doc := st.document()
+		if doc == nil {
+			doc = r.emptyDraft(st.now)
+		}
+		if err := r.storeDraft(doc); err != nil {
+			return err
+		}
+		if err := r.dropStaged(); err != nil {
+			return err
+		}
+		if root && st.published != nil {
+			return r.dropRoots(1 << 62)
+		}
+		return nil
+	})
+}
+
+// dropStaged removes the staged document and its signatures. The metadata
+// first: a document without signatures counts for nothing.
+func (r *Repository) dropStaged() error {
+	if err := r.dropOnline(); err != nil {
+		return err
+	}
+	if err := r.files.remove(stagedTargets); err != nil {
+		return err
+	}
+	return r.files.remove(stagedDocument)
+}
+
+func (r *Repository) dropOnline() error {
+	if err := r.files.remove(stagedStamp); err != nil {
+		return err
+	}
+	return r.files.remove(stagedSnapshot)
+}
+
+// dropRoots removes staged roots up to a version.
+func (r *Repository) dropRoots(upTo int64) error {
+	versions, err := r.stagedRoots()
+	if err != nil {
+		return err
+	}
+	for _, v := range versions {
+		if v <= upTo {
+			if err := r.files.remove(path.Join(stagedFolder, rootFile(v))); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (r *Repository) storeDraft(s *snapshot.Snapshot) error { return writeJSON(r.files, draftFile, s) }
+
+func clone(s *snapshot.Snapshot) (*snapshot.Snapshot, error) {
+	b, err := json.Marshal(s)
+	if err != nil {
+		return nil, err
+	}
+	var c snapshot.Snapshot
+	return &c, json.Unmarshal(b, &c)
+}
+
+// signedForm is a document as nodes get it.
+func signedForm(s *snapshot.Snapshot) ([]byte, error) {
+	return json.Marshal(s, json.Deterministic(true), jsontext.WithIndent(" "))
+}
+
+// limits says early what nodes would refuse at the end: size, files, bytes.
+func (st *state) limits(s *snapshot.Snapshot, extra map[string][]byte) error {
+	raw, err := signedForm(s)
+	if err != nil {
+		return err
+	}
+	if n := len(raw); n > snapshot.MaxDocument {
+		return fmt.Errorf("%w: document of %d bytes, nodes take %d", snapshot.ErrTooLarge, n, snapshot.MaxDocument)
+	}
+	bytes, list := 0, 0
+	for name, b := range extra {
+		bytes += len(b)
+		list += len(name) + 160 // of a line of targets.json
+	}
+	if bytes > snapshot.MaxExtra {
+		return fmt.Errorf("%w: trust roots and bundles of %d bytes, nodes take %d", snapshot.ErrTooLarge, bytes, snapshot.MaxExtra)
+	}
+	if limit := int(snapshot.MaxMetadata("targets")) - snapshot.MaxKeys*300; list > limit {
+		return fmt.Errorf("%w: %d trust roots and bundles are more than targets.json can list", snapshot.ErrTooLarge, len(extra))
+	}
+	roots := st.publishedVersion() + 1
+	if n := int(roots) + 3 + 1 + len(extra); n > snapshot.MaxPushFiles {
+		return fmt.Errorf("%w: %d files with %d trust roots and bundles, a push file holds %d", snapshot.ErrTooLarge, n, len(extra), snapshot.MaxPushFiles)
+	}
+	return nil
 }
 
 // AddModel adds a model, or replaces the one of the same name and version.
@@ -85,8 +364,8 @@ func put[T any](list []T, v T, same func(T) bool) []T {
 }
 
 // SetEnabled enables or disables a model; version "" means every version.
-func (r *Repository) SetEnabled(name, version string, enabled bool) error {
-	return r.Edit(func(s *snapshot.Snapshot) error {
+func (r *Repository) SetEnabled(name, version string, enabled bool, flags ...Flag) error {
+	return r.edit(!enabled, flags, func(_ *state, s *snapshot.Snapshot) error {
 		found := false
 		for i := range s.Models {
 			if m := &s.Models[i]; m.Name == name && (version == "" || m.Version == version) {
@@ -101,8 +380,8 @@ func (r *Repository) SetEnabled(name, version string, enabled bool) error {
 }
 
 // RemoveModel drops a model; version "" means every version.
-func (r *Repository) RemoveModel(name, version string) error {
-	return r.Edit(func(s *snapshot.Snapshot) error {
+func (r *Repository) RemoveModel(name, version string, flags ...Flag) error {
+	return r.withdraw(flags, func(_ *state, s *snapshot.Snapshot) error {
 		n := len(s.Models)
 		s.Models = slices.DeleteFunc(s.Models, func(m snapshot.Model) bool {
 			return m.Name == name && (version == "" || m.Version == version)
@@ -121,31 +400,22 @@ func notListed(name, version string) error {
 	return fmt.Errorf("model %s is not in the draft: %w", name, fs.ErrNotExist)
 }
 
-// Revoke withdraws a digest, a key or an identity.
-func (r *Repository) Revoke(rev snapshot.Revocation) error {
-	return r.Edit(func(s *snapshot.Snapshot) error {
-		s.Revocations = put(s.Revocations, rev, func(x snapshot.Revocation) bool {
-			return x.Digest == rev.Digest && x.Key == rev.Key &&
-				(x.Identity == nil) == (rev.Identity == nil) && (x.Identity == nil || *x.Identity == *rev.Identity)
-		})
-		return nil
-	})
-}
-
 // AddTrustRoot puts a Sigstore trusted_root.json beside the document and pins
 // it there under name.
 func (r *Repository) AddTrustRoot(name string, trustedRoot []byte) error {
 	if err := snapshot.CheckName(name); err != nil {
 		return fmt.Errorf("%w: trust root name %w", snapshot.ErrInvalid, err)
 	}
-	if !jsontext.Value(trustedRoot).IsValid() || len(trustedRoot) > snapshot.MaxExtra {
+	if len(trustedRoot) > snapshot.MaxExtra || !jsontext.Value(trustedRoot).IsValid() {
 		return fmt.Errorf("%w: trust root %s is not JSON of at most %d bytes", snapshot.ErrInvalid, name, snapshot.MaxExtra)
 	}
 	target := name + ".trusted_root.json"
-	if err := r.writeTarget(target, trustedRoot); err != nil {
-		return err
-	}
-	return r.Edit(func(s *snapshot.Snapshot) error {
+	return r.edit(false, nil, func(_ *state, s *snapshot.Snapshot) error {
+		// Beside the draft before the draft names it: a crash between the two
+		// leaves a file that nothing uses.
+		if err := r.files.write(path.Join(draftTargets, target), trustedRoot); err != nil {
+			return err
+		}
 		if s.TrustRoots == nil {
 			s.TrustRoots = map[string]snapshot.TrustRoot{}
 		}
@@ -160,47 +430,61 @@ func (r *Repository) AddBundle(manifest digest.Digest, bundle []byte) error {
 	if err := snapshot.CheckDigest(manifest); err != nil {
 		return fmt.Errorf("%w: %w", snapshot.ErrInvalid, err)
 	}
-	if !jsontext.Value(bundle).IsValid() {
-		return fmt.Errorf("%w: bundle is not JSON", snapshot.ErrInvalid)
+	if len(bundle) > snapshot.MaxExtra || !jsontext.Value(bundle).IsValid() {
+		return fmt.Errorf("%w: bundle is not JSON of at most %d bytes", snapshot.ErrInvalid, snapshot.MaxExtra)
 	}
-	target := snapshot.BundleTarget(manifest)
-	var list []jsontext.Value
-	b, err := os.ReadFile(r.targetPath(target))
-	if err == nil {
-		err = json.Unmarshal(b, &list)
-	} else if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
-	if err != nil {
-		return fmt.Errorf("bundles of %s: %w", manifest, err)
-	}
-	if slices.ContainsFunc(list, func(v jsontext.Value) bool { return string(v) == string(bundle) }) {
-		return nil
-	}
-	if b, err = json.Marshal(append(list, bundle)); err != nil {
-		return err
-	}
-	return r.writeTarget(target, b)
+	target := path.Join(draftTargets, snapshot.BundleTarget(manifest))
+	ctx := context.Background()
+	return r.locked(ctx, func() error {
+		st, err := r.read(ctx)
+		if err != nil {
+			return err
+		}
+		if st.draft == nil {
+			return st.draftErr
+		}
+		var list []jsontext.Value
+		b, err := r.files.read(target, snapshot.MaxExtra)
+		if err == nil {
+			err = json.Unmarshal(b, &list)
+		} else if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		if err != nil {
+			return fmt.Errorf("bundles of %s: %w", manifest, err)
+		}
+		if slices.ContainsFunc(list, func(v jsontext.Value) bool { return bytes.Equal(v, bundle) }) {
+			return nil
+		}
+		if b, err = json.Marshal(append(list, bundle)); err != nil {
+			return err
+		}
+		extra := map[string][]byte{snapshot.BundleTarget(manifest): b}
+		for name, old := range st.extra {
+			if name != snapshot.BundleTarget(manifest) {
+				extra[name] = old
+			}
+		}
+		if err := st.limits(st.draft, extra); err != nil {
+			return err
+		}
+		return r.files.write(target, b)
+	})
 }
 
-func (r *Repository) targetPath(target string) string {
-	return r.path(draftFolder, "targets", target)
-}
-
-func (r *Repository) writeTarget(target string, b []byte) error {
-	p := r.targetPath(target)
-	if err := durable.MkdirAll(filepath.Dir(p), 0o755); err != nil {
-		return err
-	}
-	return durable.WriteFile(p, b, 0o644)
-}
-
-// extraTargets are the draft's targets besides the document that it uses: its
-// trust roots, and bundles for what it lists.
+// extraTargets are a document's targets besides itself: its trust roots, and
+// bundles for what it lists. They lie beside the draft, else where the last
+// snapshot was published.
 func (r *Repository) extraTargets(s *snapshot.Snapshot) (map[string][]byte, error) {
 	targets := map[string][]byte{}
 	for name, tr := range s.TrustRoots {
-		b, err := os.ReadFile(r.targetPath(tr.Target))
+		b, err := r.files.read(path.Join(draftTargets, tr.Target), snapshot.MaxExtra)
+		if err != nil || digest.FromBytes(b) != tr.Digest {
+			published, perr := r.files.read(path.Join(metadataFolder, snapshot.TargetFile(tr.Target, tr.Digest.Encoded())), snapshot.MaxExtra)
+			if perr == nil && digest.FromBytes(published) == tr.Digest {
+				b, err = published, nil
+			}
+		}
 		if err != nil {
 			return nil, fmt.Errorf("trust root %s: %w", name, err)
 		}
@@ -209,39 +493,46 @@ func (r *Repository) extraTargets(s *snapshot.Snapshot) (map[string][]byte, erro
 		}
 		targets[tr.Target] = b
 	}
-	listed := []digest.Digest{}
-	for _, m := range s.Models {
-		listed = append(listed, m.Digest())
-	}
-	for _, rt := range s.Runtimes {
-		listed = append(listed, rt.Digest())
-	}
-	for _, d := range listed {
-		target := snapshot.BundleTarget(d)
-		b, err := os.ReadFile(r.targetPath(target))
+	for _, d := range listedManifests(s) {
+		b, err := r.files.read(path.Join(draftTargets, snapshot.BundleTarget(d)), snapshot.MaxExtra)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		targets[target] = b
+		var list []jsontext.Value
+		if err := json.Unmarshal(b, &list); err != nil {
+			return nil, fmt.Errorf("%w: bundles of %s: %w", snapshot.ErrInvalid, d, err)
+		}
+		targets[snapshot.BundleTarget(d)] = b
 	}
 	return targets, nil
 }
 
-// sameContent compares documents without what signing sets.
-func sameContent(a, b *snapshot.Snapshot) (bool, error) {
-	x, err := contentOf(a)
-	if err != nil {
-		return false, err
+func listedManifests(s *snapshot.Snapshot) []digest.Digest {
+	var listed []digest.Digest
+	for _, m := range s.Models {
+		listed = append(listed, m.Digest())
 	}
-	y, err := contentOf(b)
-	return string(x) == string(y), err
+	for _, rt := range s.Runtimes {
+		listed = append(listed, rt.Digest())
+	}
+	return listed
 }
 
+// contentOf is a document without what signing sets.
 func contentOf(s *snapshot.Snapshot) ([]byte, error) {
 	c := *s
 	c.Sequence, c.Created, c.Expires = 0, time.Time{}, time.Time{}
 	return json.Marshal(&c, json.Deterministic(true))
+}
+
+func sameContent(a, b *snapshot.Snapshot) bool {
+	x, err := contentOf(a)
+	if err != nil {
+		return false
+	}
+	y, err := contentOf(b)
+	return err == nil && bytes.Equal(x, y)
 }

@@ -92,11 +92,20 @@ func (n *network) release(keys ...string) []byte {
 	for _, k := range keys {
 		files = append(files, n.key(k))
 	}
-	_, err := n.repo.Sign(files...)
-	check(n.t, err)
+	signWith(n.t, n.repo, files...)
 	b, err := n.repo.BundleFile()
 	check(n.t, err)
 	return b
+}
+
+// signWith signs with key files, none meaning all in keys/, whatever it is for.
+func signWith(t testing.TB, repo *ceremony.Repository, files ...string) *ceremony.Status {
+	t.Helper()
+	keys, err := repo.LoadKeys(nil, files...)
+	check(t, err)
+	res, err := repo.Sign(ceremony.SignOptions{Keys: keys, Root: true, Confirm: func(*ceremony.Pending) error { return nil }})
+	check(t, err)
+	return res
 }
 
 // root is the root to pin.

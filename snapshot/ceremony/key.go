@@ -4,98 +4,151 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 
+	"github.com/go-json-experiment/json"
+	"github.com/opencontainers/go-digest"
+	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
+	"github.com/resultity/rmodels/internal/durable"
 	"github.com/resultity/rmodels/snapshot"
 )
 
-// tufKey is a private key of one holder.
-type tufKey struct {
+// Passphrase is asked for the passphrase of a key file; nil: none is known. An
+// empty answer for a new key leaves it in the clear.
+type Passphrase func(file string) ([]byte, error)
+
+const (
+	maxKeyFile   = 64 << 10
+	plainKey     = "PRIVATE KEY"
+	encryptedKey = string(cryptoutils.EncryptedSigstorePrivateKeyPEMType)
+)
+
+// Key is a private key of one holder.
+type Key struct {
 	file   string
 	id     string
+	found  bool // in keys/, not named by a person: it may have no role any more
 	signer signature.Signer
+	memory memory
 }
 
-func marshalPrivateKey(k crypto.Signer) ([]byte, error) {
-	der, err := x509.MarshalPKCS8PrivateKey(k)
+// ID is the key's TUF key ID.
+func (k *Key) ID() string { return k.id }
+
+// LoadKey reads a private key: PEM with PKCS#8 in the clear, or encrypted as
+// sigstore's tools do (scrypt and NaCl secretbox). Ed25519 or ECDSA on P-256.
+// A file that others than its owner can read is refused.
+func LoadKey(file string, pass Passphrase) (*Key, error) {
+	bad := func(err error) error { return fmt.Errorf("%w: %s: %w", snapshot.ErrKey, file, err) }
+	f, err := durable.OpenLink(file)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", snapshot.ErrKey, err)
+		return nil, err
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
-}
-
-// loadTUFKey reads a private key: PEM, PKCS#8, Ed25519 or ECDSA P-256.
-func loadTUFKey(file string) (tufKey, error) {
+	st, err := f.Stat()
+	if err == nil && st.Mode().Perm()&0o077 != 0 {
+		err = bad(fmt.Errorf("others than its owner can read it (mode %04o): chmod 600, and count it as stolen if others have an account there", st.Mode().Perm()))
+	}
+	if err == nil && st.Size() > maxKeyFile {
+		err = bad(fmt.Errorf("%d bytes, at most %d", st.Size(), maxKeyFile))
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
 	b, err := os.ReadFile(file)
 	if err != nil {
-		return tufKey{}, err
+		return nil, err
 	}
 	block, _ := pem.Decode(b)
-	if block == nil || block.Type != "PRIVATE KEY" {
-		return tufKey{}, fmt.Errorf("%w: %s is not a PEM file with PRIVATE KEY (PKCS#8)", snapshot.ErrKey, file)
+	if block == nil || block.Type != plainKey && block.Type != encryptedKey && block.Type != "ENCRYPTED COSIGN PRIVATE KEY" {
+		return nil, bad(errors.New("not a PEM file with PRIVATE KEY (PKCS#8), in the clear or encrypted as sigstore does"))
 	}
-	priv, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return tufKey{}, fmt.Errorf("%w: %s: %w", snapshot.ErrKey, file, err)
-	}
-	var hash crypto.Hash
-	var public crypto.PublicKey
-	switch k := priv.(type) {
-	case ed25519.PrivateKey:
-		public = k.Public()
-	case *ecdsa.PrivateKey:
-		if k.Curve.Params().BitSize != 256 {
-			return tufKey{}, fmt.Errorf("%w: %s: ECDSA on P-256 or Ed25519 is needed", snapshot.ErrKey, file)
+	priv, err := cryptoutils.UnmarshalPEMToPrivateKey(b, func(bool) ([]byte, error) {
+		if pass == nil {
+			return nil, errors.New("it is encrypted and no passphrase was given")
 		}
-		hash, public = crypto.SHA256, k.Public()
-	default:
-		return tufKey{}, fmt.Errorf("%w: %s: %T, ECDSA on P-256 or Ed25519 is needed", snapshot.ErrKey, file, priv)
-	}
-	key, err := metadata.KeyFromPublicKey(public)
+		return pass(file)
+	})
 	if err != nil {
-		return tufKey{}, fmt.Errorf("%w: %s: %w", snapshot.ErrKey, file, err)
+		return nil, bad(err)
+	}
+	k, err := newKey(file, priv)
+	if err != nil {
+		return nil, bad(err)
+	}
+	return k, nil
+}
+
+func newKey(file string, priv crypto.PrivateKey) (*Key, error) {
+	var hash crypto.Hash
+	if _, ok := priv.(*ecdsa.PrivateKey); ok {
+		hash = crypto.SHA256
+	}
+	holder, ok := priv.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("%T cannot sign", priv)
+	}
+	key, err := tufKey(holder.Public())
+	if err != nil {
+		return nil, err
 	}
 	id, err := key.ID()
 	if err != nil {
-		return tufKey{}, fmt.Errorf("%w: %s: %w", snapshot.ErrKey, file, err)
+		return nil, err
 	}
 	signer, err := signature.LoadSigner(priv, hash)
 	if err != nil {
-		return tufKey{}, fmt.Errorf("%w: %s: %w", snapshot.ErrKey, file, err)
+		return nil, err
 	}
-	return tufKey{file, id, signer}, nil
+	k := &Key{file: file, id: id, signer: signer}
+	if file != "" {
+		if k.memory, err = readMemory(file); err != nil {
+			return nil, err
+		}
+	}
+	return k, nil
 }
 
-// publicTUFKey reads a public key in PEM for a role.
-func publicTUFKey(data string) (*metadata.Key, error) {
+func tufKey(public crypto.PublicKey) (*metadata.Key, error) {
+	switch k := public.(type) {
+	case ed25519.PublicKey:
+	case *ecdsa.PublicKey:
+		if k.Curve.Params().BitSize != 256 {
+			return nil, errors.New("ECDSA on P-256 or Ed25519 is needed")
+		}
+	default:
+		return nil, fmt.Errorf("%T, ECDSA on P-256 or Ed25519 is needed", public)
+	}
+	return metadata.KeyFromPublicKey(public)
+}
+
+// publicKey reads a public key in PEM for a role.
+func publicKey(data string) (*metadata.Key, error) {
 	pub, _, err := snapshot.ParseKey(data)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", snapshot.ErrKey, err)
 	}
-	switch k := pub.(type) {
-	case ed25519.PublicKey:
-	case *ecdsa.PublicKey:
-		if k.Curve.Params().BitSize != 256 {
-			return nil, fmt.Errorf("%w: ECDSA on P-256 or Ed25519 is needed", snapshot.ErrKey)
-		}
-	default:
-		return nil, fmt.Errorf("%w: %T, ECDSA on P-256 or Ed25519 is needed", snapshot.ErrKey, pub)
+	k, err := tufKey(pub)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", snapshot.ErrKey, err)
 	}
-	return metadata.KeyFromPublicKey(pub)
+	return k, nil
 }
 
 // PublicKeyPEM is the public half of a private key file, to hand to whoever
 // runs [Init] or [Repository.RotateKey].
-func PublicKeyPEM(keyFile string) (string, error) {
-	k, err := loadTUFKey(keyFile)
+func PublicKeyPEM(file string) (string, error) {
+	k, err := LoadKey(file, nil)
 	if err != nil {
 		return "", err
 	}
@@ -103,6 +156,10 @@ func PublicKeyPEM(keyFile string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", snapshot.ErrKey, err)
 	}
+	return publicPEM(pub)
+}
+
+func publicPEM(pub crypto.PublicKey) (string, error) {
 	der, err := x509.MarshalPKIXPublicKey(pub)
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", snapshot.ErrKey, err)
@@ -110,22 +167,179 @@ func PublicKeyPEM(keyFile string) (string, error) {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})), nil
 }
 
-// loadKeys reads the given key files, or all of keys/ when there are none.
-func (r *Repository) loadKeys(files []string) ([]tufKey, error) {
-	if len(files) == 0 {
+// GenerateKeyFile makes an Ed25519 key for a role, writes the private half to
+// a new file that its owner alone can read, encrypted where pass answers with
+// a passphrase, and returns the public half in PEM.
+func GenerateKeyFile(file string, pass Passphrase) (string, error) {
+	_, priv, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return "", err
+	}
+	b, err := marshalKey(file, priv, pass)
+	if err != nil {
+		return "", fmt.Errorf("%w: %s: %w", snapshot.ErrKey, file, err)
+	}
+	if err := durable.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return "", err
+	}
+	if err := durable.CreateFS(durable.OS, file, b, 0o600); err != nil {
+		return "", fmt.Errorf("write key: %w", err)
+	}
+	if err := durable.OS.SyncDir(filepath.Dir(file)); err != nil {
+		return "", err
+	}
+	return publicPEM(priv.Public())
+}
+
+func marshalKey(file string, priv ed25519.PrivateKey, pass Passphrase) ([]byte, error) {
+	var secret []byte
+	if pass != nil {
 		var err error
-		if files, err = filepath.Glob(r.path(keysFolder, "*.pem")); err != nil {
+		if secret, err = pass(file); err != nil {
 			return nil, err
 		}
-		slices.Sort(files)
 	}
-	var keys []tufKey
-	for _, f := range files {
-		k, err := loadTUFKey(f)
+	if len(secret) == 0 {
+		der, err := x509.MarshalPKCS8PrivateKey(priv)
 		if err != nil {
 			return nil, err
 		}
+		return pem.EncodeToMemory(&pem.Block{Type: plainKey, Bytes: der}), nil
+	}
+	der, err := cryptoutils.MarshalPrivateKeyToEncryptedDER(priv, cryptoutils.StaticPasswordFunc(secret))
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: encryptedKey, Bytes: der}), nil
+}
+
+// KeyFiles are the keys in the ceremony's own folder.
+func (r *Repository) KeyFiles() ([]string, error) {
+	files, err := filepath.Glob(filepath.Join(r.dir, keysFolder, "*.pem"))
+	slices.Sort(files)
+	return files, err
+}
+
+// LoadKeys reads key files; none means every key in keys/.
+func (r *Repository) LoadKeys(pass Passphrase, files ...string) ([]*Key, error) {
+	found := len(files) == 0
+	if found {
+		var err error
+		if files, err = r.KeyFiles(); err != nil {
+			return nil, err
+		}
+	}
+	var keys []*Key
+	for _, f := range files {
+		k, err := LoadKey(f, pass)
+		if err != nil {
+			return nil, err
+		}
+		k.found = found
 		keys = append(keys, k)
 	}
 	return keys, nil
+}
+
+// memory is what a holder has seen, kept beside the key where no carrier
+// comes: the network's first root and the newest that was published. A folder
+// that says otherwise is an old one, or a stranger's.
+type memory struct {
+	Network  string        `json:"network"`
+	First    digest.Digest `json:"firstRoot"`
+	Root     int64         `json:"rootVersion"`
+	Sequence int64         `json:"sequence"`
+	Document digest.Digest `json:"document,omitzero"`
+	Targets  int64         `json:"targetsVersion"`
+}
+
+const (
+	memorySuffix = ".seen"
+	maxMemory    = 4 << 10
+)
+
+func readMemory(keyFile string) (memory, error) {
+	var m memory
+	b, err := durable.ReadFile(keyFile+memorySuffix, maxMemory)
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &m, json.RejectUnknownMembers(true))
+	}
+	if err != nil {
+		return m, fmt.Errorf("what its holder has seen, %s: %w", keyFile+memorySuffix, err)
+	}
+	return m, nil
+}
+
+// check refuses a folder that is older than what the holder has seen, or of
+// another network.
+func (m memory) check(st *state, file string) error {
+	if m.First == "" {
+		return nil
+	}
+	hint := fmt.Sprintf("remembered in %s%s", file, memorySuffix)
+	if m.Network != st.r.config.Network {
+		return fmt.Errorf("%w: this key has signed for network %q, not %q (%s)", ErrForeign, m.Network, st.r.config.Network, hint)
+	}
+	first, err := st.first()
+	if err != nil {
+		return err
+	}
+	if first != m.First {
+		return fmt.Errorf("%w: this key has signed under first root %s, here it is %s (%s)", ErrForeign, m.First, first, hint)
+	}
+	root, sequence := st.publishedVersion(), st.sequence()
+	update := fmt.Sprintf("; bring the folder up to date with: rmodels snapshot update %s --from SITE", st.r.dir)
+	switch {
+	case root < m.Root:
+		return fmt.Errorf("%w: this key's holder has seen root %d published, here it is %d (%s)%s", ErrBehind, m.Root, root, hint, update)
+	case st.targetsVersion() < m.Targets || sequence < m.Sequence && root == m.Root:
+		return fmt.Errorf("%w: this key's holder has seen snapshot %d published, here it is %d (%s)%s", ErrBehind, m.Sequence, sequence, hint, update)
+	case sequence == m.Sequence && m.Document != "" && st.published.acc.Digest != m.Document:
+		return fmt.Errorf("%w: this key's holder has seen snapshot %d as %s, here it is %s (%s)", ErrOtherLine, sequence, m.Document, st.published.acc.Digest, hint)
+	}
+	return nil
+}
+
+// first names the network by the first root, published or waiting.
+func (st *state) first() (digest.Digest, error) {
+	switch {
+	case st.publishedErr != nil:
+		return "", st.publishedErr
+	case st.published != nil:
+		return st.published.first()
+	case st.waiting != nil:
+		return signedDigest(st.waiting.meta)
+	}
+	return "", fmt.Errorf("%w: %s has no root", snapshot.ErrInvalid, st.r.dir)
+}
+
+// remember keeps what the holders of keys have now seen. A key on a medium
+// that cannot be written is no reason not to sign.
+func (st *state) remember(keys []*Key) (warnings []string) {
+	first, err := st.first()
+	if err != nil {
+		return nil
+	}
+	m := memory{Network: st.r.config.Network, First: first, Root: st.publishedVersion(), Sequence: st.sequence(), Targets: st.targetsVersion()}
+	if st.document() != nil {
+		m.Document = st.published.acc.Digest
+	}
+	for _, k := range keys {
+		if k.file == "" || k.memory == m {
+			continue
+		}
+		b, err := json.Marshal(m)
+		if err == nil {
+			err = durable.WriteFile(k.file+memorySuffix, append(b, '\n'), 0o600)
+		}
+		if err != nil {
+			warnings = append(warnings, fmt.Sprintf("what was seen cannot be kept beside %s (%v): an older folder would not be noticed next time", k.file, err))
+			continue
+		}
+		k.memory = m
+	}
+	return warnings
 }

@@ -1,13 +1,14 @@
 package ceremony
 
 import (
-	"crypto/ed25519"
-	"crypto/rand"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
+	"path"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,27 +16,8 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
-	"github.com/resultity/rmodels/internal/durable"
 	"github.com/resultity/rmodels/snapshot"
 )
-
-// InitOptions says what a new publisher repository looks like. Zero values
-// take the documented defaults.
-type InitOptions struct {
-	Network          string
-	RootKeys         int // keys to make; default 3, none when RootPublicKeys is set
-	RootThreshold    int // default 2, or 1 for a single key
-	TargetsKeys      int // keys to make; default 3, none when TargetsPublicKeys is set
-	TargetsThreshold int // default 2, or 1 for a single key
-	// RootPublicKeys and TargetsPublicKeys are the public halves (PEM) of keys
-	// that their holders made on machines of their own and keep there.
-	RootPublicKeys, TargetsPublicKeys []string
-	// OnlinePublicKey is the public half of the key for snapshot and timestamp;
-	// empty: one is made.
-	OnlinePublicKey string
-	Terms           Terms
-	Now             func() time.Time // default time.Now
-}
 
 // Terms say for how long signed metadata is valid, counted from signing.
 type Terms struct {
@@ -46,14 +28,17 @@ type Terms struct {
 	OfflineGrace snapshot.Duration `json:"offlineGrace"` // default 14 days; part of the document
 }
 
-const day = snapshot.Duration(24 * time.Hour)
+const (
+	day     = snapshot.Duration(24 * time.Hour)
+	maxTerm = 5 * 366 * day // as nodes bound a document's
+)
 
 func (t *Terms) fill() {
 	for _, d := range []struct {
 		field *snapshot.Duration
 		value snapshot.Duration
 	}{{&t.Root, 365 * day}, {&t.Targets, 30 * day}, {&t.Online, 7 * day}, {&t.Document, 30 * day}, {&t.OfflineGrace, 14 * day}} {
-		if *d.field == 0 {
+		if *d.field <= 0 || *d.field > maxTerm {
 			*d.field = d.value
 		}
 	}
@@ -62,19 +47,22 @@ func (t *Terms) fill() {
 // Repository is a publisher's ceremony directory:
 //
 //	repository.json     network and terms
+//	root.json           the newest root that enough holders have signed, for nodes to pin
 //	keys/NAME.pem       private keys made by [Init]; may be moved away
 //	draft/              the document as edited, and the targets beside it
 //	staged/             what is being signed
 //	metadata/           what was published last, as nodes pull it
 //
-// staged/ and draft/ hold no secrets: they are what travels between the
-// machines of the key holders.
+// All but keys/ holds no secrets: it is what travels between the machines of
+// the key holders, and it is read as what a stranger may have replaced.
 type Repository struct {
 	// Now is the clock for signing and publishing; default time.Now.
 	Now func() time.Time
 
 	dir    string
+	files  folder
 	config repositoryConfig
+	lost   string // why the configuration had to be guessed
 }
 
 type repositoryConfig struct {
@@ -82,17 +70,28 @@ type repositoryConfig struct {
 	Terms   Terms  `json:"terms"`
 }
 
+// Entries of a ceremony directory.
 const (
 	repositoryFile = "repository.json"
+	rootCopy       = "root.json"
 	keysFolder     = "keys"
 	draftFolder    = "draft"
 	stagedFolder   = "staged"
 	metadataFolder = "metadata"
-)
 
-func (r *Repository) path(parts ...string) string {
-	return filepath.Join(append([]string{r.dir}, parts...)...)
-}
+	draftFile      = draftFolder + "/" + snapshot.TargetName
+	asideFile      = draftFolder + "/aside." + snapshot.TargetName
+	draftTargets   = draftFolder + "/targets"
+	stagedDocument = stagedFolder + "/" + snapshot.TargetName
+	stagedTargets  = stagedFolder + "/targets.json"
+	stagedSnapshot = stagedFolder + "/snapshot.json"
+	stagedStamp    = stagedFolder + "/" + snapshot.TimestampFile
+
+	maxConfig = 64 << 10
+	// maxDraft is what is read of a draft: more than nodes take, so that one
+	// that grew too large can still be made smaller.
+	maxDraft = 4 * snapshot.MaxDocument
+)
 
 // Dir is the ceremony directory.
 func (r *Repository) Dir() string { return r.dir }
@@ -100,66 +99,55 @@ func (r *Repository) Dir() string { return r.dir }
 // Network is the network's name.
 func (r *Repository) Network() string { return r.config.Network }
 
-// Init lays out dir, makes the keys that it was not given, and
-// writes the first root and an empty draft. The root is signed as far as the
-// keys at hand go; [Repository.Sign] adds the rest.
-func Init(dir string, o InitOptions) (*Repository, error) {
-	if err := snapshot.CheckName(o.Network); err != nil {
-		return nil, fmt.Errorf("%w: network name %w", snapshot.ErrInvalid, err)
+// Open opens what [Init] wrote.
+func Open(dir string) (*Repository, error) {
+	if _, err := os.Stat(dir); err != nil {
+		return nil, fmt.Errorf("%s holds no ceremony: run rmodels snapshot init: %w", dir, err)
 	}
-	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
-		return nil, fmt.Errorf("%s is not empty: a repository is made in a new directory", dir)
-	}
-	o.Terms.fill()
-	r := &Repository{Now: o.Now, dir: dir, config: repositoryConfig{o.Network, o.Terms}}
-	now := r.now()
-	for _, d := range []string{keysFolder, draftFolder, stagedFolder, metadataFolder} {
-		mode := fs.FileMode(0o755)
-		if d == keysFolder {
-			mode = 0o700
-		}
-		if err := durable.MkdirAll(r.path(d), mode); err != nil {
-			return nil, err
+	return open(dir, dirFolder(dir))
+}
+
+func open(dir string, files folder) (*Repository, error) {
+	r := &Repository{dir: dir, files: files}
+	b, err := files.read(repositoryFile, maxConfig)
+	if err == nil {
+		if err = json.Unmarshal(b, &r.config, json.RejectUnknownMembers(true)); err == nil {
+			err = snapshot.CheckName(r.config.Network)
 		}
 	}
-	root := metadata.Root(now.Add(o.Terms.Root.Std()))
-	for _, role := range []struct {
-		name      string
-		public    []string
-		make      int
-		threshold int
-	}{
-		{metadata.ROOT, o.RootPublicKeys, o.RootKeys, o.RootThreshold},
-		{metadata.TARGETS, o.TargetsPublicKeys, o.TargetsKeys, o.TargetsThreshold},
-	} {
-		if err := r.addRole(root, role.name, role.public, role.make, role.threshold); err != nil {
-			return nil, err
-		}
-	}
-	if err := r.addOnline(root, o.OnlinePublicKey); err != nil {
-		return nil, err
-	}
-	b, err := root.ToBytes(true)
 	if err != nil {
-		return nil, err
+		// The name also stands in what was signed, and terms have defaults: a
+		// lost file may not be in the way of a revocation.
+		name := r.guessNetwork()
+		if name == "" {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil, fmt.Errorf("%s holds no ceremony: run rmodels snapshot init: %w", dir, err)
+			}
+			return nil, fmt.Errorf("%w: %s: %w", snapshot.ErrInvalid, path.Join(dir, repositoryFile), err)
+		}
+		r.config = repositoryConfig{Network: name}
+		r.lost = fmt.Sprintf("%s cannot be read (%v): the network's name is taken from its documents, terms are the defaults", repositoryFile, err)
 	}
-	if err := durable.WriteFile(r.path(stagedFolder, snapshot.MetadataFile(metadata.ROOT, 1)), b, 0o644); err != nil {
-		return nil, err
-	}
-	if err := writeJSON(r.path(repositoryFile), r.config); err != nil {
-		return nil, err
-	}
-	if err := writeJSON(r.path(draftFolder, snapshot.TargetName), r.emptyDraft(now)); err != nil {
-		return nil, err
-	}
-	keys, err := r.loadKeys(nil)
-	if err != nil {
-		return nil, err
-	}
-	if err := r.signRoot(keys); err != nil {
-		return nil, err
-	}
+	r.config.Terms.fill()
 	return r, nil
+}
+
+func (r *Repository) guessNetwork() string {
+	names := []string{draftFile, stagedDocument}
+	published, _ := r.files.list(metadataFolder + "/targets")
+	for _, n := range published {
+		if strings.HasSuffix(n, "."+snapshot.TargetName) {
+			names = append(names, metadataFolder+"/targets/"+n)
+		}
+	}
+	for _, name := range names {
+		if b, err := r.files.read(name, snapshot.MaxDocument); err == nil {
+			if doc, err := snapshot.Parse(b); err == nil {
+				return doc.Network
+			}
+		}
+	}
+	return ""
 }
 
 // now has whole seconds, as TUF writes times.
@@ -170,73 +158,23 @@ func (r *Repository) now() time.Time {
 	return time.Now().UTC().Truncate(time.Second)
 }
 
-func (r *Repository) addRole(root *metadata.Metadata[metadata.RootType], role string, public []string, n, threshold int) error {
-	var keys []*metadata.Key
-	for _, p := range public {
-		k, err := publicTUFKey(p)
-		if err != nil {
-			return fmt.Errorf("%s key: %w", role, err)
-		}
-		keys = append(keys, k)
+// published reads metadata/ as a place of its own.
+func (r *Repository) published(ctx context.Context) (*line, error) {
+	l, err := readLine(ctx, folderSource{r.files, metadataFolder}, r.config.Network)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w; bring it up to date with: rmodels snapshot update %s --from SITE", ErrPublished, err, r.dir)
 	}
-	if len(public) == 0 {
-		if n == 0 {
-			n = 3
-		}
-		for i := range n {
-			k, err := r.makeKey(fmt.Sprintf("%s-%d", role, i+1))
-			if err != nil {
-				return err
-			}
-			keys = append(keys, k)
-		}
-	}
-	if threshold == 0 {
-		threshold = min(2, len(keys))
-	}
-	for _, k := range keys {
-		if err := root.Signed.AddKey(k, role); err != nil {
-			return err
-		}
-	}
-	distinct := len(snapshot.RoleKeys(root, role))
-	if threshold < 1 || threshold > distinct {
-		return fmt.Errorf("%w: role %s with threshold %d and %d distinct keys", snapshot.ErrInvalid, role, threshold, distinct)
-	}
-	root.Signed.Roles[role].Threshold = threshold
-	return nil
+	return l, nil
 }
 
-func (r *Repository) addOnline(root *metadata.Metadata[metadata.RootType], public string) (err error) {
-	var k *metadata.Key
-	if public == "" {
-		k, err = r.makeKey("online")
-	} else {
-		k, err = publicTUFKey(public)
-	}
+// locked runs do while no other process works on the directory.
+func (r *Repository) locked(ctx context.Context, do func() error) error {
+	unlock, err := r.files.lock(ctx)
 	if err != nil {
-		return fmt.Errorf("online key: %w", err)
-	}
-	if err := root.Signed.AddKey(k, metadata.SNAPSHOT); err != nil {
 		return err
 	}
-	return root.Signed.AddKey(k, metadata.TIMESTAMP)
-}
-
-// makeKey writes a new Ed25519 key to keys/.
-func (r *Repository) makeKey(name string) (*metadata.Key, error) {
-	_, priv, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	b, err := marshalPrivateKey(priv)
-	if err != nil {
-		return nil, err
-	}
-	if err := durable.WriteFile(r.path(keysFolder, name+".pem"), b, 0o600); err != nil {
-		return nil, err
-	}
-	return metadata.KeyFromPublicKey(priv.Public())
+	defer unlock()
+	return do()
 }
 
 func (r *Repository) emptyDraft(now time.Time) *snapshot.Snapshot {
@@ -248,48 +186,58 @@ func (r *Repository) emptyDraft(now time.Time) *snapshot.Snapshot {
 	}
 }
 
-// Open opens what [Init] wrote.
-func Open(dir string) (*Repository, error) {
-	b, err := os.ReadFile(filepath.Join(dir, repositoryFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s holds no publisher repository: run rmodels snapshot init: %w", dir, err)
-	}
-	if err != nil {
-		return nil, err
-	}
-	r := &Repository{dir: dir}
-	if err := json.Unmarshal(b, &r.config, json.RejectUnknownMembers(true)); err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", snapshot.ErrInvalid, filepath.Join(dir, repositoryFile), err)
-	}
-	r.config.Terms.fill()
-	return r, nil
-}
-
-func writeJSON(path string, v any) error {
+func writeJSON(f folder, name string, v any) error {
 	b, err := json.Marshal(v, json.Deterministic(true), jsontext.WithIndent("  "))
 	if err != nil {
 		return err
 	}
-	return durable.WriteFile(path, append(b, '\n'), 0o644)
+	return f.write(name, append(b, '\n'))
 }
 
-// newestIn is the highest N of the files N.<role>.json in dir, 0 for none.
-func newestIn(dir, role string) (int64, error) {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
+// RootJSON is the newest root that enough holders have signed, the one to pin
+// on new nodes.
+func (r *Repository) RootJSON() ([]byte, error) {
+	st, err := r.read(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	return st.completeRoot()
+}
+
+// keepRoot writes root.json.
+func (r *Repository) keepRoot(st *state) error {
+	b, err := st.completeRoot()
+	if errors.Is(err, ErrIncomplete) {
+		return nil
 	}
 	if err != nil {
-		return 0, err
+		return err
 	}
-	var newest int64
-	for _, e := range entries {
-		var v int64
-		if strings.HasSuffix(e.Name(), "."+role+".json") {
-			if _, err := fmt.Sscanf(e.Name(), "%d.", &v); err == nil {
-				newest = max(newest, v)
+	if old, err := r.files.read(rootCopy, int64(len(b))); err == nil && string(old) == string(b) {
+		return nil
+	}
+	return r.files.write(rootCopy, b)
+}
+
+// versionsIn are the N of the files N.<role>.json in a folder, in order.
+func versionsIn(f folder, dir, role string) ([]int64, error) {
+	names, err := f.list(dir)
+	if err != nil {
+		return nil, err
+	}
+	var all []int64
+	for _, n := range names {
+		if base, ok := strings.CutSuffix(n, "."+role+".json"); ok {
+			if v, err := strconv.ParseInt(base, 10, 64); err == nil && strconv.FormatInt(v, 10) == base && v > 0 {
+				all = append(all, v)
 			}
 		}
 	}
-	return newest, nil
+	slices.Sort(all)
+	return all, nil
+}
+
+// stagedRoots are the roots that lie in staged/.
+func (r *Repository) stagedRoots() ([]int64, error) {
+	return versionsIn(r.files, stagedFolder, metadata.ROOT)
 }

@@ -1,48 +1,196 @@
 package ceremony
 
 import (
-	"crypto/ed25519"
-	"crypto/rand"
+	"context"
 	"fmt"
 	"maps"
-	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
-	"golang.org/x/sys/unix"
 
+	"github.com/resultity/rmodels/internal/durable"
 	"github.com/resultity/rmodels/snapshot"
 )
 
 // RoleOnline names snapshot and timestamp together: one key signs both.
 const RoleOnline = "online"
 
-// GenerateKeyFile makes an Ed25519 key for a role, writes the private half to
-// a new file and returns the public half in PEM.
-func GenerateKeyFile(file string) (string, error) {
-	_, priv, err := ed25519.GenerateKey(rand.Reader)
+var roleNames = []string{metadata.ROOT, metadata.TARGETS, metadata.SNAPSHOT, metadata.TIMESTAMP}
+
+// InitOptions says what a new ceremony looks like. Zero values take the
+// documented defaults.
+type InitOptions struct {
+	Network          string
+	RootKeys         int // keys to make; default 3, none when RootPublicKeys is set
+	RootThreshold    int // default 2, or 1 for a single key
+	TargetsKeys      int // keys to make; default 3, none when TargetsPublicKeys is set
+	TargetsThreshold int // default 2, or 1 for a single key
+	// RootPublicKeys and TargetsPublicKeys are the public halves (PEM) of keys
+	// that their holders made on machines of their own and keep there.
+	RootPublicKeys, TargetsPublicKeys []string
+	// OnlinePublicKey is the public half of the key for snapshot and timestamp;
+	// empty: one is made.
+	OnlinePublicKey string
+	// Holders are directories, one for each holder, such as their memory
+	// sticks: the first root key and the first targets key go to the first, and
+	// so on. None: all keys are made in keys/.
+	Holders []string
+	// Passphrase is asked for the passphrase of each key that is made; nil: they
+	// stay in the clear.
+	Passphrase Passphrase
+	Terms      Terms
+	Now        func() time.Time // default time.Now
+}
+
+// Init lays out dir, makes the keys that it was not given, and writes the
+// first root and an empty draft. The root is signed as far as the keys made
+// here go; [Repository.Sign] adds the rest.
+func Init(dir string, o InitOptions) (*Repository, error) {
+	if err := snapshot.CheckName(o.Network); err != nil {
+		return nil, fmt.Errorf("%w: network name %w", snapshot.ErrInvalid, err)
+	}
+	for role, n := range map[string]int{
+		metadata.ROOT: max(o.RootKeys, len(o.RootPublicKeys)), metadata.TARGETS: max(o.TargetsKeys, len(o.TargetsPublicKeys)),
+	} {
+		if n > snapshot.MaxKeys {
+			return nil, fmt.Errorf("%w: %d keys of role %s, a root holds %d in all", snapshot.ErrInvalid, n, role, snapshot.MaxKeys)
+		}
+	}
+	f := dirFolder(dir)
+	if names, err := f.list("."); err == nil && len(names) > 0 {
+		return nil, fmt.Errorf("%s is not empty: a ceremony is made in a new directory", dir)
+	}
+	o.Terms.fill()
+	r := &Repository{Now: o.Now, dir: dir, files: f, config: repositoryConfig{o.Network, o.Terms}}
+	if err := durable.MkdirAll(filepath.Join(dir, keysFolder), 0o700); err != nil {
+		return nil, err
+	}
+	m := &maker{r: r, o: o}
+	root, err := m.root()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	b, err := marshalPrivateKey(priv)
+	if _, err := addSignatures(root, m.keys, root.Signed.Roles[metadata.ROOT].KeyIDs, nil); err != nil {
+		return nil, err
+	}
+	if err := writeMeta(r.files, stagedFolder+"/"+rootFile(1), root); err != nil {
+		return nil, err
+	}
+	if err := r.storeDraft(r.emptyDraft(r.now())); err != nil {
+		return nil, err
+	}
+	if err := writeJSON(r.files, repositoryFile, r.config); err != nil {
+		return nil, err
+	}
+	st, err := r.read(context.Background())
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	return r, r.keepRoot(st)
+}
+
+// maker makes keys and the first root of them.
+type maker struct {
+	r    *Repository
+	o    InitOptions
+	keys []*Key
+}
+
+func (m *maker) root() (*rootMeta, error) {
+	root := metadata.Root(m.r.now().Add(m.o.Terms.Root.Std()))
+	for _, role := range []struct {
+		name      string
+		public    []string
+		make      int
+		threshold int
+	}{
+		{metadata.ROOT, m.o.RootPublicKeys, m.o.RootKeys, m.o.RootThreshold},
+		{metadata.TARGETS, m.o.TargetsPublicKeys, m.o.TargetsKeys, m.o.TargetsThreshold},
+	} {
+		keys, err := m.roleKeys(role.name, role.public, role.make)
+		if err != nil {
+			return nil, fmt.Errorf("%s key: %w", role.name, err)
+		}
+		for _, k := range keys {
+			if err := root.Signed.AddKey(k, role.name); err != nil {
+				return nil, err
+			}
+		}
+		root.Signed.Roles[role.name].Threshold = role.threshold
+		if role.threshold == 0 {
+			root.Signed.Roles[role.name].Threshold = min(2, len(keys))
+		}
+	}
+	var k *metadata.Key
+	var err error
+	if m.o.OnlinePublicKey == "" {
+		k, err = m.key(filepath.Join(m.r.dir, keysFolder, "online.pem"), nil) // what cron runs can ask nobody
+	} else {
+		k, err = publicKey(m.o.OnlinePublicKey)
+	}
 	if err != nil {
-		return "", fmt.Errorf("write key: %w", err)
+		return nil, fmt.Errorf("online key: %w", err)
 	}
-	if _, err = f.Write(b); err == nil {
-		err = f.Sync()
+	for _, name := range []string{metadata.SNAPSHOT, metadata.TIMESTAMP} {
+		if err := root.Signed.AddKey(k, name); err != nil {
+			return nil, err
+		}
 	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
+	return root, checkRoles(root)
+}
+
+func (m *maker) roleKeys(role string, public []string, n int) ([]*metadata.Key, error) {
+	var keys []*metadata.Key
+	for _, p := range public {
+		k, err := publicKey(p)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, k)
 	}
+	if len(public) > 0 {
+		return keys, nil
+	}
+	if n == 0 {
+		n = 3
+	}
+	for i := range n {
+		dir := filepath.Join(m.r.dir, keysFolder)
+		if len(m.o.Holders) > 0 {
+			dir = m.o.Holders[i%len(m.o.Holders)]
+		}
+		k, err := m.key(filepath.Join(dir, fmt.Sprintf("%s-%d.pem", role, i+1)), m.o.Passphrase)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, k)
+	}
+	return keys, nil
+}
+
+// key makes one key file.
+func (m *maker) key(file string, pass Passphrase) (*metadata.Key, error) {
+	secret := pass
+	if pass != nil { // asked once, for writing and for signing the first root
+		b, err := pass(file)
+		if err != nil {
+			return nil, err
+		}
+		secret = func(string) ([]byte, error) { return b, nil }
+	}
+	public, err := GenerateKeyFile(file, secret)
 	if err != nil {
-		return "", fmt.Errorf("write key %s: %w", file, err)
+		return nil, err
 	}
-	return PublicKeyPEM(file)
+	k, err := LoadKey(file, secret)
+	if err != nil {
+		return nil, err
+	}
+	m.keys = append(m.keys, k)
+	return publicKey(public)
 }
 
 // RotateKey stages a root in which the role ("root", "targets" or
@@ -72,7 +220,7 @@ func (r *Repository) RotateKey(role, oldID, public string) error {
 			if public == "" {
 				continue
 			}
-			k, err := publicTUFKey(public)
+			k, err := publicKey(public)
 			if err != nil {
 				return err
 			}
@@ -127,44 +275,154 @@ func findKey(root *rootMeta, role, id string) (string, error) {
 	return found[0], nil
 }
 
-// editRoot changes the staged root, or stages the published one's successor.
-// Signatures that it had are for another text and are dropped.
+// editRoot changes the root that waits, or stages the published one's
+// successor. Signatures that it had are for another text and are dropped.
 func (r *Repository) editRoot(change func(*rootMeta) error) error {
-	root, err := r.stagedRoot()
-	if err != nil {
-		return err
-	}
-	if root == nil {
-		if root, err = r.publishedRoot(); err != nil {
+	ctx := context.Background()
+	return r.locked(ctx, func() error {
+		st, err := r.read(ctx)
+		if err != nil {
 			return err
 		}
-		if root == nil {
-			return fmt.Errorf("%w: %s has no root", snapshot.ErrInvalid, r.dir)
+		root, err := st.nextRoot()
+		if err != nil {
+			return err
 		}
+		root.ClearSignatures()
+		root.Signed.Expires = st.now.Add(r.config.Terms.Root.Std())
+		if err := change(root); err != nil {
+			return err
+		}
+		if err := checkRoles(root); err != nil {
+			return err
+		}
+		b, err := root.ToBytes(true)
+		if err != nil {
+			return err
+		}
+		if limit := snapshot.MaxMetadata(metadata.ROOT); int64(len(b)) > limit/2 { // as much again for signatures
+			return fmt.Errorf("%w: root of %d bytes before signatures, nodes take %d with them", snapshot.ErrTooLarge, len(b), limit)
+		}
+		// Snapshot and timestamp under the old root may need another key.
+		if err := r.dropOnline(); err != nil {
+			return err
+		}
+		return r.files.write(stagedFolder+"/"+rootFile(root.Signed.Version), b)
+	})
+}
+
+// nextRoot is a copy of the root that waits, else of the published one with
+// the next version.
+func (st *state) nextRoot() (*rootMeta, error) {
+	if st.publishedErr != nil {
+		return nil, st.publishedErr
+	}
+	if st.waiting != nil {
+		return parseMeta[metadata.RootType](metadata.ROOT, st.waiting.raw)
+	}
+	if st.published == nil {
+		return nil, fmt.Errorf("%w: %s has no root", snapshot.ErrInvalid, st.r.dir)
+	}
+	root, err := parseMeta[metadata.RootType](metadata.ROOT, st.published.roots[len(st.published.roots)-1])
+	if err == nil {
 		root.Signed.Version++
 	}
-	root.ClearSignatures()
-	root.Signed.Expires = r.now().Add(r.config.Terms.Root.Std())
-	if err := change(root); err != nil {
-		return err
+	return root, err
+}
+
+// checkRoles refuses a root that nodes would refuse, or that nobody could
+// satisfy.
+func checkRoles(root *rootMeta) error {
+	if n := len(root.Signed.Keys); n > snapshot.MaxKeys {
+		return fmt.Errorf("%w: %d keys, a root holds %d in all", snapshot.ErrInvalid, n, snapshot.MaxKeys)
 	}
-	for _, name := range []string{metadata.ROOT, metadata.TARGETS, metadata.SNAPSHOT, metadata.TIMESTAMP} {
+	for _, name := range roleNames {
 		role := root.Signed.Roles[name]
 		if role == nil {
 			return fmt.Errorf("%w: no role %s", snapshot.ErrInvalid, name)
 		}
 		if n := len(snapshot.RoleKeys(root, name)); role.Threshold < 1 || role.Threshold > n {
-			return fmt.Errorf("%w: role %s would have threshold %d and %d distinct keys", snapshot.ErrInvalid, name, role.Threshold, n)
+			return fmt.Errorf("%w: role %s with threshold %d and %d distinct keys", snapshot.ErrInvalid, name, role.Threshold, n)
 		}
 	}
-	if unknown := slices.DeleteFunc(slices.Collect(maps.Keys(root.Signed.Roles)), func(n string) bool {
-		return n == metadata.ROOT || n == metadata.TARGETS || n == metadata.SNAPSHOT || n == metadata.TIMESTAMP
-	}); len(unknown) > 0 {
-		return fmt.Errorf("%w: unknown roles %q", snapshot.ErrInvalid, unknown)
+	if unknown := slices.DeleteFunc(slices.Collect(maps.Keys(root.Signed.Roles)), func(n string) bool { return slices.Contains(roleNames, n) }); len(unknown) > 0 {
+		return fmt.Errorf("%w: unknown roles %.80q", snapshot.ErrInvalid, unknown)
 	}
-	// Snapshot and timestamp under the old root may need another key.
-	if err := r.dropStagedOnline(); err != nil {
+	return nil
+}
+
+// weaknesses says what one theft would do under a root: it may be meant, but
+// not unnoticed.
+func weaknesses(root *rootMeta) (all []string) {
+	in := map[string][]string{}
+	for _, name := range []string{metadata.ROOT, metadata.TARGETS, metadata.TIMESTAMP, metadata.SNAPSHOT} {
+		if name == metadata.SNAPSHOT && slices.Equal(root.Signed.Roles[name].KeyIDs, root.Signed.Roles[metadata.TIMESTAMP].KeyIDs) {
+			continue
+		}
+		for _, id := range root.Signed.Roles[name].KeyIDs {
+			d := snapshot.KeyDigest(root.Signed.Keys[id]).String()
+			if !slices.Contains(in[d], name) {
+				in[d] = append(in[d], name)
+			}
+		}
+	}
+	for _, d := range slices.Sorted(maps.Keys(in)) {
+		if roles := in[d]; len(roles) > 1 {
+			all = append(all, fmt.Sprintf("one key (%s) has the roles %s: its theft is the theft of each", d, strings.Join(roles, " and ")))
+		}
+	}
+	for _, name := range []string{metadata.ROOT, metadata.TARGETS} {
+		if root.Signed.Roles[name].Threshold == 1 {
+			all = append(all, fmt.Sprintf("role %s needs one signature: the theft of one key is enough", name))
+		}
+	}
+	return all
+}
+
+// togetherness warns while keys of several holders lie in keys/.
+func (r *Repository) togetherness(root *rootMeta) (all []string) {
+	files, err := r.KeyFiles()
+	if err != nil {
+		return nil
+	}
+	if n := len(files); n > 1 {
+		for _, name := range []string{metadata.ROOT, metadata.TARGETS} {
+			t := root.Signed.Roles[name].Threshold
+			here := 0
+			for _, f := range files {
+				if strings.HasPrefix(filepath.Base(f), name+"-") {
+					here++
+				}
+			}
+			if here >= t && here > 0 {
+				all = append(all, fmt.Sprintf("keys/ holds %d keys of role %s, %d of which are enough: give each to its holder, and remove it here", here, name, t))
+			}
+		}
+	}
+	return all
+}
+
+func writeMeta[T metadata.Roles](f folder, name string, m *metadata.Metadata[T]) error {
+	b, err := m.ToBytes(true)
+	if err != nil {
 		return err
 	}
-	return writeMeta(r.path(stagedFolder, snapshot.MetadataFile(metadata.ROOT, root.Signed.Version)), root)
+	return f.write(name, b)
+}
+
+// addSignatures signs m with those of keys that allowed names and whose
+// signatures do not stand in valid. One under such a key's ID that is not
+// valid is replaced: someone put it there to keep the holder's out.
+func addSignatures[T metadata.Roles](m *metadata.Metadata[T], keys []*Key, allowed, valid []string) (changed bool, err error) {
+	for _, k := range keys {
+		if !slices.Contains(allowed, k.id) || slices.Contains(valid, k.id) {
+			continue
+		}
+		m.Signatures = slices.DeleteFunc(m.Signatures, func(s metadata.Signature) bool { return s.KeyID == k.id })
+		if _, err := m.Sign(k.signer); err != nil {
+			return changed, fmt.Errorf("%w: %s: %w", snapshot.ErrKey, k.file, err)
+		}
+		changed = true
+	}
+	return changed, nil
 }

@@ -1,33 +1,51 @@
 package ceremony
 
 import (
-	"errors"
+	"context"
+	"crypto/sha256"
 	"fmt"
-	"io/fs"
 	"maps"
-	"os"
 	"slices"
 	"time"
 
-	"github.com/go-json-experiment/json"
-	"github.com/go-json-experiment/json/jsontext"
+	"github.com/opencontainers/go-digest"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
-	"github.com/resultity/rmodels/internal/durable"
 	"github.com/resultity/rmodels/snapshot"
 )
 
-// SignResult says how far the signatures of what is staged are.
-type SignResult struct {
+// SignOptions say who signs what.
+type SignOptions struct {
+	Keys []*Key
+	// Root lets root keys sign the root that waits. Without it they sign
+	// nothing: a root hands the network over.
+	Root bool
+	// Confirm is shown all that would be signed before anything is; an error
+	// ends the signing. It is called for every signature of root and targets.
+	Confirm func(*Pending) error
+	// Confirmed is the digest of what was confirmed elsewhere, as status shows
+	// it. Where what would be signed is a root or has risks, this or Confirm is
+	// needed.
+	Confirmed digest.Digest
+}
+
+// Status says how far the signatures of what is staged are, or else of what
+// was published.
+type Status struct {
 	Sequence int64        `json:"sequence"`
 	Roles    []RoleStatus `json:"roles"`
-	// Complete: every role has reached its threshold, it can be published.
+	// Complete: every role has reached its threshold, it can be published. A
+	// root that waits is not waited for.
 	Complete bool `json:"complete"`
 	// Draft: it holds changes that no signature covers yet.
 	Draft bool `json:"draft"`
-	// Restarted: the draft had changed since others signed, so that their
-	// signatures were for another document and were dropped.
+	// Restarted: signatures of others were for another document and were
+	// dropped; Pending says which.
 	Restarted bool `json:"restarted,omitzero"`
+	// Signed names what this signing was for; of Sign alone.
+	Signed  []string `json:"signed,omitzero"`
+	Pending *Pending `json:"pending"`
+	Terms   []Term   `json:"terms"`
 }
 
 // RoleStatus is one role's state.
@@ -41,308 +59,387 @@ type RoleStatus struct {
 	Complete  bool      `json:"complete"`
 }
 
-type (
-	rootMeta    = metadata.Metadata[metadata.RootType]
-	targetsMeta = metadata.Metadata[metadata.TargetsType]
-)
+// Status reads the folder and changes nothing.
+func (r *Repository) Status() (*Status, error) {
+	st, err := r.read(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	p, err := st.pending()
+	if err != nil {
+		return nil, err
+	}
+	return st.status(p)
+}
 
-// Sign signs what is due with the given private key files, none meaning every
-// key in keys/. It may be called on one machine with some keys and on another
-// with others: signatures are added until each role's threshold is reached.
-// The draft is staged under the next sequence when it differs from what was
-// staged or published, or when a targets key is at hand and nothing is staged
-// (the terms begin anew). With the online key alone it renews snapshot and
-// timestamp.
-func (r *Repository) Sign(keyFiles ...string) (*SignResult, error) {
-	keys, err := r.loadKeys(keyFiles)
+func (st *state) status(p *Pending) (*Status, error) {
+	root, err := st.mustRoot()
 	if err != nil {
 		return nil, err
 	}
-	now := r.now()
-	if err := r.signRoot(keys); err != nil {
-		return nil, err
+	s := &Status{Complete: true, Pending: p, Terms: append([]Term{}, st.calendar()...), Sequence: st.sequence()}
+	add := func(role string, version int64, expires time.Time, m any) bool {
+		x := RoleStatus{Role: role, Version: version, Threshold: root.Signed.Roles[role].Threshold, Expires: expires, Signed: []string{}, Missing: []string{}}
+		if m != nil {
+			x.Signed = append(x.Signed, snapshot.SignersOf(root, role, m)...)
+			x.Complete = verifies(root, role, m)
+		}
+		for _, id := range root.Signed.Roles[role].KeyIDs {
+			if !slices.Contains(x.Signed, id) {
+				x.Missing = append(x.Missing, id)
+			}
+		}
+		s.Roles = append(s.Roles, x)
+		return x.Complete
 	}
-	root, err := r.newestRoot()
-	if err != nil {
-		return nil, err
-	}
-	restarted, err := r.stage(now, root, keys)
-	if err != nil {
-		return nil, err
-	}
-	if err := r.signTargets(root, keys); err != nil {
-		return nil, err
-	}
-	if err := r.signOnline(now, root, keys); err != nil {
-		return nil, err
-	}
-	res, err := r.Status()
-	if err != nil {
-		return nil, err
-	}
-	res.Restarted = restarted
-	used := map[string]bool{}
-	for _, role := range root.Signed.Roles {
-		for _, id := range role.KeyIDs {
-			used[id] = true
+	s.Roles = append(s.Roles, st.rootStatus(root))
+	s.Complete = s.Roles[0].Complete || st.published != nil
+	set := st.staged
+	if set == nil && st.document() != nil {
+		if set, err = st.publishedSet(); err != nil {
+			return nil, err
 		}
 	}
-	for _, k := range keys {
-		if len(keyFiles) > 0 && !used[k.id] {
-			if prev, err := r.previousRoot(root); err != nil || prev == nil || prev.Signed.Keys[k.id] == nil {
-				return nil, fmt.Errorf("%w: %s is a key of no role of root %d", snapshot.ErrKey, k.file, root.Signed.Version)
+	complete := true
+	if set == nil {
+		for _, role := range roleNames[1:] {
+			complete = add(role, 0, time.Time{}, nil) && complete
+		}
+	} else {
+		s.Sequence = set.doc.Sequence
+		complete = add(metadata.TARGETS, set.targetsMeta.Signed.Version, set.targetsMeta.Signed.Expires, set.targetsMeta)
+		if set.snapMeta == nil || set.stampMeta == nil {
+			add(metadata.SNAPSHOT, 0, time.Time{}, nil)
+			add(metadata.TIMESTAMP, 0, time.Time{}, nil)
+			complete = false
+		} else {
+			complete = add(metadata.SNAPSHOT, set.snapMeta.Signed.Version, set.snapMeta.Signed.Expires, set.snapMeta) && complete
+			complete = add(metadata.TIMESTAMP, set.stampMeta.Signed.Version, set.stampMeta.Signed.Expires, set.stampMeta) && complete
+		}
+	}
+	s.Draft = st.unsigned()
+	s.Complete = s.Complete && complete && !s.Draft
+	return s, nil
+}
+
+// rootStatus is that of the root that waits, else of the published one.
+func (st *state) rootStatus(root *rootMeta) RoleStatus {
+	complete := true
+	if st.waiting != nil {
+		root, complete = st.waiting.meta, st.waiting.complete
+	}
+	role := root.Signed.Roles[metadata.ROOT]
+	x := RoleStatus{Role: metadata.ROOT, Version: root.Signed.Version, Threshold: role.Threshold, Expires: root.Signed.Expires, Complete: complete, Signed: []string{}, Missing: []string{}}
+	for _, id := range st.rootSigners() {
+		if slices.Contains(st.rootSigned(root), id) {
+			x.Signed = append(x.Signed, id)
+		} else {
+			x.Missing = append(x.Missing, id)
+		}
+	}
+	return x
+}
+
+// rootSigners are the keys that may sign the root that waits: its own and
+// those of the root before it, as TUF asks for both thresholds.
+func (st *state) rootSigners() []string {
+	var ids []string
+	for _, root := range st.rootAuthorities() {
+		for _, id := range root.Signed.Roles[metadata.ROOT].KeyIDs {
+			if !slices.Contains(ids, id) {
+				ids = append(ids, id)
 			}
 		}
 	}
+	return ids
+}
+
+func (st *state) rootAuthorities() []*rootMeta {
+	var all []*rootMeta
+	if st.waiting != nil {
+		all = append(all, st.waiting.meta)
+	}
+	if st.published != nil {
+		all = append(all, st.published.root)
+	}
+	return all
+}
+
+// rootSigned are the keys whose signatures on a root verify.
+func (st *state) rootSigned(root *rootMeta) []string {
+	var ids []string
+	for _, by := range st.rootAuthorities() {
+		ids = append(ids, snapshot.SignersOf(by, metadata.ROOT, root)...)
+	}
+	return ids
+}
+
+// publishedSet is the published set as one that is staged.
+func (st *state) publishedSet() (*stagedSet, error) {
+	acc, files := st.published.acc, st.published.files
+	s := &stagedSet{doc: acc.Document, targets: files[snapshot.MetadataFile(metadata.TARGETS, acc.TargetsVersion)]}
+	var err error
+	if s.targetsMeta, err = parseMeta[metadata.TargetsType](metadata.TARGETS, s.targets); err != nil {
+		return nil, err
+	}
+	if s.snapMeta, err = parseMeta[metadata.SnapshotType](metadata.SNAPSHOT, files[snapshot.MetadataFile(metadata.SNAPSHOT, acc.SnapshotVersion)]); err != nil {
+		return nil, err
+	}
+	s.stampMeta, err = parseMeta[metadata.TimestampType](metadata.TIMESTAMP, files[snapshot.TimestampFile])
+	return s, err
+}
+
+// unsigned tells whether the draft says something that neither what is staged
+// nor what was published says: publishing would hand out what it no longer
+// says. A draft that cannot be read says nothing.
+func (st *state) unsigned() bool {
+	if st.draft == nil || st.draftErr != nil {
+		return false
+	}
+	if st.staged != nil && len(st.staged.raw) > 0 {
+		return !st.wanted()
+	}
+	return st.document() == nil || !sameContent(st.draft, st.document()) || len(st.fileChanges()) > 0
+}
+
+// Sign signs what is due with the keys that are given. It may be called on one
+// machine with some keys and on another with others: signatures are added
+// until each role's threshold is reached. The draft is staged under the next
+// sequence, and dated, when it differs from what is staged and a targets key
+// is at hand, also when nothing differs and nothing is staged (the terms begin
+// anew). With the online key alone it renews snapshot and timestamp.
+func (r *Repository) Sign(o SignOptions) (s *Status, err error) {
+	ctx := context.Background()
+	err = r.locked(ctx, func() error {
+		s, err = r.sign(ctx, o)
+		return err
+	})
+	return s, err
+}
+
+// signing is one run of Sign.
+type signing struct {
+	*state
+	o       SignOptions
+	pending *Pending
+	signed  []string
+}
+
+func (r *Repository) sign(ctx context.Context, o SignOptions) (*Status, error) {
+	st, err := r.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := st.mustRoot(); err != nil {
+		return nil, err
+	}
+	p, err := st.pendingFor(&o)
+	if err != nil {
+		return nil, err
+	}
+	s := &signing{state: st, o: o, pending: p}
+	for _, step := range []func() error{s.root, s.targets, s.online} {
+		if err := step(); err != nil {
+			return nil, err
+		}
+		// What a step wrote is read and verified like everything else.
+		if s.state, err = r.read(ctx); err != nil {
+			return nil, err
+		}
+	}
+	p.Warnings = append(p.Warnings, s.remember(o.Keys)...)
+	// A first root is kept for nodes when a holder has just signed it: nothing
+	// else says that it is this network's.
+	if s.published != nil || slices.Contains(s.signed, metadata.ROOT) {
+		if err := r.keepRoot(s.state); err != nil {
+			return nil, err
+		}
+	}
+	res, err := s.status(p)
+	if err != nil {
+		return nil, err
+	}
+	res.Restarted, res.Signed = len(p.Dropped) > 0 && slices.Contains(s.signed, metadata.TARGETS), s.signed
 	return res, nil
 }
 
-func readMeta[T metadata.Roles](path string) (*metadata.Metadata[T], error) {
-	b, err := os.ReadFile(path)
+// pendingFor is what the keys would sign, after all that could refuse it.
+func (st *state) pendingFor(o *SignOptions) (*Pending, error) {
+	for _, k := range o.Keys {
+		if err := k.memory.check(st, k.file); err != nil {
+			return nil, err
+		}
+	}
+	root := st.inForce()
+	targets := st.holds(o.Keys, root, metadata.TARGETS)
+	if targets && st.draftErr != nil {
+		return nil, st.draftErr
+	}
+	for _, k := range o.Keys {
+		if !k.found && !st.inAnyRole(k) {
+			return nil, fmt.Errorf("%w: %s is a key of no role of root %d", snapshot.ErrKey, k.file, root.Signed.Version)
+		}
+	}
+	p, err := st.pending()
 	if err != nil {
 		return nil, err
 	}
-	var m metadata.Metadata[T]
-	if _, err := m.FromBytes(b); err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", snapshot.ErrInvalid, path, err)
+	signsRoot := o.Root && st.waiting != nil && slices.ContainsFunc(o.Keys, func(k *Key) bool { return slices.Contains(st.rootSigners(), k.id) })
+	if o.Root && st.waiting == nil && !targets && !st.holds(o.Keys, root, metadata.TIMESTAMP) {
+		return nil, fmt.Errorf("%w: no root waits for signatures; stage one with: rmodels snapshot rotate %s", ErrIncomplete, st.r.dir)
 	}
-	return &m, nil
-}
-
-func writeMeta[T metadata.Roles](path string, m *metadata.Metadata[T]) error {
-	b, err := m.ToBytes(true)
-	if err != nil {
-		return err
+	if !o.Root && st.waiting != nil && !st.waiting.complete {
+		p.Warnings = append(p.Warnings, fmt.Sprintf("root %d waits; root keys sign it only with: rmodels snapshot sign %s --root", st.waiting.meta.Signed.Version, st.r.dir))
 	}
-	return durable.WriteFile(path, b, 0o644)
-}
-
-// addSignatures signs m with those of keys that allowed names and that have
-// not signed it yet; changed tells whether any was added.
-func addSignatures[T metadata.Roles](m *metadata.Metadata[T], keys []tufKey, allowed []string) (changed bool, err error) {
-	for _, k := range keys {
-		if !slices.Contains(allowed, k.id) || slices.ContainsFunc(m.Signatures, func(s metadata.Signature) bool { return s.KeyID == k.id }) {
-			continue
+	needs := signsRoot || targets && len(p.Risks) > 0
+	switch {
+	case o.Confirmed != "" && o.Confirmed != p.Digest && (signsRoot || targets):
+		return p, &UnconfirmedError{p, fmt.Sprintf("what was confirmed is %s, what would be signed is %s", o.Confirmed, p.Digest)}
+	case o.Confirmed != "":
+	case o.Confirm != nil && (signsRoot || targets):
+		if err := o.Confirm(p); err != nil {
+			return nil, err
 		}
-		if _, err := m.Sign(k.signer); err != nil {
-			return changed, fmt.Errorf("%w: %s: %w", snapshot.ErrKey, k.file, err)
-		}
-		changed = true
-	}
-	return changed, nil
-}
-
-// stagedRoot is the root that waits for signatures, nil when there is none.
-func (r *Repository) stagedRoot() (*rootMeta, error) {
-	v, err := newestIn(r.path(stagedFolder), metadata.ROOT)
-	if err != nil || v == 0 {
-		return nil, err
-	}
-	return readMeta[metadata.RootType](r.path(stagedFolder, snapshot.MetadataFile(metadata.ROOT, v)))
-}
-
-func (r *Repository) publishedRoot() (*rootMeta, error) {
-	v, err := newestIn(r.path(metadataFolder), metadata.ROOT)
-	if err != nil || v == 0 {
-		return nil, err
-	}
-	return readMeta[metadata.RootType](r.path(metadataFolder, snapshot.MetadataFile(metadata.ROOT, v)))
-}
-
-// newestRoot is the staged root, else the published one.
-func (r *Repository) newestRoot() (*rootMeta, error) {
-	root, err := r.stagedRoot()
-	if err == nil && root == nil {
-		root, err = r.publishedRoot()
-	}
-	if err == nil && root == nil {
-		err = fmt.Errorf("%w: %s has no root", snapshot.ErrInvalid, r.dir)
-	}
-	return root, err
-}
-
-// previousRoot is the published root that a staged one follows.
-func (r *Repository) previousRoot(root *rootMeta) (*rootMeta, error) {
-	p, err := r.publishedRoot()
-	if err != nil || p == nil || p.Signed.Version >= root.Signed.Version {
-		return nil, err
+	case needs:
+		return p, &UnconfirmedError{p, "it has to be looked at first"}
 	}
 	return p, nil
 }
 
-// signRoot signs a staged root with keys of its own root role and of the root
-// before it: TUF asks for both thresholds.
-func (r *Repository) signRoot(keys []tufKey) error {
-	root, err := r.stagedRoot()
-	if err != nil || root == nil {
-		return err
+// UnconfirmedError carries what would have been signed.
+type UnconfirmedError struct {
+	Pending *Pending
+	why     string
+}
+
+func (e *UnconfirmedError) Error() string {
+	return fmt.Sprintf("%v: %s; after a look, sign with --yes %s", ErrUnconfirmed, e.why, e.Pending.Digest)
+}
+
+func (e *UnconfirmedError) Unwrap() error { return ErrUnconfirmed }
+
+// holds tells whether one of keys has a role.
+func (st *state) holds(keys []*Key, root *rootMeta, role string) bool {
+	return slices.ContainsFunc(keys, func(k *Key) bool { return slices.Contains(root.Signed.Roles[role].KeyIDs, k.id) })
+}
+
+func (st *state) inAnyRole(k *Key) bool {
+	for _, root := range st.rootAuthorities() {
+		for _, role := range root.Signed.Roles {
+			if slices.Contains(role.KeyIDs, k.id) {
+				return true
+			}
+		}
 	}
-	allowed := slices.Clone(root.Signed.Roles[metadata.ROOT].KeyIDs)
-	if prev, err := r.previousRoot(root); err != nil {
-		return err
-	} else if prev != nil {
-		allowed = append(allowed, prev.Signed.Roles[metadata.ROOT].KeyIDs...)
+	return false
+}
+
+// root signs the root that waits.
+func (s *signing) root() error {
+	if !s.o.Root || s.waiting == nil {
+		return nil
 	}
-	changed, err := addSignatures(root, keys, allowed)
+	m := s.waiting.meta
+	changed, err := addSignatures(m, s.o.Keys, s.rootSigners(), s.rootSigned(m))
 	if err != nil || !changed {
 		return err
 	}
-	return writeMeta(r.path(stagedFolder, snapshot.MetadataFile(metadata.ROOT, root.Signed.Version)), root)
+	s.signed = append(s.signed, metadata.ROOT)
+	return writeMeta(s.r.files, stagedFolder+"/"+rootFile(m.Signed.Version), m)
 }
 
-// stage puts the draft up for signature when there is reason to.
-func (r *Repository) stage(now time.Time, root *rootMeta, keys []tufKey) (restarted bool, err error) {
-	draft, err := r.Draft()
-	if err != nil {
-		return false, err
+// targets stages the draft when there is reason to, and signs it.
+func (s *signing) targets() error {
+	root := s.inForce()
+	if !s.holds(s.o.Keys, root, metadata.TARGETS) || s.draft == nil || s.draftErr != nil {
+		return nil
 	}
-	extra, err := r.extraTargets(draft)
-	if err != nil {
-		return false, err
-	}
-	staged, err := r.readDocument(r.path(stagedFolder, snapshot.TargetName))
-	if err != nil {
-		return false, err
-	}
-	if staged != nil {
-		same, err := sameContent(draft, staged)
-		if err != nil {
-			return false, err
+	var raw []byte
+	var tg *targetsMeta
+	if s.wanted() {
+		tg = s.staged.targetsMeta
+	} else {
+		var err error
+		if raw, tg, err = s.newTargets(); err != nil {
+			return err
 		}
-		if same && r.sameTargets(extra) {
-			return false, nil
+	}
+	changed, err := addSignatures(tg, s.o.Keys, root.Signed.Roles[metadata.TARGETS].KeyIDs, snapshot.SignersOf(root, metadata.TARGETS, tg))
+	if err != nil || !changed {
+		return err
+	}
+	s.signed = append(s.signed, metadata.TARGETS)
+	// Snapshot pins the targets file by hash, which changes now.
+	if err := s.r.dropOnline(); err != nil {
+		return err
+	}
+	if raw != nil {
+		// A crash after this leaves a document that its targets.json does not
+		// list: it counts for nothing and is staged again.
+		if err := s.r.files.write(stagedDocument, raw); err != nil {
+			return err
 		}
-		restarted = true
-	} else if !slices.ContainsFunc(keys, func(k tufKey) bool {
-		return slices.Contains(root.Signed.Roles[metadata.TARGETS].KeyIDs, k.id)
-	}) {
-		return false, nil // none that could sign it is at hand
 	}
-	published, version, err := r.publishedDocument()
-	if err != nil {
-		return false, err
-	}
-	draft.Sequence = 1
-	if published != nil {
-		draft.Sequence = published.Sequence + 1
-	}
-	draft.Created, draft.Expires = now, now.Add(r.config.Terms.Document.Std())
-	if err := draft.Check(); err != nil {
-		return false, err
-	}
-	return restarted, r.writeStaged(draft, extra, version+1, now)
+	return writeMeta(s.r.files, stagedTargets, tg)
 }
 
-func (r *Repository) writeStaged(doc *snapshot.Snapshot, extra map[string][]byte, version int64, now time.Time) error {
-	if err := r.dropStagedOnline(); err != nil {
-		return err
-	}
-	raw, err := json.Marshal(doc, json.Deterministic(true), jsontext.WithIndent(" "))
+// newTargets dates the draft and puts it up for signature.
+func (s *signing) newTargets() ([]byte, *targetsMeta, error) {
+	doc, err := clone(s.draft)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	if len(raw) > snapshot.MaxDocument {
-		return fmt.Errorf("%w: document of %d bytes, at most %d", snapshot.ErrTooLarge, len(raw), snapshot.MaxDocument)
+	doc.Sequence, doc.Created, doc.Expires = s.sequence()+1, s.now, s.now.Add(s.r.config.Terms.Document.Std())
+	if err := doc.Check(); err != nil {
+		return nil, nil, err
 	}
-	tg := metadata.Targets(now.Add(r.config.Terms.Targets.Std()))
-	tg.Signed.Version = version
-	files := maps.Clone(extra)
+	raw, err := signedForm(doc)
+	if err != nil {
+		return nil, nil, err
+	}
+	tg := metadata.Targets(s.now.Add(s.r.config.Terms.Targets.Std()))
+	tg.Signed.Version = s.targetsVersion() + 1
+	files := maps.Clone(s.extra)
 	files[snapshot.TargetName] = raw
 	for name, b := range files {
 		tf, err := metadata.TargetFile().FromBytes(name, b, "sha256")
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
 		tg.Signed.Targets[name] = tf
 	}
-	// The metadata last: a crash leaves a document without signatures, and
-	// the next Sign stages it again.
-	if err := durable.WriteFile(r.path(stagedFolder, snapshot.TargetName), raw, 0o644); err != nil {
-		return err
-	}
-	return writeMeta(r.path(stagedFolder, "targets.json"), tg)
+	return raw, tg, nil
 }
 
-func (r *Repository) dropStagedOnline() error {
-	for _, f := range []string{"snapshot.json", snapshot.TimestampFile} {
-		if err := os.Remove(r.path(stagedFolder, f)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+// online writes snapshot and timestamp over complete targets, staged or
+// published.
+func (s *signing) online() error {
+	root := s.inForce()
+	if !s.holds(s.o.Keys, root, metadata.SNAPSHOT) || !s.holds(s.o.Keys, root, metadata.TIMESTAMP) {
+		return nil
+	}
+	set := s.staged
+	if set == nil {
+		if s.document() == nil {
+			return nil
+		}
+		var err error
+		if set, err = s.publishedSet(); err != nil {
 			return err
 		}
 	}
-	return nil
-}
-
-func (r *Repository) readDocument(path string) (*snapshot.Snapshot, error) {
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return snapshot.Parse(b)
-}
-
-// sameTargets tells whether the staged metadata lists exactly extra besides
-// the document itself, as it is staged.
-func (r *Repository) sameTargets(extra map[string][]byte) bool {
-	tg, err := readMeta[metadata.TargetsType](r.path(stagedFolder, "targets.json"))
-	if err != nil || len(tg.Signed.Targets) != len(extra)+1 {
-		return false
-	}
-	raw, err := os.ReadFile(r.path(stagedFolder, snapshot.TargetName))
-	if err != nil || tg.Signed.Targets[snapshot.TargetName] == nil || tg.Signed.Targets[snapshot.TargetName].VerifyLengthHashes(raw) != nil {
-		return false
-	}
-	for name, b := range extra {
-		if tf := tg.Signed.Targets[name]; tf == nil || tf.VerifyLengthHashes(b) != nil {
-			return false
-		}
-	}
-	return true
-}
-
-func (r *Repository) signTargets(root *rootMeta, keys []tufKey) error {
-	path := r.path(stagedFolder, "targets.json")
-	tg, err := readMeta[metadata.TargetsType](path)
-	if errors.Is(err, fs.ErrNotExist) {
+	if !verifies(root, metadata.TARGETS, set.targetsMeta) {
 		return nil
 	}
+	on, err := s.makeOnline(root, set.targetsMeta.Signed.Version, set.targets, s.o.Keys)
 	if err != nil {
 		return err
 	}
-	changed, err := addSignatures(tg, keys, root.Signed.Roles[metadata.TARGETS].KeyIDs)
-	if err != nil || !changed {
+	s.signed = append(s.signed, metadata.SNAPSHOT, metadata.TIMESTAMP)
+	if err := s.r.files.write(stagedSnapshot, on.snapshot); err != nil {
 		return err
 	}
-	// Snapshot pins the targets file by hash, which has just changed.
-	if err := r.dropStagedOnline(); err != nil {
-		return err
-	}
-	return writeMeta(path, tg)
-}
-
-// signOnline writes snapshot and timestamp over complete targets, staged or
-// published.
-func (r *Repository) signOnline(now time.Time, root *rootMeta, keys []tufKey) error {
-	can := func(role string) bool {
-		return slices.ContainsFunc(keys, func(k tufKey) bool { return slices.Contains(root.Signed.Roles[role].KeyIDs, k.id) })
-	}
-	if !can(metadata.SNAPSHOT) || !can(metadata.TIMESTAMP) {
-		return nil
-	}
-	targetsBytes, tg, err := r.newestTargets()
-	if err != nil || tg == nil || root.VerifyDelegate(metadata.TARGETS, tg) != nil {
-		return err
-	}
-	on, err := r.makeOnline(now, root, tg.Signed.Version, targetsBytes, keys)
-	if err != nil {
-		return err
-	}
-	if err := durable.WriteFile(r.path(stagedFolder, "snapshot.json"), on.snapshot, 0o644); err != nil {
-		return err
-	}
-	return durable.WriteFile(r.path(stagedFolder, snapshot.TimestampFile), on.timestamp, 0o644)
+	return s.r.files.write(stagedStamp, on.timestamp)
 }
 
 // online is a snapshot and the timestamp that names it.
@@ -352,36 +449,25 @@ type online struct {
 }
 
 // makeOnline signs the next snapshot and timestamp over a targets file.
-func (r *Repository) makeOnline(now time.Time, root *rootMeta, targetsVersion int64, targets []byte, keys []tufKey) (online, error) {
-	published, err := newestIn(r.path(metadataFolder), metadata.SNAPSHOT)
-	if err != nil {
-		return online{}, err
-	}
-	var stamped int64
-	if ts, err := readMeta[metadata.TimestampType](r.path(metadataFolder, snapshot.TimestampFile)); err == nil {
-		stamped = ts.Signed.Version
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return online{}, err
-	}
-	expires := now.Add(r.config.Terms.Online.Std())
-	on := online{version: published + 1}
+func (st *state) makeOnline(root *rootMeta, targetsVersion int64, targets []byte, keys []*Key) (online, error) {
+	expires := st.now.Add(st.r.config.Terms.Online.Std())
+	var on online
+	var stamp int64
+	on.version, stamp = st.nextOnline()
 	snap := metadata.Snapshot(expires)
 	snap.Signed.Version = on.version
-	if snap.Signed.Meta["targets.json"], err = pinnedMeta(targetsVersion, targets); err != nil {
-		return online{}, err
-	}
-	if _, err := addSignatures(snap, keys, root.Signed.Roles[metadata.SNAPSHOT].KeyIDs); err != nil {
+	snap.Signed.Meta["targets.json"] = pinnedMeta(targetsVersion, targets)
+	var err error
+	if _, err = addSignatures(snap, keys, root.Signed.Roles[metadata.SNAPSHOT].KeyIDs, nil); err != nil {
 		return online{}, err
 	}
 	if on.snapshot, err = snap.ToBytes(true); err != nil {
 		return online{}, err
 	}
 	ts := metadata.Timestamp(expires)
-	ts.Signed.Version = stamped + 1
-	if ts.Signed.Meta["snapshot.json"], err = pinnedMeta(on.version, on.snapshot); err != nil {
-		return online{}, err
-	}
-	if _, err := addSignatures(ts, keys, root.Signed.Roles[metadata.TIMESTAMP].KeyIDs); err != nil {
+	ts.Signed.Version = stamp
+	ts.Signed.Meta["snapshot.json"] = pinnedMeta(on.version, on.snapshot)
+	if _, err = addSignatures(ts, keys, root.Signed.Roles[metadata.TIMESTAMP].KeyIDs, nil); err != nil {
 		return online{}, err
 	}
 	on.timestamp, err = ts.ToBytes(true)
@@ -390,34 +476,9 @@ func (r *Repository) makeOnline(now time.Time, root *rootMeta, targetsVersion in
 
 // pinnedMeta names a metadata file by version, length and hash: with the hash
 // no mix of old and new files fits together.
-func pinnedMeta(version int64, b []byte) (*metadata.MetaFiles, error) {
-	tf, err := metadata.TargetFile().FromBytes("", b, "sha256")
-	if err != nil {
-		return nil, err
-	}
+func pinnedMeta(version int64, b []byte) *metadata.MetaFiles {
 	m := metadata.MetaFile(version)
-	m.Length, m.Hashes = tf.Length, tf.Hashes
-	return m, nil
-}
-
-// newestTargets is the staged targets metadata, else the published one.
-func (r *Repository) newestTargets() ([]byte, *targetsMeta, error) {
-	path := r.path(stagedFolder, "targets.json")
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		v, verr := newestIn(r.path(metadataFolder), metadata.TARGETS)
-		if verr != nil || v == 0 {
-			return nil, nil, verr
-		}
-		path = r.path(metadataFolder, snapshot.MetadataFile(metadata.TARGETS, v))
-		b, err = os.ReadFile(path)
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	var m targetsMeta
-	if _, err := m.FromBytes(b); err != nil {
-		return nil, nil, fmt.Errorf("%w: %s: %w", snapshot.ErrInvalid, path, err)
-	}
-	return b, &m, nil
+	sum := sha256.Sum256(b)
+	m.Length, m.Hashes = int64(len(b)), metadata.Hashes{"sha256": sum[:]}
+	return m
 }
