@@ -191,6 +191,7 @@ var causes = []class{
 	{cas.ErrNoStore, CauseState, "create it with: rmodels init"},
 	{oci.ErrDigest, CauseHash, ""},
 	{oci.ErrTag, CauseListing, "write registry/repository@sha256:…; a tag can be moved"},
+	{oci.ErrReference, CauseListing, "no node can follow the reference that the snapshot gives; tell the network"},
 	{oci.ErrFormat, CauseLayout, "the artifact is of no format that rmodels reads; tell the publisher"},
 	{oci.ErrPath, CauseLayout, "the publisher has to pack it again with paths that stay inside the model"},
 	{oci.ErrTooLarge, CauseLayout, "the artifact claims more than it may; tell the publisher"},

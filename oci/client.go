@@ -8,6 +8,8 @@ import (
 	"sync"
 
 	"oras.land/oras-go/v2/registry/remote/credentials"
+
+	"github.com/resultity/rmodels/internal/ociref"
 )
 
 // Client talks to registries. It is safe for concurrent use; connections,
@@ -148,7 +150,7 @@ func mirrorName(m string, ref Reference) (string, error) {
 	if prefix, ok := strings.CutPrefix(m, "oci://"); ok {
 		m = strings.TrimSuffix(prefix, "/") + "/" + ref.Repository
 	}
-	if _, _, err := splitName(m); err != nil {
+	if _, _, err := ociref.SplitName(m); err != nil {
 		return "", fmt.Errorf("mirror %q: %w", m, err)
 	}
 	return m, nil
@@ -187,7 +189,7 @@ func (c *Client) source(name string) (source, error) {
 	if ok {
 		return s, nil
 	}
-	registry, repository, err := splitName(name)
+	registry, repository, err := ociref.SplitName(name)
 	if err != nil {
 		return nil, fmt.Errorf("source %q: %w", name, err)
 	}

@@ -5,12 +5,14 @@ import (
 	"fmt"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/resultity/rmodels/internal/ociref"
 )
 
 // Classes of failure, for errors.Is.
 var (
-	ErrTag          = errors.New("a tag does not pin content")
-	ErrReference    = errors.New("not a reference")
+	ErrTag          = ociref.ErrTag
+	ErrReference    = ociref.ErrReference
 	ErrUnavailable  = errors.New("source unavailable")
 	ErrUnauthorized = errors.New("access denied")
 	ErrTLS          = errors.New("tls verification failed")

@@ -17,6 +17,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/resultity/rmodels/internal/durable"
+	"github.com/resultity/rmodels/internal/ociref"
 )
 
 // layoutScheme names an OCI image layout on this machine: a directory, or a
@@ -127,7 +128,7 @@ func (l *layout) manifest(ctx context.Context, reference string, max int64) ([]b
 	what := "manifest " + reference
 	d := digest.Digest(reference)
 	mediaType := ""
-	if checkDigest(d) != nil {
+	if ociref.CheckDigest(d) != nil {
 		desc, err := l.tagged(ctx, reference)
 		if err != nil {
 			return nil, "", err

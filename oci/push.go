@@ -14,6 +14,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 	orasremote "oras.land/oras-go/v2/registry/remote"
+
+	"github.com/resultity/rmodels/internal/ociref"
 )
 
 // pushParallel is how many blobs are uploaded at once.
@@ -25,7 +27,7 @@ const pushParallel = 4
 // the same registry have, those named by mount, is mounted from there. The
 // manifest comes last.
 func (c *Client) Push(ctx context.Context, p *Packed, to string, mount ...string) (Reference, error) {
-	registry, repository, err := splitName(to)
+	registry, repository, err := ociref.SplitName(to)
 	if err != nil {
 		return Reference{}, fmt.Errorf("push to %q: %w", to, err)
 	}

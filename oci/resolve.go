@@ -13,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/ociref"
 	"github.com/resultity/rmodels/internal/terminal"
 )
 
@@ -291,7 +292,7 @@ func checkManifest(m ocispec.Manifest) error {
 const maxArtifact = 1 << 53
 
 func checkDescriptor(d ocispec.Descriptor) error {
-	if err := checkDigest(d.Digest); err != nil {
+	if err := ociref.CheckDigest(d.Digest); err != nil {
 		return fmt.Errorf("%w: %v", ErrFormat, err)
 	}
 	if d.Size < 0 || d.Size > maxArtifact {

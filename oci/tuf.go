@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/resultity/rmodels/internal/ociref"
 	"github.com/resultity/rmodels/internal/terminal"
 )
 
@@ -54,7 +55,7 @@ func splitTag(s string) (name, tag string, err error) {
 	if !tagName.MatchString(tag) {
 		return "", "", fmt.Errorf("%q: %w: no such tag can be", s, ErrReference)
 	}
-	_, _, err = splitName(name)
+	_, _, err = ociref.SplitName(name)
 	return name, tag, err
 }
 

@@ -33,49 +33,18 @@ type refused struct {
 func newExpectation(v snapshot.Validation, protocol string) (*expectation, error) {
 	x := &expectation{Expect: v.Expect}
 	bad := func(format string, a ...any) error { return fmt.Errorf("%w: %s", ErrTest, fmt.Sprintf(format, a...)) }
-	embeds := protocol == "openai-embeddings"
-	e := v.Expect
-	textual := e.Exact != "" || e.Contains != "" || e.Regexp != "" || e.Digest != "" || len(e.Schema) > 0
-	switch {
-	case !textual && e.Cosine == nil:
-		return nil, bad("it expects nothing, so any answer would pass")
-	case embeds != (e.Cosine != nil):
-		return nil, bad("cosine belongs to openai-embeddings, and nothing else does")
-	case embeds && textual:
-		return nil, bad("an embedding has no text to compare")
-	case e.Digest != "" && !v.Deterministic:
-		return nil, bad("an answer's digest is expected, yet the model is not called deterministic")
-	case math.IsNaN(v.MinTokensPerSecond) || v.MinTokensPerSecond < 0:
-		return nil, bad("minTokensPerSecond %v: out of range", v.MinTokensPerSecond)
+	if err := v.CheckRunnable(protocol); err != nil {
+		return nil, bad("%v", err)
 	}
-	if e.Regexp != "" {
-		p, err := regexp.Compile(e.Regexp)
-		if err != nil {
+	var err error
+	if x.Regexp != "" {
+		if x.pattern, err = regexp.Compile(x.Regexp); err != nil {
 			return nil, bad("regexp: %v", err)
 		}
-		if p.MatchString("") {
-			return nil, bad("regexp %q matches the empty answer", e.Regexp)
-		}
-		x.pattern = p
 	}
-	if e.Digest != "" {
-		if err := e.Digest.Validate(); err != nil {
-			return nil, bad("digest: %v", err)
-		}
-	}
-	if len(e.Schema) > 0 {
-		s, err := compileSchema(e.Schema)
-		if err != nil {
+	if len(x.Schema) > 0 {
+		if x.schema, err = snapshot.CompileSchema(x.Schema); err != nil {
 			return nil, bad("schema: %v", err)
-		}
-		x.schema = s
-	}
-	if c := e.Cosine; c != nil {
-		if len(c.Reference) == 0 || norm(c.Reference) == 0 || math.IsInf(norm(c.Reference), 0) {
-			return nil, bad("cosine: the reference has no direction")
-		}
-		if !(c.Min > -1 && c.Min <= 1) {
-			return nil, bad("cosine: min %v is not above -1 and at most 1", c.Min)
 		}
 	}
 	return x, nil

@@ -3,6 +3,8 @@ package runner
 import (
 	"fmt"
 	"strconv"
+
+	"github.com/resultity/rmodels/snapshot"
 )
 
 // flags writes the launch as command-line flags, the same for every engine
@@ -28,7 +30,7 @@ func (l *launch) flags(t traits) []string {
 		"--shm-size", bytesFlag(l.shm),
 		// --mount, never -v: a missing source is an error instead of a new
 		// directory on the host.
-		"--mount", "type=bind,source=" + l.modelDir + ",target=" + modelTarget + ",readonly",
+		"--mount", "type=bind,source=" + l.modelDir + ",target=" + snapshot.ModelTarget + ",readonly",
 	}
 	for _, b := range l.binds {
 		f = append(f, "--mount", "type=bind,source="+b.source+",target="+b.target+",readonly")

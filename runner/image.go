@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strings"
@@ -218,18 +217,4 @@ func parseImage(out []byte) (facts imageFacts, found bool, err error) {
 	}
 	slices.Sort(facts.volumes)
 	return facts, true, nil
-}
-
-// boundedWriter fails once more than left bytes were written.
-type boundedWriter struct {
-	w    io.Writer
-	left int
-}
-
-func (b *boundedWriter) Write(p []byte) (int, error) {
-	if len(p) > b.left {
-		return 0, errors.New("text is too long")
-	}
-	b.left -= len(p)
-	return b.w.Write(p)
 }

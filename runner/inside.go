@@ -20,6 +20,7 @@ import (
 	"github.com/resultity/rmodels/internal/durable"
 	"github.com/resultity/rmodels/internal/terminal"
 	"github.com/resultity/rmodels/runner/probe"
+	"github.com/resultity/rmodels/snapshot"
 )
 
 // The inside proof runs the probe as the box's only program, under the flags
@@ -117,7 +118,7 @@ func (r *run) proofKey(probePath string) (string, error) {
 	l := *r.launch
 	// Another model in the same box is the same box; what is mounted and how is
 	// looked at from outside on each run. So is the program that runs in it.
-	l.modelDir, l.seccomp, l.entrypoint, l.binds = modelTarget, seccompDigest.String(), "", nil
+	l.modelDir, l.seccomp, l.entrypoint, l.binds = snapshot.ModelTarget, seccompDigest.String(), "", nil
 	key, err := json.Marshal([]any{
 		l.flags(r.engine.traits), r.image.id, r.engine.name, r.engine.version, r.engine.args, string(boot),
 		fi.Size(), fi.ModTime().UnixNano(),
@@ -198,7 +199,7 @@ func (r *run) probe(ctx context.Context, path string) (*probe.Report, error) {
 
 func (r *run) probePlan(b *bait, known []string) probe.Plan {
 	plan := probe.Plan{
-		Model: modelTarget, TCP: b.tcp, Nowhere: b.nowhere, Socket: b.socket, VSock: b.vsock,
+		Model: snapshot.ModelTarget, TCP: b.tcp, Nowhere: b.nowhere, Socket: b.socket, VSock: b.vsock,
 		Files:   []string{b.file, r.job.StateDir, "/run/containerd/containerd.sock", "/var/run/docker.sock", "/run/podman/podman.sock"},
 		Env:     append([]string{"PATH", "HOME", "HOSTNAME", "TERM", "container"}, known...),
 		Devices: len(r.launch.devices) > 0, Pids: r.launch.pids, Memory: r.launch.memory,

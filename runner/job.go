@@ -55,9 +55,6 @@ type Job struct {
 	Progress progress.Sink
 }
 
-// modelTarget is where the model's tree is mounted inside the box.
-const modelTarget = "/models/model"
-
 // Defaults for what a runtime's definition leaves out.
 const (
 	defaultMemory       = 4 << 30

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/resultity/rmodels/internal/terminal"
+	"github.com/resultity/rmodels/snapshot"
 )
 
 // The outside proof looks at the live engine process from the host, before
@@ -206,7 +207,7 @@ func (b *box) checkMounts(add addCheck) error {
 	}
 	root := top["/"]
 	add("read-only root", root.has("ro"), strings.Join(root.options, ","))
-	model, ok := top[modelTarget]
+	model, ok := top[snapshot.ModelTarget]
 	add("read-only model", ok && model.has("ro"), strings.Join(model.options, ","))
 	add("model is the one named", b.sameModel(), b.launch.modelDir)
 	for _, where := range []string{"/proc/sys", "/sys"} {
@@ -214,7 +215,7 @@ func (b *box) checkMounts(add addCheck) error {
 	}
 	var foreign, loose []string
 	for _, m := range ms {
-		if m.target == "/" || m.target == modelTarget {
+		if m.target == "/" || m.target == snapshot.ModelTarget {
 			continue
 		}
 		switch {
@@ -240,7 +241,7 @@ func (b *box) checkMounts(add addCheck) error {
 }
 
 // sameModel compares what is mounted with what was named.
-func (b *box) sameModel() bool { return b.same(b.launch.modelDir, modelTarget) }
+func (b *box) sameModel() bool { return b.same(b.launch.modelDir, snapshot.ModelTarget) }
 
 // ours says whether a mount is one of the files that we put into the box.
 func (b *box) ours(m mount) bool {
@@ -289,4 +290,9 @@ func (b *box) checkNetwork(add addCheck) error {
 	n := max(strings.Count(string(routes), "\n")-1, 0) // the first line is the head
 	add("no routes", n == 0, fmt.Sprintf("%d routes", n))
 	return nil
+}
+
+// within says whether p lies below dir.
+func within(p, dir string) bool {
+	return strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
 }

@@ -6,37 +6,29 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 	"time"
 
-	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"github.com/resultity/rmodels/internal/terminal"
 	"github.com/resultity/rmodels/runner/probe"
+	"github.com/resultity/rmodels/snapshot"
 )
 
 // The exec protocol is one shot: the program is started with the request's
 // arguments after its own, and its stdout is the answer. The request is
 // {"args": ["…"]}.
 func (r *run) setExecArgs(raw jsontext.Value) error {
-	var v struct {
-		Args []string `json:"args"`
+	args, err := snapshot.Validation{Request: raw}.ExecArgs()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrTest, err)
 	}
-	if err := json.Unmarshal(raw, &v, json.RejectUnknownMembers(true)); err != nil {
-		return fmt.Errorf("%w: an exec request is {\"args\": [\"…\"]}: %w", ErrTest, err)
-	}
-	if len(r.launch.args)+len(v.Args) > maxArgs {
+	if len(r.launch.args)+len(args) > maxArgs {
 		return fmt.Errorf("%w: more than %d arguments", ErrTest, maxArgs)
 	}
-	for _, a := range v.Args {
-		if len(a) > maxArgLen || strings.ContainsRune(a, 0) {
-			return fmt.Errorf("%w: an argument is too long or holds a NUL", ErrTest)
-		}
-	}
-	r.launch.args = append(r.launch.args, v.Args...)
+	r.launch.args = append(r.launch.args, args...)
 	return nil
 }
 

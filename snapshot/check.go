@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/resultity/rmodels/internal/ociref"
 	"github.com/resultity/rmodels/internal/terminal"
 )
 
@@ -201,10 +202,7 @@ func (s *Snapshot) checkHeader(p *problems) {
 
 func checkFallback(s string) error {
 	if !strings.Contains(s, "/") {
-		if !isHost(s) {
-			return fmt.Errorf("%q is not a registry host", clip(s))
-		}
-		return nil
+		return checkRegistry(s)
 	}
 	return checkRepository(s)
 }
@@ -220,7 +218,7 @@ func (s *Snapshot) checkTrustRoots(p *problems) {
 		if r.Target == TargetName {
 			p.add(path+".target", "is the document itself")
 		}
-		p.addErr(path+".digest", checkDigest(r.Digest))
+		p.addErr(path+".digest", ociref.CheckDigest(r.Digest))
 	}
 }
 
@@ -233,11 +231,11 @@ func (s *Snapshot) checkRevocations(p *problems) {
 		set := 0
 		if r.Digest != "" {
 			set++
-			p.addErr(path+".digest", checkDigest(r.Digest))
+			p.addErr(path+".digest", ociref.CheckDigest(r.Digest))
 		}
 		if r.Key != "" {
 			set++
-			p.addErr(path+".key", checkDigest(r.Key))
+			p.addErr(path+".key", ociref.CheckDigest(r.Key))
 		}
 		if r.Identity != nil {
 			set++

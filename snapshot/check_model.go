@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/resultity/rmodels/internal/ociref"
 )
 
 // Protocols are the ways in which a runtime can be asked.
@@ -194,7 +196,7 @@ func (s *Snapshot) checkModels(p *problems, policies, runtimes map[string]bool) 
 		}
 		if p.count(at+".chatTemplateDigests", len(m.ChatTemplateDigests), maxTemplates) {
 			for j, d := range m.ChatTemplateDigests {
-				p.addErr(fmt.Sprintf("%s.chatTemplateDigests[%d]", at, j), checkDigest(d))
+				p.addErr(fmt.Sprintf("%s.chatTemplateDigests[%d]", at, j), ociref.CheckDigest(d))
 			}
 		}
 		checkCompat(p, at+".compat", m.Compat, runtimes)
@@ -240,7 +242,7 @@ func checkValidation(p *problems, at string, v Validation) {
 		p.addErr(at+".expect.regexp", checkRegexp(e.Regexp))
 	}
 	if e.Digest != "" {
-		p.addErr(at+".expect.digest", checkDigest(e.Digest))
+		p.addErr(at+".expect.digest", ociref.CheckDigest(e.Digest))
 		if !v.Deterministic {
 			p.add(at+".expect.digest", "needs deterministic: true")
 		}

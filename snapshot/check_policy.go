@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/resultity/rmodels/internal/ociref"
 )
 
 // Signature formats of an [Authority].
@@ -206,18 +208,18 @@ func checkContent(p *problems, path string, c Content) {
 // checkGlob wants a literal host and whole-segment wildcards: a partial one
 // reads differently to every reader.
 func checkGlob(g string) error {
-	if len(g) > maxReference {
-		return fmt.Errorf("%d bytes, at most %d", len(g), maxReference)
+	if len(g) > ociref.Max {
+		return fmt.Errorf("%d bytes, at most %d", len(g), ociref.Max)
 	}
 	host, rest, ok := strings.Cut(g, "/")
-	if !ok || !isHost(host) {
+	if !ok || checkRegistry(host) != nil {
 		return fmt.Errorf("%q must begin with a registry host written out, then a path", clip(g))
 	}
 	for seg := range strings.SplitSeq(rest, "/") {
 		if seg == "*" || seg == "**" {
 			continue
 		}
-		if !isRepository(seg) {
+		if !ociref.IsComponent(seg) {
 			return fmt.Errorf("%q: segment %q is neither a name nor * nor **", clip(g), clip(seg))
 		}
 	}

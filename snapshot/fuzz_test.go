@@ -111,17 +111,3 @@ func FuzzKey(f *testing.F) {
 		}
 	})
 }
-
-// FuzzReference: what is split joins to the same text.
-func FuzzReference(f *testing.F) {
-	d := testDigest("x").String()
-	for _, s := range []string{"r.example/a@" + d, "r.example:5000/a/b__c@" + d, "[::1]:5000/a@" + d, "a@" + d, "r/../a@" + d, "r/a:tag@" + d, "r/a-@" + d} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		repo, dg, err := snapshot.SplitReference(s)
-		if err == nil && (repo+"@"+dg.String() != s || strings.Contains(repo, "..") || strings.ContainsAny(repo, " \\\x00")) {
-			t.Fatalf("%q became %q and %q", s, repo, dg)
-		}
-	})
-}

@@ -201,7 +201,7 @@ func TestCheck(t *testing.T) {
 		{"runtime tag", func(s *snapshot.Snapshot) { s.Runtimes[0].Reference = "registry.example/rt/llama:latest" }, "runtimes[0].reference"},
 		{"runtime tag and digest", func(s *snapshot.Snapshot) {
 			s.Runtimes[0].Reference = "registry.example/rt/llama:v1@" + testDigest("x").String()
-		}, `runtimes[0].reference: repository "registry.example/rt/llama:v1" carries a tag`},
+		}, `runtimes[0].reference: "registry.example/rt/llama:v1": a tag does not pin content`},
 		{"protocol", func(s *snapshot.Snapshot) { s.Runtimes[0].Protocol = "grpc" }, "runtimes[0].protocol"},
 		{"port", func(s *snapshot.Snapshot) { s.Runtimes[0].Port = 70000 }, "runtimes[0].port"},
 		{"template field", func(s *snapshot.Snapshot) { s.Runtimes[0].Args[0] = "{{.Secret}}" }, "runtimes[0].args[0]"},

@@ -10,6 +10,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
+
+	"github.com/resultity/rmodels/internal/ociref"
 )
 
 // What a publisher needs of a node's rules: it reads and checks by the same
@@ -68,7 +70,7 @@ func CheckMetadata(role string, b []byte) error {
 }
 
 // CheckDigest accepts the one spelling of a SHA-256 digest.
-func CheckDigest(d digest.Digest) error { return checkDigest(d) }
+func CheckDigest(d digest.Digest) error { return ociref.CheckDigest(d) }
 
 // SignersOf lists the IDs of the role's keys whose signatures on m verify.
 func SignersOf(root *metadata.Metadata[metadata.RootType], role string, m any) []string {

@@ -1,125 +1,40 @@
 package snapshot
 
 import (
-	"fmt"
-	"strings"
+	"errors"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/resultity/rmodels/internal/ociref"
 )
 
-const maxReference = 512 // bytes; registries cap names at 255
-
 // SplitReference takes "host/repository@sha256:…" apart into the repository
-// (with its host) and the digest. Tags are refused: they can be moved.
+// (with its host) and the digest. Tags are refused: they can be moved. What no
+// client can follow is split all the same, so that it can be revoked; see
+// [Snapshot.CheckRunnable].
 func SplitReference(ref string) (repository string, d digest.Digest, err error) {
-	if len(ref) > maxReference {
-		return "", "", fmt.Errorf("reference of %d bytes, at most %d", len(ref), maxReference)
-	}
-	repository, dg, ok := strings.Cut(ref, "@")
-	if !ok {
-		return "", "", fmt.Errorf("reference %q has no digest: write registry/repository@sha256:…", clip(ref))
-	}
-	if err := checkDigest(digest.Digest(dg)); err != nil {
-		return "", "", fmt.Errorf("reference %q: %w", clip(ref), err)
-	}
-	if err := checkRepository(repository); err != nil {
+	r, err := ociref.Parse(ref)
+	if err := formal(err); err != nil {
 		return "", "", err
 	}
-	return repository, digest.Digest(dg), nil
+	return r.Name(), r.Digest, nil
 }
 
-// checkDigest accepts SHA-256 alone, in its one canonical spelling: a second
-// algorithm or spelling would be a second name for the same bytes.
-func checkDigest(d digest.Digest) error {
-	hexDigits, ok := strings.CutPrefix(string(d), "sha256:")
-	if ok && len(hexDigits) == 64 {
-		for i := range len(hexDigits) {
-			if c := hexDigits[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
-				ok = false
-				break
-			}
-		}
-		if ok {
-			return nil
-		}
+// formal is what is wrong with the form of a reference. A node takes documents
+// whose references cannot be followed and refuses those models one by one.
+func formal(err error) error {
+	if errors.Is(err, ociref.ErrUnreachable) {
+		return nil
 	}
-	return fmt.Errorf("digest %q is not sha256: and 64 lower-case hex digits", clip(string(d)))
+	return err
 }
 
 func checkRepository(s string) error {
-	if len(s) > maxReference {
-		return fmt.Errorf("repository of %d bytes, at most %d", len(s), maxReference)
-	}
-	host, path, ok := strings.Cut(s, "/")
-	switch {
-	case !ok:
-		return fmt.Errorf("repository %q has no registry host: write registry/repository", clip(s))
-	case !isHost(host):
-		return fmt.Errorf("repository %q: %q is not a registry host", clip(s), clip(host))
-	case strings.Contains(path, ":"):
-		return fmt.Errorf("repository %q carries a tag: only digests are accepted, a tag can be moved", clip(s))
-	}
-	for part := range strings.SplitSeq(path, "/") {
-		if !isRepository(part) {
-			return fmt.Errorf("repository %q: %q is not a path component of the distribution specification", clip(s), clip(part))
-		}
-	}
-	return nil
+	_, _, err := ociref.SplitName(s)
+	return formal(err)
 }
 
-// isHost accepts a DNS name, an IPv4 address or a bracketed IPv6 address, with
-// an optional port: the distribution specification's domain grammar.
-func isHost(s string) bool {
-	name, port := s, ""
-	if i := strings.LastIndexByte(s, ':'); i >= 0 && !strings.HasSuffix(s, "]") {
-		name, port = s[:i], s[i+1:]
-		if len(port) < 1 || len(port) > 5 || strings.Trim(port, "0123456789") != "" {
-			return false
-		}
-	}
-	if v6, ok := strings.CutPrefix(name, "["); ok {
-		v6, ok = strings.CutSuffix(v6, "]")
-		return ok && len(v6) > 1 && strings.Trim(v6, "0123456789abcdefABCDEF:.") == ""
-	}
-	for label := range strings.SplitSeq(name, ".") {
-		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
-			return false
-		}
-		for i := range len(label) {
-			c := label[i]
-			if c != '-' && (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') {
-				return false
-			}
-		}
-	}
-	return true
-}
-
-// isRepository accepts one path component: runs of [a-z0-9] joined by one of
-// ".", "_", "__" or any number of "-".
-func isRepository(s string) bool {
-	alnum := func(c byte) bool { return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' }
-	if s == "" || !alnum(s[0]) || !alnum(s[len(s)-1]) {
-		return false
-	}
-	for i := 0; i < len(s); {
-		if alnum(s[i]) {
-			i++
-			continue
-		}
-		j := i
-		for !alnum(s[j]) {
-			j++
-		}
-		switch sep := s[i:j]; {
-		case sep == "." || sep == "_" || sep == "__" || strings.Trim(sep, "-") == "":
-		default:
-			return false
-		}
-		i = j
-	}
-	return true
-}
+func checkRegistry(s string) error { return formal(ociref.CheckRegistry(s)) }
 
 // Digest is the pinned manifest digest of a model that [Parse] accepted.
 func (m Model) Digest() digest.Digest { return pinned(m.Reference) }

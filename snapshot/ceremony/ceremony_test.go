@@ -263,3 +263,21 @@ func TestRotateErrors(t *testing.T) {
 		t.Errorf("%+v", res)
 	}
 }
+
+// No key signs a list of which every node would refuse a part; the online key
+// still renews what is published.
+func TestSignRefusesWhatNoNodeCanUse(t *testing.T) {
+	n := newNetwork(t)
+	n.release()
+	check(t, n.repo.Edit(func(s *snapshot.Snapshot) error {
+		s.Runtimes[0].Env = map[string]string{"LD_PRELOAD": "/x.so"}
+		return nil
+	}))
+	sign := func(files ...string) error {
+		keys := must1(n.repo.LoadKeys(nil, files...))(t)
+		_, err := n.repo.Sign(ceremony.SignOptions{Keys: keys, Root: true, Confirm: func(*ceremony.Pending) error { return nil }})
+		return err
+	}
+	wantErr(t, sign(), snapshot.ErrInvalid, "LD_PRELOAD")
+	check(t, sign(n.key("online")))
+}

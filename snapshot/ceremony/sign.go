@@ -275,6 +275,11 @@ func (st *state) pendingFor(o *SignOptions) (*Pending, error) {
 	if targets && st.draftErr != nil {
 		return nil, st.draftErr
 	}
+	if targets && st.draft != nil { // the online key alone renews what was signed before a rule came
+		if err := st.draft.CheckRunnable(); err != nil {
+			return nil, err
+		}
+	}
 	for _, k := range o.Keys {
 		if !k.found && !st.inAnyRole(k) {
 			return nil, fmt.Errorf("%w: %s is a key of no role of root %d", snapshot.ErrKey, k.file, root.Signed.Version)

@@ -1,4 +1,4 @@
-package runner
+package snapshot
 
 import (
 	"errors"
@@ -9,8 +9,6 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/jsonschema-go/jsonschema"
-
-	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // maxSchemaSteps bounds how many subschemas one answer is held against, with
@@ -18,11 +16,11 @@ import (
 // double with every line.
 const maxSchemaSteps = 10_000
 
-// compileSchema prepares a test's JSON Schema (draft 2020-12, or 7 where
+// CompileSchema prepares a test's JSON Schema (draft 2020-12, or 7 where
 // $schema says so). A schema stands for itself: it refers to its own $defs and
 // to nothing else, and never to itself, which the library would follow without
 // an end.
-func compileSchema(raw jsontext.Value) (*jsonschema.Resolved, error) {
+func CompileSchema(raw jsontext.Value) (*jsonschema.Resolved, error) {
 	var doc any
 	if err := json.Unmarshal(raw, &doc); err != nil {
 		return nil, err
@@ -93,7 +91,7 @@ func (r *references) follow(ref any) (int, error) {
 	name, _ := ref.(string)
 	if n, known := r.steps[name]; known {
 		if n == 0 {
-			return 0, fmt.Errorf("%s leads back to itself", terminal.Clip(name, 100))
+			return 0, fmt.Errorf("%s leads back to itself", clip(name))
 		}
 		return n, nil
 	}
@@ -106,7 +104,7 @@ func (r *references) follow(ref any) (int, error) {
 		}
 	}
 	if definition == nil {
-		return 0, fmt.Errorf("$ref %q is not one of its own $defs", terminal.Clip(name, 100))
+		return 0, fmt.Errorf("$ref %q is not one of its own $defs", clip(name))
 	}
 	r.steps[name] = 0
 	n, err := r.count(definition)

@@ -1,0 +1,119 @@
+package snapshot_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/resultity/rmodels/oci"
+	"github.com/resultity/rmodels/snapshot"
+)
+
+// unrunnable are documents that a node takes and of which it cannot use a part.
+var unrunnable = map[string]struct {
+	change func(*snapshot.Snapshot)
+	words  string
+}{
+	"a preloaded library":        {inRuntime(func(r *snapshot.Runtime) { r.Env = map[string]string{"LD_PRELOAD": "/x.so"} }), "LD_PRELOAD"},
+	"an auditing library":        {inRuntime(func(r *snapshot.Runtime) { r.Env = map[string]string{"LD_AUDIT": "/x.so"} }), "LD_AUDIT"},
+	"a device by variable":       {inRuntime(func(r *snapshot.Runtime) { r.Env = map[string]string{"NVIDIA_VISIBLE_DEVICES": "all"} }), "NVIDIA_"},
+	"a line break in a variable": {inRuntime(func(r *snapshot.Runtime) { r.Env = map[string]string{"A": "x\ny"} }), "line break"},
+	"a template of other blanks": {inRuntime(func(r *snapshot.Runtime) { r.Args = []string{"{{\u00a0.Model}}"} }), "argument"},
+	"a template of the program":  {inRuntime(func(r *snapshot.Runtime) { r.Entrypoint = []string{"{{.Secret}}"} }), "argument"},
+	"a program without a name":   {inRuntime(func(r *snapshot.Runtime) { r.Entrypoint = []string{""} }), "entrypoint"},
+	"a health path with a break": {inRuntime(func(r *snapshot.Runtime) { r.Health = "/x\r\nHost: y" }), "health"},
+	"scratch over the model":     {inRuntime(func(r *snapshot.Runtime) { r.Scratch = []snapshot.Scratch{{Path: "/models", Size: 1 << 20}} }), "reserved"},
+	"scratch over /etc":          {inRuntime(func(r *snapshot.Runtime) { r.Scratch = []snapshot.Scratch{{Path: "/etc", Size: 1 << 20}} }), "reserved"},
+	"scratch twice": {inRuntime(func(r *snapshot.Runtime) {
+		r.Scratch = []snapshot.Scratch{{Path: "/a", Size: 1 << 20}, {Path: "/a", Size: 1 << 20}}
+	}), "twice"},
+	"a user beyond the engine's": {inRuntime(func(r *snapshot.Runtime) { r.User = "4294967294" }), "user"},
+	"too little memory":          {inRuntime(func(r *snapshot.Runtime) { r.Memory = 1 << 20 }), "memory"},
+	"too many processes":         {inRuntime(func(r *snapshot.Runtime) { r.Pids = 1 << 21 }), "pids"},
+	"a port of a program":        {inRuntime(func(r *snapshot.Runtime) { r.Protocol = "exec" }), "port"},
+	"a remote schema":            {inSchema(`{"$ref":"file:///etc/passwd"}`), "$ref"},
+	"a schema in a circle":       {inSchema(`{"$defs":{"a":{"$ref":"#/$defs/a"}}}`), "itself"},
+	"a schema by anchor":         {inSchema(`{"$anchor":"a"}`), "$anchor"},
+	"a schema of no type":        {inSchema(`{"type":7}`), "schema"},
+	"a member in another case": {func(s *snapshot.Snapshot) {
+		s.Runtimes[0].Protocol, s.Runtimes[0].Port = "exec", 0
+		s.Models[0].Validation.Request = jsontext.Value(`{"Args":["x"]}`)
+	}, "Args"},
+	"an embedding of a chat": {func(s *snapshot.Snapshot) {
+		s.Models[0].Validation.Expect.Cosine = &snapshot.Cosine{Reference: []float64{1}, Min: 0.5}
+	}, "cosine"},
+	"a text of an embedding": {inRuntime(func(r *snapshot.Runtime) { r.Protocol = "openai-embeddings" }), "cosine"},
+	"a forgotten registry":   {inReference("library/model@" + testDigest("m").String()), "full name"},
+	"port nought":            {inReference("r.example:0/model@" + testDigest("m").String()), "port"},
+	"no port of any host":    {inReference("r.example:99999/model@" + testDigest("m").String()), "port"},
+	"no address":             {inReference("[::::]/model@" + testDigest("m").String()), "IPv6"},
+	"a path of 256 bytes":    {inReference("r.example/" + strings.Repeat("a", 256) + "@" + testDigest("m").String()), "255"},
+	"a mirror without a name": {func(s *snapshot.Snapshot) {
+		s.Models[0].Mirrors = []string{"library/model"}
+	}, "mirrors[0]"},
+	"a fallback without a name": {func(s *snapshot.Snapshot) { s.Sources.Fallback = []string{"oci://library"} }, "fallback[0]"},
+	"images without a name": {func(s *snapshot.Snapshot) {
+		s.Policies[0].Images = append(s.Policies[0].Images, snapshot.ImageGlob{Glob: "library/**"})
+	}, "images["},
+}
+
+func inRuntime(change func(*snapshot.Runtime)) func(*snapshot.Snapshot) {
+	return func(s *snapshot.Snapshot) { change(&s.Runtimes[0]) }
+}
+
+func inSchema(text string) func(*snapshot.Snapshot) {
+	return func(s *snapshot.Snapshot) { s.Models[0].Validation.Expect.Schema = jsontext.Value(text) }
+}
+
+func inReference(ref string) func(*snapshot.Snapshot) {
+	return func(s *snapshot.Snapshot) { s.Models[0].Reference = ref }
+}
+
+// A publisher is told what every node would refuse; a node that meets it keeps
+// the rest of the document.
+func TestCheckRunnable(t *testing.T) {
+	if err := validSnapshot().CheckRunnable(); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range unrunnable {
+		s := validSnapshot()
+		c.change(s)
+		wantErr(t, s.CheckRunnable(), snapshot.ErrInvalid, c.words)
+		if _, err := snapshot.Parse(mustJSON(t, s)); err != nil {
+			t.Errorf("%s: a node refuses the whole document: %v", name, err)
+		}
+		if s.Models[0].Digest() == "" {
+			t.Errorf("%s: it cannot be revoked by its digest", name)
+		}
+	}
+}
+
+// FuzzReference: what a publisher may sign, the client of every node can ask
+// for, by the same digest; what a node takes besides, it can at least revoke.
+func FuzzReference(f *testing.F) {
+	d := testDigest("x").String()
+	for _, s := range []string{"r.example/a@" + d, "r.example:5000/a/b__c@" + d, "[::1]:5000/a@" + d, "a@" + d, "r/../a@" + d, "r/a:tag@" + d, "r/a-@" + d, "r.example:0/a@" + d} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		repo, dg, err := snapshot.SplitReference(text)
+		ref, cerr := oci.ParseReference(text)
+		if cerr == nil && (err != nil || ref.Name() != repo || ref.Digest != dg) {
+			t.Fatalf("%q: %q and %q (%v), the client has %q", text, repo, dg, err, ref)
+		}
+		if err != nil {
+			return
+		}
+		if repo+"@"+dg.String() != text || strings.Contains(repo, "..") || strings.ContainsAny(repo, " \\\x00") {
+			t.Fatalf("%q became %q and %q", text, repo, dg)
+		}
+		s := validSnapshot()
+		s.Models[0].Reference = text
+		s.Models[0].Mirrors = []string{repo}
+		if signable := s.CheckRunnable() == nil; signable != (cerr == nil) || cerr != nil && !errors.Is(cerr, oci.ErrReference) {
+			t.Fatalf("%q: signable %t, the client says %v", text, signable, cerr)
+		}
+	})
+}
