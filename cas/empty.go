@@ -15,6 +15,22 @@ import (
 	"github.com/resultity/rmodels/internal/durable"
 )
 
+// Why something stays that nothing references.
+const (
+	heldOpen = "open in a process that holds no lease"
+	ofUsed   = "of a tree or layer that is in use"
+)
+
+// foreseeOpen is the look that a run takes at what it took, for the plan of a
+// dry one. What a run leaves in the trash it does not look at.
+func (c *collection) foreseeOpen(path string, mode uint32) bool {
+	if !c.dry || c.o.Grace > 0 && !c.short {
+		return false
+	}
+	open, err := c.anyOpen(path, mode)
+	return err == nil && open
+}
+
 // taken is what this run moved to the trash.
 func (c *collection) taken() []candidate {
 	var out []candidate
@@ -98,7 +114,7 @@ func (c *collection) markUsed() error {
 	if len(c.used) == 0 {
 		return nil
 	}
-	why := c.marks.reason("of a tree or layer that is in use")
+	why := c.marks.reason(ofUsed)
 	for _, t := range c.used {
 		if t.kind == 't' {
 			c.marks.tree(t.k, why)
@@ -130,7 +146,7 @@ func (c *collection) delete(ctx context.Context, r *GCResult, run durable.FS, d 
 			return err
 		}
 		if open {
-			inUse = "open in a process that holds no lease"
+			inUse = heldOpen
 		}
 	}
 	if inUse != "" {
@@ -145,8 +161,13 @@ func (c *collection) delete(ctx context.Context, r *GCResult, run durable.FS, d 
 
 func (c *collection) returnUsed(ctx context.Context, r *GCResult, d candidate, why string) error {
 	base := filepath.Base(d.path)
-	if base[0] == 'x' {
-		return nil // not to come back; the next run tries again
+	if base[0] == 'x' { // not to come back; the next run tries again
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if d.item >= 0 {
+			c.spare(d.item, why)
+		}
+		return nil
 	}
 	back, err := c.s.putBack(ctx, trashed{kind: base[0], k: d.k, path: d.path})
 	if err != nil {

@@ -25,7 +25,7 @@ type FsckOptions struct {
 func (s *Store) Fsck(ctx context.Context, o FsckOptions) ([]Finding, error) {
 	c := &fsck{s: s}
 	for _, step := range []func(context.Context) error{
-		c.layout, c.impostors, c.blobs, c.maps, c.flags, c.trees, c.layers, c.refs, c.leases, c.ingests, c.trash,
+		c.layout, c.impostors, c.blobs, c.maps, c.flags, c.trees, c.layers, c.refs, c.leases, c.ingests, c.strays,
 	} {
 		if err := context.Cause(ctx); err != nil {
 			return nil, err
@@ -109,8 +109,7 @@ func (c *fsck) impostors(context.Context) error {
 func (c *fsck) blobs(ctx context.Context) error {
 	dirs, err := c.s.fanned("blobs")
 	if err != nil {
-		c.add("store", "blobs", err.Error(), remedyRemove)
-		return nil
+		return err
 	}
 	for _, dir := range dirs {
 		names, err := c.s.readNames(dir)
@@ -154,8 +153,7 @@ func (c *fsck) blob(dir, name string) {
 func (c *fsck) maps(ctx context.Context) error {
 	dirs, err := c.s.fanned("maps")
 	if err != nil {
-		c.add("store", "maps", err.Error(), remedyRemove)
-		return nil
+		return err
 	}
 	for _, dir := range dirs {
 		names, err := c.s.readNames(dir)
@@ -216,8 +214,7 @@ func (c *fsck) trees(ctx context.Context) error {
 	}
 	keys, err := c.s.treeNames()
 	if err != nil {
-		c.add("tree", "trees/sha256", err.Error(), remedyRemove)
-		return nil
+		return err
 	}
 	for _, k := range keys {
 		if err := c.s.CheckTree(ctx, k.digest()); err != nil {
@@ -234,8 +231,7 @@ func (c *fsck) trees(ctx context.Context) error {
 func (c *fsck) layers(ctx context.Context) error {
 	keys, err := c.s.layerNames()
 	if err != nil {
-		c.add("layer", "layers/sha256", err.Error(), remedyRemove)
-		return nil
+		return err
 	}
 	for _, k := range keys {
 		if _, err := c.s.Layer(ctx, k.digest(), ""); err != nil && !errors.Is(err, ErrSuspect) { // that is told of the blob
@@ -344,9 +340,10 @@ func (c *fsck) ingests(context.Context) error {
 	return nil
 }
 
-func (c *fsck) trash(context.Context) error {
-	if _, err := c.s.readTrash(); err != nil {
-		c.add("trash", "trash", err.Error(), remedyRemove)
+func (c *fsck) strays(context.Context) error {
+	strays, err := c.s.strays()
+	for _, x := range strays {
+		c.add(x.kind, x.path, "not part of a store", remedyRemove)
 	}
-	return nil
+	return err
 }

@@ -77,6 +77,9 @@ type GCPlan struct {
 	Unpinned []string `json:"unpinned,omitempty"`
 	// Missing are the roots that are wanted and not there.
 	Missing []string `json:"missing,omitempty"`
+	// Damaged are the trees and layers in use that cannot be read. While there
+	// are any, no blob is freed.
+	Damaged []Finding `json:"damaged,omitempty"`
 }
 
 // GCResult is what a collection did. Items that turned out to be in use while
@@ -101,7 +104,7 @@ type collection struct {
 	o     GCOptions
 	marks *marks
 	plan  GCPlan
-	sizes bool // of the blobs that are kept, too
+	dry   bool // nothing will be carried out: the plan foresees what a run finds out
 	short bool // space is short
 	run   string
 	probe sync.Mutex // of trees, which share files
@@ -156,6 +159,7 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (*GCResult, error) {
 	}
 	r := &GCResult{}
 	err = c.execute(ctx, r)
+	c.plan.Damaged = c.marks.damages()
 	r.GCPlan = c.plan
 	if err != nil {
 		return r, fmt.Errorf("gc stopped: %w", err)
@@ -164,13 +168,13 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (*GCResult, error) {
 }
 
 // plan marks from the roots and sorts everything else into what goes (G2).
-// The sizes of blobs that stay are for a reader of the plan; a collection does
-// not need them.
-func (s *Store) plan(ctx context.Context, o GCOptions, sizes bool) (*collection, error) {
+// What only a reader of the plan needs, a dry one has: the sizes of blobs that
+// stay, and what is open.
+func (s *Store) plan(ctx context.Context, o GCOptions, dry bool) (*collection, error) {
 	if o.PartialAge == 0 {
 		o.PartialAge = defaultPartialAge
 	}
-	c := &collection{s: s, o: o, sizes: sizes, marks: s.newMarks()}
+	c := &collection{s: s, o: o, dry: dry, marks: s.newMarks()}
 	m := c.marks
 	var err error
 	if m.seen, err = s.sample(ctx); err != nil {
@@ -189,13 +193,16 @@ func (s *Store) plan(ctx context.Context, o GCOptions, sizes bool) (*collection,
 		c.chooseEvictions,
 		m.markRefs,
 		m.openTrees,
+		c.keepEvicted,
 		c.planRefs,
 		c.planTrees,
 		c.planLayers,
+		m.openTrees, // what a reader has open
 		func() error { return c.planBlobs(ctx) },
 		c.planPartials,
 		c.planTrash,
 		c.planLeftovers,
+		c.planStrays,
 	}
 	for _, step := range steps {
 		if err := ctx.Err(); err != nil {
@@ -205,6 +212,7 @@ func (s *Store) plan(ctx context.Context, o GCOptions, sizes bool) (*collection,
 			return nil, err
 		}
 	}
+	c.plan.Damaged = m.damages()
 	return c, nil
 }
 
@@ -255,6 +263,11 @@ func (c *collection) planTrees() error {
 			continue
 		}
 		path := c.s.treePath(k)
+		if c.foreseeOpen(path, unix.S_IFDIR) {
+			c.keep("tree", string(k.digest()), 0, heldOpen)
+			c.marks.tree(k, c.marks.reason(ofUsed))
+			continue
+		}
 		item := c.drop("tree", string(k.digest()), 0, "nothing references it")
 		c.trees = append(c.trees, candidate{k: k, path: path, item: item})
 	}

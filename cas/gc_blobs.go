@@ -84,9 +84,9 @@ func (c *collection) planBlobsIn(dir string) (f blobsOfDir, err error) {
 			continue
 		}
 		item := GCItem{Kind: "blob", Name: d, Action: Keep}
-		why, kept := c.marks.whyBlob(k)
+		why, kept := c.marks.keepsBlob(k)
 		item.Reason = why
-		if kept && !c.sizes {
+		if kept && !c.dry {
 			f.items = append(f.items, item)
 			continue
 		}
@@ -95,6 +95,9 @@ func (c *collection) planBlobsIn(dir string) (f blobsOfDir, err error) {
 			continue // gone meanwhile
 		}
 		item.Bytes = st.Blocks * 512
+		if !kept && c.foreseeOpen(filepath.Join(dir, name), st.Mode) {
+			kept, item.Reason = true, heldOpen
+		}
 		if !kept {
 			item.Action, item.Reason = Drop, "nothing references it"
 			f.dead = append(f.dead, candidate{k: k, path: filepath.Join(dir, name), item: len(f.items), mapped: st.Size > MapThreshold})

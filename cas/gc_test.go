@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -26,6 +27,15 @@ func gc(t *testing.T, s *cas.Store, o cas.GCOptions) *cas.GCResult {
 	r, err := s.GC(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
+	}
+	// What a dry run says is what a run does.
+	if !slices.Equal(plan.Items, r.Items) {
+		for _, i := range plan.Items {
+			i.Bytes = 0
+			if !slices.ContainsFunc(r.Items, func(j cas.GCItem) bool { j.Bytes = 0; return i == j }) {
+				t.Errorf("the plan says %+v, which is not what was done", i)
+			}
+		}
 	}
 	for _, i := range append(plan.Items, r.Items...) {
 		if i.Reason == "" || i.Kind == "" || i.Name == "" {
@@ -231,11 +241,6 @@ func TestGCFailsClosed(t *testing.T) {
 			path := filepath.Join(s.Root(), "refs", "zero")
 			must(t, os.WriteFile(path, nil, 0o644))
 			return func() { os.Remove(path) }
-		},
-		"index of a tree in use": func(t *testing.T, s *cas.Store, m model) func() {
-			path := filepath.Join(m.tree.Path, "..", "index")
-			damage(t, path, 70)
-			return func() { damage(t, path, 70) }
 		},
 		"token lease": func(t *testing.T, s *cas.Store, m model) func() {
 			token, err := s.TokenLease(t.Context(), "x", time.Hour, m.big)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"strings"
 	"unicode/utf8"
 
 	"github.com/opencontainers/go-digest"
@@ -92,14 +91,9 @@ func (s *Store) layerNames() ([]key, error) {
 	}
 	keys := make([]key, 0, len(names))
 	for _, name := range names {
-		k, ok := keyOfHex(name)
-		if !ok {
-			if strings.HasPrefix(name, ".") {
-				continue
-			}
-			return nil, fmt.Errorf("%w: %s is not a layer", ErrCorrupt, filepath.Join(dir, name))
+		if k, ok := keyOfHex(name); ok { // or it is a stray
+			keys = append(keys, k)
 		}
-		keys = append(keys, k)
 	}
 	return keys, nil
 }

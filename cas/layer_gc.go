@@ -1,8 +1,8 @@
 package cas
 
 import (
+	"cmp"
 	"errors"
-	"fmt"
 	"io/fs"
 
 	"golang.org/x/sys/unix"
@@ -41,11 +41,13 @@ func (m *marks) openLayers(trash []trashed) error {
 	for _, k := range names {
 		there[k] = m.s.layerPath(k)
 	}
-	for k, path := range there {
-		if why, marked := m.layers[k]; marked {
-			if err := m.openLayer(k, path, why); err != nil {
-				return err
-			}
+	for k, why := range m.layers {
+		path, present := there[k]
+		if !present && !m.refLayers[k] { // it is not unpacked yet
+			continue
+		}
+		if err := m.openLayer(k, cmp.Or(path, m.s.layerPath(k)), why); err != nil {
+			m.damage("layer", k, err)
 		}
 	}
 	return nil
@@ -59,6 +61,9 @@ func (m *marks) openLayer(k key, path string, why uint32) error {
 		err = unix.Lstat(path, &st)
 	}
 	if errors.Is(err, unix.ENOENT) {
+		if m.refLayers[k] {
+			return absent("layer", k)
+		}
 		return nil // deleted meanwhile
 	}
 	if err != nil {
@@ -71,11 +76,11 @@ func (m *marks) openLayer(k key, path string, why uint32) error {
 	if errors.Is(err, ErrNotFound) {
 		rec, err = m.s.readLayer(m.s.layerPath(k), k)
 	}
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, ErrNotFound) && !m.refLayers[k] {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("a layer in use cannot be read, so nothing is collected: %w", err) // invariant 5
+		return err
 	}
 	m.unfolded[k] = identify(&st)
 	for _, b := range rec.blobs() {
@@ -93,6 +98,11 @@ func (c *collection) planLayers() error {
 		name := string(k.digest())
 		if why, kept := c.marks.whyLayer(k); kept {
 			c.keep("layer", name, 0, why)
+			continue
+		}
+		if c.foreseeOpen(c.s.layerPath(k), unix.S_IFREG) {
+			c.keep("layer", name, 0, heldOpen)
+			c.marks.layer(k, c.marks.reason(ofUsed))
 			continue
 		}
 		item := c.drop("layer", name, 0, "nothing references it")

@@ -123,11 +123,9 @@ func (s *Store) fanned(kind string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	names = slices.DeleteFunc(names, func(name string) bool { return !isFan(name) }) // a stray
 	slices.Sort(names)
 	for n, name := range names {
-		if !isFan(name) {
-			return nil, fmt.Errorf("%w: %s does not belong there; remove it", ErrCorrupt, filepath.Join(top, name))
-		}
 		names[n] = filepath.Join(top, name)
 	}
 	return names, nil

@@ -30,6 +30,12 @@ type marks struct {
 	deadIDs   []string         // files of leases that protect nothing
 	keepTrees string           // why no tree at all may be dropped
 	keepAll   uint32           // the same, as an index into reasons
+
+	refTrees  map[key]bool // that refs name: they were there (invariant 9)
+	refLayers map[key]bool
+	mounted   map[key]bool
+	damaged   map[string]Finding // those in use that cannot be read
+	keepBlobs string             // why no blob at all may be dropped
 }
 
 // identity tells an entry from a later one of the same name, which may have got
@@ -52,7 +58,7 @@ func (s *Store) newMarks() *marks {
 	return &marks{
 		s: s, blobs: map[key]uint32{}, trees: map[key]uint32{}, opened: map[key]identity{},
 		layers: map[key]uint32{}, unfolded: map[key]identity{},
-		refs: map[string]refAt{}, evict: map[string]refAt{},
+		refs: map[string]refAt{}, evict: map[string]refAt{}, refTrees: map[key]bool{}, refLayers: map[key]bool{},
 	}
 }
 
@@ -126,16 +132,27 @@ func (m *marks) openTrees() error {
 			held = append(held, k)
 		}
 	}
+	for k := range m.trees {
+		if there[k] == "" && m.refTrees[k] { // or it is not built yet
+			held = append(held, k)
+			there[k] = m.s.treePath(k)
+		}
+	}
 	for some := range slices.Chunk(held, readAhead) {
 		found := make([]openedTree, len(some))
 		err := spread(context.Background(), len(some), func(n int) (err error) {
-			found[n], err = m.openTree(some[n], there[some[n]])
+			if found[n], err = m.openTree(some[n], there[some[n]]); err != nil {
+				found[n].err, err = err, nil
+			}
 			return err
 		})
 		if err != nil {
 			return err
 		}
 		for n, t := range found {
+			if t.err != nil {
+				m.damage("tree", some[n], t.err)
+			}
 			if t.ino == 0 {
 				continue
 			}
@@ -152,6 +169,7 @@ func (m *marks) openTrees() error {
 type openedTree struct {
 	identity
 	blobs []key
+	err   error // it cannot be read
 }
 
 // openTree reads a tree that is new or another than the one whose files are
@@ -165,6 +183,9 @@ func (m *marks) openTree(k key, dir string) (openedTree, error) {
 		err = unix.Lstat(dir, &st)
 	}
 	if errors.Is(err, unix.ENOENT) {
+		if m.refTrees[k] {
+			return openedTree{}, absent("tree", k)
+		}
 		return openedTree{}, nil
 	}
 	if err != nil {
@@ -179,10 +200,13 @@ func (m *marks) openTree(k key, dir string) (openedTree, error) {
 		index, err = m.s.readTree(k)
 	}
 	if errors.Is(err, ErrNotFound) {
+		if unix.Access(m.s.treePath(k), unix.F_OK) == nil || m.refTrees[k] {
+			return openedTree{}, fmt.Errorf("%w: tree %s: %w", ErrCorrupt, k.digest(), errUnlisted)
+		}
 		return openedTree{}, nil
 	}
 	if err != nil {
-		return openedTree{}, fmt.Errorf("a tree in use cannot be read, so nothing is collected: %w", err) // invariant 5
+		return openedTree{}, err
 	}
 	found := openedTree{identity: identify(&st), blobs: make([]key, len(index.Entries))}
 	for n, e := range index.Entries {
@@ -309,6 +333,7 @@ func (m *marks) markRef(file string) error {
 			return err
 		}
 		m.layer(k, why)
+		m.refLayers[k] = true
 	}
 	if at.ref.Tree != "" {
 		k, err := keyOf(at.ref.Tree)
@@ -316,6 +341,7 @@ func (m *marks) markRef(file string) error {
 			return err
 		}
 		m.tree(k, why)
+		m.refTrees[k] = true
 	}
 	at.done = true
 	at.ref.Blobs = nil // in the marks now
@@ -329,6 +355,7 @@ func (m *marks) markMounts(ctx context.Context, proc string) error {
 	if err != nil {
 		return fmt.Errorf("mounts cannot be read, so nothing is collected: %w", err)
 	}
+	m.mounted = found
 	why := m.reason("mounted")
 	for k := range found {
 		m.blob(k, why)

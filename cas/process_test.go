@@ -30,6 +30,7 @@ var workers = map[string]func(ctx context.Context, s *cas.Store, args []string) 
 	"scrub":  workScrub,
 	"flock":  flockWorker,
 	"deep":   workDeep,
+	"blind":  workBlind,
 }
 
 func TestMain(m *testing.M) {

@@ -2,10 +2,12 @@ package cas_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -65,4 +67,53 @@ func TestGCBesideADeepMount(t *testing.T) {
 	p.kill()
 	gc(t, s, cas.GCOptions{})
 	assertEmpty(t, s)
+}
+
+// workBlind collects where the processes of the host cannot be seen, and says
+// what a dry run had said before.
+func workBlind(ctx context.Context, s *cas.Store, _ []string) error {
+	plan, err := s.PlanGC(ctx, cas.GCOptions{})
+	if err != nil {
+		return err
+	}
+	r, err := s.GC(ctx, cas.GCOptions{})
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode([]cas.GCPlan{*plan, r.GCPlan})
+}
+
+// In a pid namespace no tree can be freed, also none that was replaced, and a
+// plan says so.
+func TestGCInAPIDNamespace(t *testing.T) {
+	s := newStore(t)
+	l := lease(t, s)
+	m := install(t, s, l, 1)
+	b, _ := content(9, 5000)
+	other := put(t, s, l, b)
+	_, err := s.BuildTree(t.Context(), l, m.manifest, []cas.TreeEntry{{Path: "other", Blob: other}}) // the first one goes to the trash
+	must(t, err)
+	must(t, l.Release())
+	cmd := exec.Command("/proc/self/exe", s.Root())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
+	p := startAs(t, cmd, "blind")
+	var said []cas.GCPlan
+	must(t, json.Unmarshal([]byte("["+p.until("[")), &said))
+	kept := map[string]int{}
+	for n, plan := range said {
+		for _, i := range plan.Items {
+			if !slices.Contains(said[1-n].Items, i) && i.Kind != "blob" { // of which a run does not ask the size
+				t.Errorf("only one of the two says %+v", i)
+			}
+			if i.Action == cas.Keep && strings.Contains(i.Reason, "name its /proc") {
+				kept[i.Kind]++
+			}
+		}
+	}
+	if kept["tree"] != 2 || kept["trash"] != 2 {
+		t.Errorf("kept %v", kept)
+	}
+	if left := list(t, s, "trash"); len(left) == 0 {
+		t.Error("the replaced tree was deleted")
+	}
 }

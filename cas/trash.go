@@ -2,7 +2,6 @@ package cas
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"path/filepath"
 	"strconv"
@@ -57,9 +56,9 @@ func (s *Store) readTrash() ([]trashed, error) {
 			out = append(out, trashed{kind: 'x', k: k, path: path})
 			continue
 		}
-		at, err := runTime(run)
-		if err != nil {
-			return nil, err
+		at, ok := runTime(run)
+		if !ok {
+			continue // a stray
 		}
 		names, err := s.readNames(path)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -69,25 +68,29 @@ func (s *Store) readTrash() ([]trashed, error) {
 			return nil, err
 		}
 		for _, name := range names {
-			kind, h, _ := strings.Cut(name, "-")
-			k, ok := keyOfHex(h)
-			if !ok || len(kind) != 1 || !strings.Contains("blmt", kind) {
-				return nil, fmt.Errorf("%w: %s does not belong in the trash; remove it", ErrCorrupt, filepath.Join(path, name))
+			if kind, k, ok := trashedName(name); ok {
+				out = append(out, trashed{kind, k, filepath.Join(path, name), at})
 			}
-			out = append(out, trashed{kind[0], k, filepath.Join(path, name), at})
 		}
 	}
 	return out, nil
 }
 
-func runTime(run string) (time.Time, error) {
+func runTime(run string) (time.Time, bool) {
 	rest, ok := strings.CutPrefix(run, "r-")
 	stamp, _, ok2 := strings.Cut(rest, "-")
 	ns, err := strconv.ParseInt(stamp, 10, 64)
-	if !ok || !ok2 || err != nil {
-		return time.Time{}, fmt.Errorf("%w: %q does not belong in the trash; remove it", ErrCorrupt, run)
+	return time.Unix(0, ns), ok && ok2 && err == nil
+}
+
+// trashedName takes the name of an entry in a run apart.
+func trashedName(name string) (kind byte, k key, ok bool) {
+	of, h, _ := strings.Cut(name, "-")
+	k, ok = keyOfHex(h)
+	if !ok || len(of) != 1 || !strings.Contains("blmt", of) {
+		return 0, key{}, false
 	}
-	return time.Unix(0, ns), nil
+	return of[0], k, true
 }
 
 // home is where an entry came from.
@@ -123,7 +126,10 @@ func (c *collection) planTrash() error {
 		if t.kind != 't' && st.Nlink == 1 {
 			bytes = st.Blocks * 512
 		}
+		foreseen := c.foreseeUse(t, st.Mode)
 		switch {
+		case foreseen != "":
+			c.keep("trash", name, bytes, foreseen)
 		case live && t.kind != 'x':
 			if t.kind != 'm' {
 				c.keep("trash", name, bytes, "to be put back: "+why)
@@ -137,6 +143,23 @@ func (c *collection) planTrash() error {
 	return nil
 }
 
+// foreseeUse says why a run would keep what is in the trash although nothing
+// references it.
+func (c *collection) foreseeUse(t trashed, mode uint32) string {
+	if _, live := c.marks.whyTrashed(t); !c.dry || live && t.kind != 'x' {
+		return ""
+	}
+	switch {
+	case c.marks.mounted[t.k]:
+		return "mounted"
+	case mode&unix.S_IFMT == unix.S_IFDIR && c.marks.keepTrees != "":
+		return c.marks.keepTrees
+	case c.foreseeOpen(t.path, mode):
+		return heldOpen
+	}
+	return ""
+}
+
 func (m *marks) whyTrashed(t trashed) (string, bool) {
 	switch t.kind {
 	case 't':
@@ -144,5 +167,5 @@ func (m *marks) whyTrashed(t trashed) (string, bool) {
 	case 'l':
 		return m.whyLayer(t.k)
 	}
-	return m.whyBlob(t.k)
+	return m.keepsBlob(t.k)
 }

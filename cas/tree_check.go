@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -197,14 +196,9 @@ func (s *Store) treeNames() ([]key, error) {
 	}
 	keys := make([]key, 0, len(names))
 	for _, name := range names {
-		k, ok := keyOfHex(name)
-		if !ok {
-			if strings.HasPrefix(name, ".") {
-				continue
-			}
-			return nil, fmt.Errorf("%w: %s is not a tree", ErrCorrupt, filepath.Join(dir, name))
+		if k, ok := keyOfHex(name); ok { // or it is a stray
+			keys = append(keys, k)
 		}
-		keys = append(keys, k)
 	}
 	return keys, nil
 }
