@@ -1,7 +1,6 @@
 package cas
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -70,5 +69,3 @@ func (c *collection) keepEvicted() error {
 func absent(kind string, k key) error {
 	return fmt.Errorf("%w: a root names the %s %s, which is not there", ErrCorrupt, kind, k.digest())
 }
-
-var errUnlisted = errors.New("its index is gone")

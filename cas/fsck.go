@@ -60,11 +60,11 @@ func (c *fsck) add(kind, name, problem, remedy string) {
 }
 
 const (
-	remedyGC      = "run gc"
-	remedyRepair  = "mend it with: rmodels verify --repair"
+	remedyGC      = "free it with: rmodels gc"
+	remedyRepair  = "repair it with: rmodels verify --repair"
 	remedyRemove  = "remove it by hand: nothing in the store refers to it"
-	remedyIngest  = "pull what needs it again"
-	remedyRebuild = "pull the model again, which builds the tree anew"
+	remedyIngest  = "fetch it again with: rmodels verify --repair"
+	remedyRebuild = "build it anew with: rmodels verify --repair"
 )
 
 // layout: nothing is missing at the top, and nothing strange is there.
@@ -146,7 +146,7 @@ func (c *fsck) blob(dir, name string) {
 		c.add("blob", d, "was written to after it was published", "verify it, which sets the time back")
 	}
 	if _, err := os.Lstat(c.s.ingestPath(k)); err == nil {
-		c.add("blob", d, "its ingest was not ended; its name may not be on disk", "run gc, which takes the last step")
+		c.add("blob", d, "its ingest was not ended; its name may not be on disk", "take the last step with: rmodels gc")
 	}
 }
 
@@ -296,7 +296,7 @@ func (c *fsck) hidden(dir string, except ...string) error {
 	}
 	for _, name := range names {
 		if strings.HasPrefix(name, ".") && !slices.Contains(except, name) {
-			c.add("store", dir+"/"+name, "left by an interrupted write", "run gc an hour after it")
+			c.add("store", dir+"/"+name, "left by an interrupted write", "free it with: rmodels gc, an hour after it")
 		}
 	}
 	return nil

@@ -200,9 +200,6 @@ func (m *marks) openTree(k key, dir string) (openedTree, error) {
 		index, err = m.s.readTree(k)
 	}
 	if errors.Is(err, ErrNotFound) {
-		if unix.Access(m.s.treePath(k), unix.F_OK) == nil || m.refTrees[k] {
-			return openedTree{}, fmt.Errorf("%w: tree %s: %w", ErrCorrupt, k.digest(), errUnlisted)
-		}
 		return openedTree{}, nil
 	}
 	if err != nil {

@@ -37,7 +37,9 @@ func workDeep(_ context.Context, _ *cas.Store, args []string) error {
 		return err
 	}
 	fmt.Println("mounted", len(table))
-	select {}
+	for { // until it is killed
+		_ = unix.Pause() // ends with any signal, such as the runtime's own
+	}
 }
 
 // A mount table with a line of any length does not end a collection, and what

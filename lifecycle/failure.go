@@ -39,6 +39,7 @@ const (
 	CauseBusy        Cause = "busy"          // another process works on it
 	CauseSnapshot    Cause = "snapshot"      // the snapshot was rejected
 	CauseState       Cause = "state"         // a file of the node's own state is damaged
+	CauseStore       Cause = "store"         // the store is damaged where no model is at fault
 	CauseConfig      Cause = "configuration" // a setting is missing or wrong
 	CauseUnexpected  Cause = "unexpected"
 )
@@ -188,6 +189,7 @@ var causes = []class{
 	{cas.ErrBusy, CauseBusy, "wait for it and try again"},
 	{cas.ErrDigestMismatch, CauseHash, "repair it with: rmodels verify --repair"},
 	{cas.ErrSuspect, CauseHash, "repair it with: rmodels verify --repair"},
+	{cas.ErrCorrupt, CauseStore, "see what is damaged, and what helps, with: rmodels fsck"},
 	{cas.ErrNoStore, CauseState, "create it with: rmodels init"},
 	{oci.ErrDigest, CauseHash, ""},
 	{oci.ErrTag, CauseListing, "write registry/repository@sha256:…; a tag can be moved"},

@@ -29,9 +29,13 @@ func (n *Node) Fsck(ctx context.Context, o cas.FsckOptions) ([]cas.Finding, erro
 			return nil, err
 		}
 	}
-	refs, err := st.Refs()
+	roots, err := st.CheckRoots(ctx) // what cannot be read is among the findings
 	if err != nil {
 		return nil, err
+	}
+	refs := make([]cas.Ref, len(roots.Roots))
+	for i, r := range roots.Roots {
+		refs[i] = r.Ref
 	}
 	for _, x := range networks {
 		fs, err := x.compareRoots(st, refs)

@@ -134,8 +134,39 @@ var mutants = []mutant{
 	},
 	{
 		name: "unreadable-tree-is-empty", breaks: "5: a tree index that cannot be read counts as empty",
-		file: "cas/mark.go", old: "	if err != nil {\n		return openedTree{}, fmt.Errorf(\"a tree in use", new: "	if err != nil {\n		return openedTree{}, nil\n	}\n	if err != nil {\n		return openedTree{}, fmt.Errorf(\"a tree in use",
-		tests: "TestGCFailsClosed",
+		file: "cas/mark.go", old: "				m.damage(\"tree\", some[n], t.err)\n", new: "", tests: "TestGCGoesOnBesideDamage",
+	},
+	{
+		name: "unreadable-layer-is-empty", breaks: "5: a layer record that cannot be read counts as empty",
+		file: "cas/layer_gc.go", old: "			m.damage(\"layer\", k, err)\n", new: "			_ = err\n", tests: "TestGCGoesOnBesideDamage",
+	},
+	{
+		name: "missing-tree-is-none", breaks: "5: a tree that a root names and that is gone counts as empty",
+		file: "cas/mark.go", old: "		if there[k] == \"\" && m.refTrees[k] {", new: "		if false {", tests: "TestGCGoesOnBesideDamage",
+	},
+	{
+		name: "missing-layer-is-none", breaks: "5: a layer that a root names and that is gone counts as empty",
+		file: "cas/layer_gc.go", old: "		if !present && !m.refLayers[k] {", new: "		if !present {", tests: "TestGCGoesOnBesideDamage",
+	},
+	{
+		name: "damage-frees-blobs", breaks: "5: blobs go while an index in use cannot be read",
+		file: "cas/damage.go", old: "	return m.keepBlobs, m.keepBlobs != \"\"", new: "	return \"\", false", tests: "TestGCGoesOnBesideDamage",
+	},
+	{
+		name: "evicted-for-nothing", breaks: "roots go while their blobs stay",
+		file: "cas/damage.go", old: "	if c.marks.keepBlobs == \"\" {\n		return nil", new: "	if true {\n		return nil", tests: "TestGCGoesOnBesideDamage",
+	},
+	{
+		name: "dry-run-overlooks-readers", breaks: "a dry run says that what a reader has open goes",
+		file: "cas/empty.go", old: "	if !c.dry || ", new: "	if true || ", tests: "TestGCKeepsWhatIsOpen|TestGCOfMany",
+	},
+	{
+		name: "dry-run-overlooks-blindness", breaks: "a dry run in a pid namespace says that replaced trees go",
+		file: "cas/trash.go", old: "	case mode&unix.S_IFMT == unix.S_IFDIR && c.marks.keepTrees != \"\":", new: "	case false:", tests: "TestGCInAPIDNamespace",
+	},
+	{
+		name: "blind-run-says-drop", breaks: "a run in a pid namespace says that replaced trees went",
+		file: "cas/empty.go", old: "		if d.item >= 0 {\n			c.spare(d.item, why)\n		}\n", new: "", tests: "TestGCInAPIDNamespace",
 	},
 	{
 		name: "no-mount-table-is-no-mount", breaks: "5: mount tables that cannot be read count as empty",

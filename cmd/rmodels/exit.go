@@ -30,7 +30,7 @@ const exitHelp = `Exit codes:
   1   unexpected error
   2   wrong usage
   3   not listed by the snapshot, or refused by its policy
-  4   a hash, signature or content check failed
+  4   a hash, signature or content check failed, or the store is damaged
   5   incompatible with this node
   6   the test inference failed
   7   a source or the network is unavailable
@@ -65,6 +65,7 @@ var causeCode = map[lifecycle.Cause]int{
 	lifecycle.CauseContent:       exitCheckFailed,
 	lifecycle.CauseHash:          exitCheckFailed,
 	lifecycle.CauseState:         exitUnexpected,
+	lifecycle.CauseStore:         exitCheckFailed,
 	lifecycle.CauseConfig:        exitUsage,
 	lifecycle.CauseCompatibility: exitIncompatible,
 	lifecycle.CauseEngine:        exitIncompatible,

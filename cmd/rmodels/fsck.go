@@ -46,13 +46,7 @@ that run beside it may make it report what is only under way.`,
 			err = a.result(struct {
 				Findings []cas.Finding `json:"findings"`
 			}{append([]cas.Finding{}, fs...)}, func(w io.Writer) {
-				for _, f := range fs {
-					field(w, "finding", "%s %s: %s", f.Kind, f.Name, f.Problem)
-					if f.Expected != "" {
-						field(w, "", "expected %s, found %s", f.Expected, f.Found)
-					}
-					field(w, "", "next: %s", f.Remedy)
-				}
+				printFindings(w, fs)
 				line(w, "%s in %s", amount.Count(len(fs), "finding"), st.Root())
 			})
 			if err == nil && len(fs) > 0 {
@@ -63,4 +57,14 @@ that run beside it may make it report what is only under way.`,
 	}
 	c.Flags().BoolVar(&o.Hash, "hash", false, "also hash every blob")
 	return c
+}
+
+func printFindings(w io.Writer, fs []cas.Finding) {
+	for _, f := range fs {
+		field(w, "finding", "%s %s: %s", f.Kind, f.Name, f.Problem)
+		if f.Expected != "" {
+			field(w, "", "expected %s, found %s", f.Expected, f.Found)
+		}
+		field(w, "", "next: %s", f.Remedy)
+	}
 }

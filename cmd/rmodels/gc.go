@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/resultity/rmodels/cas"
 	"github.com/resultity/rmodels/internal/amount"
+	"github.com/resultity/rmodels/lifecycle"
 )
 
 func (a *app) gcCommand() *cobra.Command {
@@ -44,16 +46,19 @@ recently used first; they are fetched again when they are wanted again.`,
 				if err != nil {
 					return err
 				}
-				return a.result(p, func(w io.Writer) {
+				err = a.result(p, func(w io.Writer) {
 					printItems(w, p.Items, all)
+					printFindings(w, p.Damaged)
 					line(w, "would free %s", amount.Bytes(p.FreeBytes))
 				})
+				return cmp.Or(err, keptByDamage(p.Damaged))
 			}
 			r, err := n.GC(cmd.Context(), o)
 			if err != nil {
 				return err
 			}
-			return a.result(r, func(w io.Writer) {
+			err = a.result(r, func(w io.Writer) {
+				printFindings(w, r.Damaged)
 				for _, name := range r.Unpinned {
 					line(w, "%s was not pinned although its model needs it: kept and pinned; see: rmodels incidents", name)
 				}
@@ -64,6 +69,7 @@ recently used first; they are fetched again when they are wanted again.`,
 				}
 				line(w, "freed %s", amount.Bytes(r.Freed))
 			})
+			return cmp.Or(err, keptByDamage(r.Damaged))
 		},
 	}
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be freed and change nothing")
@@ -71,6 +77,17 @@ recently used first; they are fetched again when they are wanted again.`,
 	c.Flags().IntVar(&o.LowPercent, "low-percent", 70, "share at which that stops; at most --high-percent")
 	c.Flags().BoolVar(&all, "all", false, "also list what is kept, with the reason")
 	return c
+}
+
+// keptByDamage is the exit of a collection that went on beside damage.
+func keptByDamage(damaged []cas.Finding) error {
+	if len(damaged) == 0 {
+		return nil
+	}
+	return exitError{exitCheckFailed, lifecycle.Failure{
+		Cause: lifecycle.CauseStore, Reason: fmt.Sprintf("no blob was freed: %s of trees or layers in use cannot be read", amount.Count(len(damaged), "record")),
+		Hint: damaged[0].Remedy,
+	}}
 }
 
 func printItems(w io.Writer, items []cas.GCItem, all bool) {
