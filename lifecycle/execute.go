@@ -135,7 +135,7 @@ func (n *Node) also(ctx context.Context, acc *snapshot.Accepted, a Action, r *Re
 func (n *Node) perform(ctx context.Context, acc *snapshot.Accepted, a Action, r *Record, o SyncOptions, out *Outcome) error {
 	if a.model != nil {
 		r.Unlisted = time.Time{}
-	} else if r.Unlisted.IsZero() {
+	} else if r.Unlisted.IsZero() || r.Unlisted.After(n.now()) { // a clock that was ahead puts no removal off
 		r.Unlisted = n.now()
 	}
 	switch a.Verb {
@@ -297,6 +297,9 @@ func (n *Node) mayActivate(ctx context.Context, acc *snapshot.Accepted, before S
 	return save()
 }
 
+// longestRetry is the default of settings.retry.max.
+const longestRetry = 6 * time.Hour
+
 // backoff doubles from Initial to Max with every failure in a row.
 func (n *Node) backoff(retry snapshot.Retry, failures int) time.Duration {
 	d, most := retry.Initial.Std(), retry.Max.Std()
@@ -304,7 +307,7 @@ func (n *Node) backoff(retry snapshot.Retry, failures int) time.Duration {
 		d = time.Minute
 	}
 	if most <= 0 {
-		most = 6 * time.Hour
+		most = longestRetry
 	}
 	for range failures {
 		if d *= 2; d >= most {

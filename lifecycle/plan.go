@@ -250,12 +250,12 @@ func (in *Inputs) listedAction(m *snapshot.Model, r *Record, free int64) Action 
 	switch r.State {
 	case Active:
 		every := doc.Settings.RetestInterval.Std()
-		if in.Retest || every > 0 && now.Sub(r.Tested) >= every {
+		if in.Retest || every > 0 && (now.Sub(r.Tested) >= every || r.Tested.After(now)) { // a clock that was ahead puts no test off
 			return do(Retest, Active, "last tested "+r.Tested.UTC().Format(time.RFC3339))
 		}
 		return do(Keep, Active, "validated")
 	case Pending:
-		if !in.Force && now.Before(r.RetryAfter) {
+		if !in.Force && in.early(r) {
 			a.After = r.RetryAfter
 			return do(Wait, Pending, r.Reason)
 		}
@@ -267,7 +267,7 @@ func (in *Inputs) listedAction(m *snapshot.Model, r *Record, free int64) Action 
 		}
 		return do(Validate, Active, "enabled again")
 	case Failed:
-		if !in.Force && now.Before(r.RetryAfter) {
+		if !in.Force && in.early(r) {
 			a.After = r.RetryAfter
 			return do(Wait, Failed, r.Reason)
 		}
@@ -275,7 +275,7 @@ func (in *Inputs) listedAction(m *snapshot.Model, r *Record, free int64) Action 
 	case Archived:
 		return install("restored from the archive")
 	default:
-		if !in.Force && now.Before(r.RetryAfter) {
+		if !in.Force && in.early(r) {
 			a.After = r.RetryAfter
 			return do(Wait, Absent, r.Reason)
 		}
@@ -295,9 +295,10 @@ func (in *Inputs) unlistedAction(r *Record) (Action, bool) {
 	if r.State == Absent && !r.Unlisted.IsZero() {
 		return a, false
 	}
+	fresh := in.Accepted.Freshness == snapshot.Fresh // else the clock may be ahead, by years: nothing is deleted by it
 	if r.State == Archived {
 		keep := doc.Settings.Retention.Keep.Std()
-		if keep > 0 && now.Sub(r.Updated) >= keep {
+		if keep > 0 && now.Sub(r.Updated) >= keep && fresh {
 			return do(Remove, Absent, "archived longer than the snapshot's retention keeps it")
 		}
 		return do(Keep, Archived, "in the archive")
@@ -317,7 +318,17 @@ func (in *Inputs) unlistedAction(r *Record) (Action, bool) {
 		a.After = now.Add(left)
 		return do(Wait, r.State, "not listed; removed after "+a.After.UTC().Format(time.RFC3339))
 	}
+	if !fresh {
+		return do(Wait, r.State, fmt.Sprintf("not listed; its bytes are kept while the snapshot is %s", in.Accepted.Freshness))
+	}
 	return do(Remove, Absent, "the snapshot no longer lists it")
+}
+
+// early reports whether it is too early to try a model again. A wait that is
+// longer than any that is ever set was set by a clock that was ahead.
+func (in *Inputs) early(r *Record) bool {
+	left := r.RetryAfter.Sub(in.Now)
+	return left > 0 && left <= max(longestRetry, in.Accepted.Document.Settings.Retry.Max.Std())
 }
 
 // active reports whether a record says Active for this version.

@@ -129,6 +129,9 @@ func (n *Node) refresh(ctx context.Context, o SyncOptions, res *SyncResult) (*sn
 	if err != nil {
 		return nil, err
 	}
+	if !o.DryRun {
+		res.SnapshotFailure = AsFailure(n.witness(ctx, t))
+	}
 	if o.Source == nil {
 		return t.Current(n.now())
 	}
@@ -160,6 +163,10 @@ func (n *Node) refresh(ctx context.Context, o SyncOptions, res *SyncResult) (*sn
 			res.SnapshotFailure.Reason += "; not in the log: " + ierr.Error()
 		}
 	}
+	if acc != nil { // it is not fresh, and in force for what it withdraws
+		res.Changed = acc.Changed
+		return acc, nil
+	}
 	cur, cerr := t.Current(n.now())
 	if cerr != nil {
 		return nil, err // nothing to fall back to: the source's error is the one to read
@@ -170,15 +177,21 @@ func (n *Node) refresh(ctx context.Context, o SyncOptions, res *SyncResult) (*sn
 // Apply accepts a pushed snapshot; source says where it came from. A refusal
 // is an incident and changes nothing. What an accepted one revokes, disables
 // or no longer lists is out of use before Apply returns; what it brings waits
-// for the next pass.
+// for the next pass. So it is with one that is newer but not fresh, which comes
+// with an error.
 func (n *Node) Apply(ctx context.Context, bundle []byte, source string) (*snapshot.Accepted, []Outcome, error) {
 	t, err := n.trust()
 	if err != nil {
 		return nil, nil, err
 	}
+	lost := n.witness(ctx, t)
 	acc, err := n.accept(ctx, func() (*snapshot.Accepted, error) { return t.Apply(bundle, n.now()) })
-	if _, late := errors.AsType[*unlogged](err); err != nil && !late {
-		return nil, nil, errors.Join(err, n.rejected(err, source))
+	if err != nil {
+		err = errors.Join(err, n.rejected(err, source))
+	}
+	err = errors.Join(err, lost)
+	if acc == nil {
+		return nil, nil, err
 	}
 	var res SyncResult
 	err = errors.Join(err, n.takeOut(ctx, acc, &res))
@@ -211,9 +224,9 @@ func (n *Node) accept(ctx context.Context, take func() (*snapshot.Accepted, erro
 	}
 	defer lk.release()
 	acc, err := take()
-	if err == nil {
+	if acc != nil {
 		if lerr := n.accepted(acc); lerr != nil { // it is in force all the same
-			err = &unlogged{lerr}
+			err = errors.Join(err, &unlogged{lerr})
 		}
 	}
 	return acc, err

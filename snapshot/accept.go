@@ -1,15 +1,16 @@
 package snapshot
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path/filepath"
 	"time"
 
 	"github.com/go-json-experiment/json"
-	"github.com/opencontainers/go-digest"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
 
@@ -19,6 +20,12 @@ import (
 // Apply accepts a push file. Nothing changes on the node unless every step
 // verifies, with one exception that TUF asks for: a new root that verifies is
 // kept even when what follows does not.
+//
+// A set that verifies and is newer than what the node holds, but is not fresh,
+// comes with an error that matches [ErrExpired] or [ErrClock], and is accepted
+// all the same: what it revokes, disables or drops is in force, and since its
+// Freshness is not [Fresh] nothing is activated by it. So neither a clock that
+// is wrong nor a source that is late keeps a revocation from a node.
 func (t *Trust) Apply(bundle []byte, now time.Time) (*Accepted, error) {
 	src, err := ParseBundle(bundle)
 	if err != nil {
@@ -43,7 +50,7 @@ func (t *Trust) Pull(ctx context.Context, src Source, now time.Time) (*Accepted,
 // snapshot is returned, unchanged.
 func (t *Trust) Accept(ctx context.Context, o *Offer, now time.Time) (*Accepted, error) {
 	acc, err := t.take(ctx, o, now)
-	if err == nil || !o.good || !errors.Is(err, ErrRejected) {
+	if acc != nil || !o.good || !errors.Is(err, ErrRejected) {
 		return acc, err
 	}
 	cur, cerr := t.Current(now)
@@ -68,27 +75,21 @@ func (t *Trust) take(ctx context.Context, src Source, now time.Time) (*Accepted,
 	if err := t.store(c); err != nil {
 		return nil, err
 	}
-	return c.accepted(), nil
+	return c.acc, c.late
 }
 
 // candidate is a snapshot that passed every step.
 type candidate struct {
-	acc *Accepted
-	set *set
-	ref time.Time // what was taken for the present
-}
-
-// accepted is the candidate as it is once it is stored.
-func (c *candidate) accepted() *Accepted {
-	c.acc.AcceptedAt = c.ref
-	c.acc.judge(c.ref, "")
-	return c.acc
+	acc  *Accepted
+	set  *set
+	ref  time.Time // what was taken for the present
+	late error     // why it is not fresh; nil: it is
 }
 
 // verify runs every step of an acceptance on what src brings. Each root that
 // verifies goes to keep at once; nothing else is written.
-func (t *Trust) verify(ctx context.Context, src Source, now time.Time, keep func(version int64, root []byte) error) (*candidate, error) {
-	tm, err := t.walk(0)
+func (t *Trust) verify(ctx context.Context, src Source, now time.Time, keep keepRoot) (*candidate, error) {
+	fl, _, err := t.readFloor() // before the rest, as in Current
 	if err != nil {
 		return nil, err
 	}
@@ -96,22 +97,20 @@ func (t *Trust) verify(ctx context.Context, src Source, now time.Time, keep func
 	if err != nil && !errors.Is(err, ErrCache) { // a damaged cache is healed by an acceptance
 		return nil, err
 	}
-	fl, err := t.readFloor()
+	tm, err := t.walk(0, fl.Root)
 	if err != nil {
 		return nil, err
 	}
-	ref := latest(now, fl.AcceptedAt, rec.AcceptedAt)
-	tm.RefTime = ref
-	if err := updateRoots(ctx, tm, src, keep); err != nil {
+	if fl, _, err = t.raise(fl, tm.Root, rec); err != nil {
 		return nil, err
 	}
-	if v := tm.Root.Signed.Version; v < fl.RootVersion {
-		return nil, fmt.Errorf("%w: newest root offered is version %d, this node has seen %d", ErrReplay, v, fl.RootVersion)
+	ref := latest(now, fl.AcceptedAt, rec.AcceptedAt)
+	tm.RefTime = time.Time{} // whether a term is over is judged once all has verified
+	if err := updateRoots(ctx, tm, src, fl.Root, keep); err != nil {
+		return nil, err
 	}
-	if had {
-		if fl, err = t.raise(fl, rec); err != nil {
-			return nil, err
-		}
+	if v := tm.Root.Signed.Version; v < fl.Root.Version {
+		return nil, fmt.Errorf("%w: newest root offered is version %d, this node has seen %d", ErrReplay, v, fl.Root.Version)
 	}
 	s := &set{tm: tm, src: src, files: map[string][]byte{}}
 	if had {
@@ -121,9 +120,6 @@ func (t *Trust) verify(ctx context.Context, src Source, now time.Time, keep func
 	if err != nil {
 		return nil, err
 	}
-	if ref.After(acc.Document.Expires) {
-		return nil, fmt.Errorf("%w: the document expired at %s, it is %s", ErrExpired, stamp(acc.Document.Expires), stamp(ref))
-	}
 	if err := fl.under(tm.Root).check(acc.Document, acc.Digest); err != nil {
 		return nil, err
 	}
@@ -132,31 +128,46 @@ func (t *Trust) verify(ctx context.Context, src Source, now time.Time, keep func
 	if acc.Changed {
 		acc.follows(rec.document())
 	}
-	return &candidate{acc, s, ref}, nil
+	acc.judge(ref, "")
+	acc.AcceptedAt = earliest(ref, pastEnd(acc.StaleAt))
+	late := acc.late(ref)
+	if late != nil && maps.EqualFunc(s.files, rec.Files, bytes.Equal) {
+		return nil, late // it is the one that is held
+	}
+	return &candidate{acc, s, ref, late}, nil
 }
 
-// raise lifts the floor to the last acceptance where it lies below: after a
-// crash between the two writes, and where the floor was deleted alone.
-func (t *Trust) raise(f floor, rec record) (floor, error) {
+// raise lifts the floor to the newest stored root and to the last acceptance
+// where it lies below: after a crash between two writes, and where the floor
+// was deleted alone.
+func (t *Trust) raise(f floor, newest *metadata.Metadata[metadata.RootType], rec record) (raised floor, changed bool, err error) {
+	if v := newest.Signed.Version; v > f.Root.Version || v == f.Root.Version && f.Root.Digest == "" {
+		if f.Root, err = rootSeen(newest); err != nil {
+			return f, false, err
+		}
+		changed = true
+	}
 	if f.Digest == rec.Digest {
-		return f, nil
+		return f, changed, nil
 	}
 	doc, err := Parse(rec.document())
 	if err != nil || doc.Sequence <= f.Sequence {
-		return f, nil
+		return f, changed, nil
 	}
-	tm, err := t.walk(rec.RootVersion)
+	tm, err := t.walk(rec.RootVersion, f.Root)
 	if err != nil {
-		return f, err
+		return f, changed, err
 	}
 	f.Sequence, f.Digest, f.RootVersion = doc.Sequence, rec.Digest, max(f.RootVersion, rec.RootVersion)
 	f.TargetsKeys = roleKeys(tm.Root, metadata.TARGETS)
-	return f, nil
+	f.AcceptedAt, f.SeenAt = latest(f.AcceptedAt, rec.AcceptedAt), latest(f.SeenAt, rec.AcceptedAt)
+	return f, true, nil
 }
 
 // updateRoots walks from the node's newest root to the source's, one version
-// at a time; each that verifies is kept.
-func updateRoots(ctx context.Context, tm *trustedmetadata.TrustedMetadata, src Source, keep func(version int64, root []byte) error) error {
+// at a time; each that verifies is kept. The one that the node saw before is
+// the one that it takes again.
+func updateRoots(ctx context.Context, tm *trustedmetadata.TrustedMetadata, src Source, seen seenRoot, keep keepRoot) error {
 	for range maxRootUpdates {
 		next := tm.Root.Signed.Version + 1
 		b, err := src.Fetch(ctx, rootFile(next), maxRoot)
@@ -169,16 +180,38 @@ func updateRoots(ctx context.Context, tm *trustedmetadata.TrustedMetadata, src S
 		if err := nextRoot(tm, b); err != nil {
 			return err
 		}
-		if err := keep(next, b); err != nil {
+		if err := seen.check(tm.Root); err != nil {
+			return fmt.Errorf("%w: %w", ErrReplay, err)
+		}
+		if err := keep(tm.Root, b); err != nil {
 			return err
 		}
 	}
 	return fmt.Errorf("%w: more than %d new roots at once", ErrTooLarge, maxRootUpdates)
 }
 
-func (t *Trust) keepRoot(version int64, root []byte) error {
-	if err := durable.WriteFile(t.rootPath(version), root, 0o600); err != nil {
+// keepRoot takes a root that verified, and its bytes.
+type keepRoot func(root *metadata.Metadata[metadata.RootType], b []byte) error
+
+// keepRoot stores a root, then remembers it beside the floor: a trust directory
+// that comes back from a backup does not make the node forget it.
+func (t *Trust) keepRoot(root *metadata.Metadata[metadata.RootType], b []byte) error {
+	version := root.Signed.Version
+	if err := durable.WriteFile(t.rootPath(version), b, 0o600); err != nil {
 		return fmt.Errorf("keep root %d: %w", version, err)
+	}
+	fl, _, err := t.readFloor()
+	if err != nil {
+		return err
+	}
+	if version <= fl.Root.Version {
+		return nil
+	}
+	if fl.Root, err = rootSeen(root); err != nil {
+		return err
+	}
+	if err := fl.write(t.floorPath); err != nil {
+		return fmt.Errorf("remember root %d: %w", version, err)
 	}
 	return nil
 }
@@ -197,8 +230,8 @@ func sourceError(name string, err error) error {
 // this order a crash between the two leaves a floor that is too low by one
 // step, which [Trust.raise] repairs, and never one above all that is stored.
 func (t *Trust) store(c *candidate) error {
-	acc, s, ref := c.acc, c.set, c.ref
-	b, err := json.Marshal(record{ref, acc.RootVersion, acc.Digest, s.files, acc.previous}, json.Deterministic(true))
+	acc, s := c.acc, c.set
+	b, err := json.Marshal(record{acc.AcceptedAt, acc.RootVersion, acc.Digest, s.files, acc.previous}, json.Deterministic(true))
 	if err != nil {
 		return err
 	}
@@ -208,126 +241,17 @@ func (t *Trust) store(c *candidate) error {
 	if err := durable.WriteFile(filepath.Join(t.dir, acceptedFile), b, 0o600); err != nil {
 		return fmt.Errorf("keep accepted snapshot: %w", err)
 	}
-	fl := floor{t.pin.Network, acc.RootVersion, acc.Document.Sequence, acc.Digest, ref, roleKeys(s.tm.Root, metadata.TARGETS)}
+	root, err := rootSeen(s.tm.Root)
+	if err != nil {
+		return err
+	}
+	fl := floor{
+		Network: t.pin.Network, RootVersion: acc.RootVersion, Sequence: acc.Document.Sequence, Digest: acc.Digest,
+		TargetsKeys: roleKeys(s.tm.Root, metadata.TARGETS), Root: root,
+	}
+	fl = fl.note(acc, c.ref)
 	if err := fl.write(t.floorPath); err != nil {
 		return fmt.Errorf("raise floor: %w", err)
 	}
 	return nil
 }
-
-// Current verifies the last accepted snapshot again, as of the time of its
-// acceptance, and judges its freshness by now. [ErrNone] when nothing was
-// accepted yet.
-func (t *Trust) Current(now time.Time) (*Accepted, error) {
-	rec, ok, err := t.readRecord()
-	if err != nil {
-		return nil, err
-	}
-	fl, err := t.readFloor()
-	if err != nil {
-		return nil, err
-	}
-	if !ok {
-		if fl.Sequence > 0 {
-			return nil, fmt.Errorf("%w in %s, though sequence %d was once: the cache was lost, fetch or apply a snapshot", ErrNone, t.dir, fl.Sequence)
-		}
-		return nil, fmt.Errorf("%w: fetch or apply one", ErrNone)
-	}
-	tm, err := t.walk(rec.RootVersion)
-	if err != nil {
-		return nil, err
-	}
-	if tm.Root.Signed.Version != rec.RootVersion {
-		return nil, fmt.Errorf("%w: it needs root %d, stored in %s are those up to %d", ErrCache, rec.RootVersion, t.dir, tm.Root.Signed.Version)
-	}
-	tm.RefTime = rec.AcceptedAt
-	s := &set{tm: tm, src: Files(rec.Files), files: map[string][]byte{}}
-	acc, err := s.verify(context.Background(), t.pin.Network)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %v", ErrCache, filepath.Join(t.dir, acceptedFile), err)
-	}
-	if err := fl.under(tm.Root).check(acc.Document, acc.Digest); err != nil {
-		return nil, fmt.Errorf("%w: %s: %v", ErrCache, filepath.Join(t.dir, acceptedFile), err)
-	}
-	acc.AcceptedAt = rec.AcceptedAt
-	acc.follows(rec.Previous)
-	superseded, err := t.superseded(acc, rec)
-	if err != nil {
-		return nil, err
-	}
-	acc.judge(latest(now, rec.AcceptedAt, fl.AcceptedAt), superseded)
-	return acc, nil
-}
-
-// superseded tells whether a root that came after the acceptance still bears
-// the accepted signatures. If it does not, its keys were replaced, perhaps
-// because they were stolen: what is active stays, nothing new starts.
-func (t *Trust) superseded(acc *Accepted, rec record) (string, error) {
-	tm, err := t.walk(0)
-	if err != nil {
-		return "", err
-	}
-	if tm.Root.Signed.Version == rec.RootVersion {
-		return "", nil
-	}
-	tm.RefTime = rec.AcceptedAt
-	acc.RootExpires = tm.Root.Signed.Expires
-	s := &set{tm: tm, src: Files(rec.Files), files: map[string][]byte{}}
-	if err := s.verifyMetadata(context.Background()); err != nil {
-		return fmt.Sprintf("root %d replaced keys that signed it", tm.Root.Signed.Version), nil
-	}
-	return "", nil
-}
-
-// follows notes the document that was accepted before.
-func (a *Accepted) follows(document []byte) {
-	if document != nil {
-		a.Previous, a.previous = digest.FromBytes(document), document
-	}
-}
-
-// judge sets the terms and the freshness.
-func (a *Accepted) judge(now time.Time, superseded string) {
-	terms := []struct {
-		what string
-		at   time.Time
-	}{
-		{"root", a.RootExpires},
-		{"timestamp", a.TimestampExpires},
-		{"snapshot", a.SnapshotExpires},
-		{"targets", a.TargetsExpires},
-		{"document", a.Document.Expires},
-	}
-	first := terms[0]
-	for _, t := range terms[1:] {
-		if t.at.Before(first.at) {
-			first = t
-		}
-	}
-	a.StaleAt = first.at
-	a.ExpiredAt = first.at.Add(a.Document.OfflineGrace.Std())
-	switch {
-	case now.After(a.ExpiredAt):
-		a.Freshness = Expired
-		a.Reason = fmt.Sprintf("%s expired at %s and the grace of %s has passed", first.what, stamp(first.at), a.Document.OfflineGrace)
-	case now.After(a.StaleAt):
-		a.Freshness = Stale
-		a.Reason = fmt.Sprintf("%s expired at %s", first.what, stamp(first.at))
-	case superseded != "":
-		a.Freshness, a.Reason = Stale, superseded
-	default:
-		a.Freshness, a.Reason = Fresh, ""
-	}
-}
-
-func latest(ts ...time.Time) time.Time {
-	var m time.Time
-	for _, t := range ts {
-		if t.After(m) {
-			m = t
-		}
-	}
-	return m.UTC()
-}
-
-func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

@@ -19,15 +19,17 @@
 //		target files → strict decode → network → floor → stored, durably
 //
 //	 1. Nothing changes unless every step verified; the last good snapshot stays.
-//	    New roots alone are kept at once, as TUF asks.
-//	 2. Time never runs backwards: the reference time is the later of the clock
-//	    and the last acceptance.
-//	 3. The floor {root version, sequence, digest} lives apart from the cache and
-//	    only rises. It goes back when a new root replaced the targets keys.
+//	    New roots alone are kept at once, as TUF asks. A newer set that is not
+//	    fresh is in force for what it withdraws, and activates nothing.
+//	 2. Time never runs backwards, as far as signed terms reach: the reference
+//	    time is the later of the clock and the latest time seen (clock.go).
+//	 3. The floor {sequence, digest, newest root seen, time seen} lives apart from
+//	    the cache and only rises. Its sequence goes back when a new root replaced
+//	    the targets keys. A floor that is gone is raised from the cache, and told.
 //	 4. One sequence has one digest.
-//	 5. Stored bytes are verified again whenever they are read ([Trust.Current]),
-//	    as of the time of their acceptance; the real clock decides only whether
-//	    they are fresh, stale or expired.
+//	 5. Stored bytes are verified again whenever they are read ([Trust.Current]);
+//	    the time decides only whether they are fresh, stale or expired. What is
+//	    written first is read last, so that readers need no lock.
 //	 6. Damage to the roots or the floor stops the node ([ErrTrustState]) until a
 //	    person pins anew; damage to the cache is mended by the next acceptance.
 //	 7. Everything from outside is bounded before it is decoded, and strict JSON.

@@ -31,6 +31,12 @@ var (
 	// ErrNotOwner: the trust state is another user's, and this one may not read
 	// it; nothing is known about it.
 	ErrNotOwner = errors.New("trust state belongs to another user")
+	// ErrFloorLost: the floor was deleted from this node's disk. It was raised
+	// again from the cache; who deleted it wanted something older accepted.
+	ErrFloorLost = errors.New("the floor was lost")
+	// ErrClock: a signed time lies so far ahead of this node's time that one of
+	// the two clocks is wrong.
+	ErrClock = errors.New("the snapshot's times do not fit this node's clock")
 	// ErrSource: the source could not be reached or answered with an error;
 	// nothing is known about the snapshot.
 	ErrSource = errors.New("snapshot source failed")

@@ -22,8 +22,41 @@ type floor struct {
 	RootVersion int64           `json:"rootVersion"`
 	Sequence    int64           `json:"sequence"`
 	Digest      digest.Digest   `json:"digest,omitzero"`
-	AcceptedAt  time.Time       `json:"acceptedAt,omitzero"`
-	TargetsKeys []digest.Digest `json:"targetsKeys,omitzero"`
+	TargetsKeys []digest.Digest `json:"targetsKeys,omitzero"` // of root RootVersion
+	Root        seenRoot        `json:"root,omitzero"`        // the newest root seen, which what was accepted need not have reached
+	AcceptedAt  time.Time       `json:"acceptedAt,omitzero"`  // the latest time seen, as far as the accepted terms reach
+	SeenAt      time.Time       `json:"seenAt,omitzero"`      // the same, as far as the accepted grace reaches; see clock.go
+}
+
+// seenRoot names a root by its version and what its keys signed.
+type seenRoot struct {
+	Version int64         `json:"version"`
+	Digest  digest.Digest `json:"digest"`
+}
+
+// rootSeen names a root. Signatures that were added later do not make it
+// another one.
+func rootSeen(root *metadata.Metadata[metadata.RootType]) (seenRoot, error) {
+	b, err := root.Signed.MarshalJSON() // with its members in order
+	if err != nil {
+		return seenRoot{}, fmt.Errorf("root %d: %w", root.Signed.Version, err)
+	}
+	return seenRoot{root.Signed.Version, digest.FromBytes(b)}, nil
+}
+
+// check fails where root is another one under the version that was seen.
+func (s seenRoot) check(root *metadata.Metadata[metadata.RootType]) error {
+	if root.Signed.Version != s.Version || s.Digest == "" {
+		return nil
+	}
+	is, err := rootSeen(root)
+	if err != nil {
+		return err
+	}
+	if is != s {
+		return fmt.Errorf("root %d is %s, this node has seen %s under this number: two roots", s.Version, is.Digest, s.Digest)
+	}
+	return nil
 }
 
 const maxFloor = 64 << 10
@@ -44,6 +77,7 @@ func readFloor(path string) (floor, bool, error) {
 		return floor{}, false, fmt.Errorf("%w: floor %s: %v; without it a replay could not be told: restore it from a backup, or move it and the network's trust directory aside, "+
 			"get the newest root from the publisher and run: rmodels init --network NETWORK --root ROOT.json", ErrTrustState, path, err)
 	}
+	f.Root.Version = max(f.Root.Version, f.RootVersion) // of a version that remembered no roots
 	return f, true, nil
 }
 

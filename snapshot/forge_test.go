@@ -111,6 +111,17 @@ func (f *forge) online(targets *metadata.Metadata[metadata.TargetsType], key str
 	put(f, "timestamp.json", ts, key)
 }
 
+// renew signs the online metadata anew, with a later term.
+func (f *forge) renew(expires time.Time) {
+	f.t.Helper()
+	sn, ts := f.snapshot(), f.timestamp()
+	sn.Signed.Version, sn.Signed.Expires = sn.Signed.Version+1, expires
+	put(f, fmt.Sprintf("%d.snapshot.json", sn.Signed.Version), sn, "online")
+	ts.Signed.Version, ts.Signed.Expires = ts.Signed.Version+1, expires
+	ts.Signed.Meta["snapshot.json"] = metadata.MetaFile(sn.Signed.Version)
+	put(f, "timestamp.json", ts, "online")
+}
+
 // release signs changed targets with keys and puts the rest on top of it.
 func (f *forge) release(change func(*metadata.Metadata[metadata.TargetsType]), keys ...string) {
 	f.t.Helper()

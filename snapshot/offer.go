@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"time"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
 
 // Offer is what a source holds for this node, in memory: the files of one
@@ -36,7 +38,10 @@ func (t *Trust) Fetch(ctx context.Context, src Source, now time.Time) (*Offer, e
 		return nil, err
 	}
 	roots := false
-	_, err = t.verify(ctx, &collector{o, src, maxOffer}, now, func(int64, []byte) error { roots = true; return nil })
+	_, err = t.verify(ctx, &collector{o, src, maxOffer}, now, func(*metadata.Metadata[metadata.RootType], []byte) error {
+		roots = true
+		return nil
+	})
 	if err != nil && !roots {
 		return nil, err
 	}
@@ -46,11 +51,11 @@ func (t *Trust) Fetch(ctx context.Context, src Source, now time.Time) (*Offer, e
 
 // Preview is what [Trust.Accept] would accept now; nothing on the node changes.
 func (t *Trust) Preview(ctx context.Context, o *Offer, now time.Time) (*Accepted, error) {
-	c, err := t.verify(ctx, o, now, func(int64, []byte) error { return nil })
+	c, err := t.verify(ctx, o, now, func(*metadata.Metadata[metadata.RootType], []byte) error { return nil })
 	if err != nil {
 		return nil, err
 	}
-	return c.accepted(), nil
+	return c.acc, c.late
 }
 
 // Fetch makes an offer the source of its own acceptance.

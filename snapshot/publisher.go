@@ -166,14 +166,11 @@ func (c *Chain) Accept(ctx context.Context, src Source, network string, now time
 	if v := c.tm.Root.Signed.Version; v < seen.RootVersion {
 		return nil, nil, fmt.Errorf("%w: newest root is version %d, %d was seen", ErrReplay, v, seen.RootVersion)
 	}
-	c.tm.RefTime = now
+	c.tm.RefTime = time.Time{} // whether a term is over is judged once all has verified
 	s := &set{tm: c.tm, src: src, files: map[string][]byte{}, previous: seen.Files}
 	acc, err := s.verify(ctx, network)
 	if err != nil {
 		return nil, nil, err
-	}
-	if now.After(acc.Document.Expires) {
-		return nil, nil, fmt.Errorf("%w: the document expired at %s", ErrExpired, stamp(acc.Document.Expires))
 	}
 	fl := floor{Network: network, RootVersion: seen.RootVersion, Sequence: seen.Sequence, Digest: seen.Digest, TargetsKeys: seen.TargetsKeys}
 	if err := fl.under(c.tm.Root).check(acc.Document, acc.Digest); err != nil {
@@ -181,5 +178,8 @@ func (c *Chain) Accept(ctx context.Context, src Source, network string, now time
 	}
 	acc.AcceptedAt = now
 	acc.judge(now, "")
+	if err := acc.late(now); err != nil {
+		return nil, nil, err
+	}
 	return acc, s.files, nil
 }

@@ -92,8 +92,15 @@ func Pin(dir, floorPath, network string, root []byte) error {
 	if ok && fl.Network != network {
 		return fmt.Errorf("%w: floor %s is of network %q, not %q", ErrPinned, floorPath, fl.Network, network)
 	}
+	if err := fl.Root.check(tm.Root); err != nil {
+		return fmt.Errorf("%w: floor %s: %w; to begin anew remove it, too", ErrPinned, floorPath, err)
+	}
 	if !ok {
-		if err := (floor{Network: network, RootVersion: tm.Root.Signed.Version}).write(floorPath); err != nil {
+		seen, err := rootSeen(tm.Root)
+		if err != nil {
+			return err
+		}
+		if err := (floor{Network: network, RootVersion: seen.Version, Root: seen}).write(floorPath); err != nil {
 			return fmt.Errorf("pin network %s: %w", network, err)
 		}
 	}
@@ -189,22 +196,30 @@ func nextRoot(tm *trustedmetadata.TrustedMetadata, b []byte) error {
 }
 
 // walk loads the pinned root and every later one that the node has verified
-// and stored before, up to version limit (0: all), verifying each again.
-func (t *Trust) walk(limit int64) (*trustedmetadata.TrustedMetadata, error) {
+// and stored before, up to version limit (0: all), verifying each again. The
+// one that was seen is the one that is stored.
+func (t *Trust) walk(limit int64, seen seenRoot) (*trustedmetadata.TrustedMetadata, error) {
 	tm, err := startFrom(t.pin.Root)
+	if err == nil {
+		err = seen.check(tm.Root)
+	}
 	if err != nil {
 		return nil, stopped(filepath.Join(t.dir, pinFile), t.dir, t.pin.Network, err)
 	}
 	for limit == 0 || tm.Root.Signed.Version < limit {
-		b, err := readOwn(t.rootPath(tm.Root.Signed.Version+1), maxRoot)
+		path := t.rootPath(tm.Root.Signed.Version + 1)
+		b, err := readOwn(path, maxRoot)
 		if errors.Is(err, fs.ErrNotExist) {
 			break
 		}
-		if err != nil {
-			return nil, stopped(t.rootPath(tm.Root.Signed.Version+1), t.dir, t.pin.Network, err)
+		if err == nil {
+			err = nextRoot(tm, b)
 		}
-		if err := nextRoot(tm, b); err != nil {
-			return nil, stopped(t.rootPath(tm.Root.Signed.Version+1), t.dir, t.pin.Network, err)
+		if err == nil {
+			err = seen.check(tm.Root)
+		}
+		if err != nil {
+			return nil, stopped(path, t.dir, t.pin.Network, err)
 		}
 	}
 	return tm, nil
@@ -232,18 +247,20 @@ func (t *Trust) readRecord() (record, bool, error) {
 	return r, true, nil
 }
 
-func (t *Trust) readFloor() (floor, error) {
-	fl, ok, err := readFloor(t.floorPath)
+// readFloor reads the floor; found is false where there is none, though [Pin]
+// wrote one.
+func (t *Trust) readFloor() (fl floor, found bool, err error) {
+	fl, found, err = readFloor(t.floorPath)
 	if err != nil {
-		return floor{}, err
+		return floor{}, false, err
 	}
-	if !ok {
-		return floor{Network: t.pin.Network}, nil
+	if !found {
+		return floor{Network: t.pin.Network}, false, nil
 	}
 	if fl.Network != t.pin.Network {
-		return floor{}, fmt.Errorf("%w: floor %s is of network %q, not %q", ErrNetwork, t.floorPath, fl.Network, t.pin.Network)
+		return floor{}, false, fmt.Errorf("%w: floor %s is of network %q, not %q", ErrNetwork, t.floorPath, fl.Network, t.pin.Network)
 	}
-	return fl, nil
+	return fl, true, nil
 }
 
 // lock makes acceptance one at a time among all processes of the node.

@@ -510,12 +510,16 @@ func TestPublishersEntries(t *testing.T) {
 	draft, key := filepath.Join(dir, "ceremony"), filepath.Join(dir, "publisher")
 	rmodels("snapshot", "init", draft, "--network", "lab")
 	rmodels("keygen", key)
-	public, err := os.ReadFile(key + ".pub")
-	if err != nil {
-		t.Fatal(err)
+	rmodels("keygen", key+"-scanner")
+	line := func(file string) string { // as JSON has it
+		public, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.ReplaceAll(string(public), "\n", "\\n")
 	}
 	digest := "sha256:" + strings.Repeat("0", 64)
-	fill := strings.NewReplacer("-----BEGIN PUBLIC KEY-----\\n…", strings.ReplaceAll(string(public), "\n", "\\n"), "sha256:…", digest)
+	fill := strings.NewReplacer("-----BEGIN PUBLIC KEY-----\\n… of the scanner", line(key+"-scanner.pub"), "-----BEGIN PUBLIC KEY-----\\n…", line(key+".pub"), "sha256:…", digest)
 	add := func(kind, entry string, flags ...string) {
 		t.Helper()
 		file := filepath.Join(dir, "entry.json")
@@ -536,7 +540,7 @@ func TestPublishersEntries(t *testing.T) {
 		}
 	}
 	examples, err := filepath.Glob("../../runner/examples/*.json")
-	if err != nil || len(examples) < 5 || policies != 2 || len(models) != 1 {
+	if err != nil || len(examples) < 5 || policies != 3 || len(models) != 1 {
 		t.Fatalf("%d policies, %d models, runtimes %v, %v", policies, len(models), examples, err)
 	}
 	for _, e := range examples {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -27,7 +28,7 @@ func (a *app) snapshotCommand() *cobra.Command {
 		&cobra.Group{ID: "node", Title: "For node operators:"},
 		&cobra.Group{ID: "publish", Title: "For publishers:"},
 	)
-	for _, sub := range []*cobra.Command{a.snapshotShowCommand(), a.snapshotApplyCommand()} {
+	for _, sub := range []*cobra.Command{a.snapshotShowCommand(), a.snapshotApplyCommand(), a.snapshotForgetTimeCommand()} {
 		sub.GroupID = "node"
 		c.AddCommand(sub)
 	}
@@ -166,6 +167,40 @@ func revokedText(r snapshot.Revocation) string {
 	return what
 }
 
+func (a *app) snapshotForgetTimeCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "forget-time",
+		Short: "Forget the time of a clock that was ahead and is right now",
+		Long: `A node remembers the latest time that it has seen, so that a clock that goes
+back revives no snapshot that has expired here. Where the clock had been ahead
+by mistake, the snapshot stays stale or expired until the network renews it;
+forget-time takes the clock's time for the latest instead. Run it when the clock
+is right: nothing else tells an old snapshot from a new one.`,
+		Example: `  timedatectl && rmodels snapshot forget-time`,
+		Args:    args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			n, _, err := a.node("snapshot forget-time")
+			if err != nil {
+				return err
+			}
+			was, now, err := n.ForgetTime(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return a.result(struct {
+				Was time.Time `json:"was"` // the latest time seen until now
+				Now time.Time `json:"now"`
+			}{was, now}, func(w io.Writer) {
+				if was.IsZero() {
+					line(w, "no time was remembered")
+					return
+				}
+				line(w, "the latest time seen was %s, and is %s now", was.Format(time.RFC3339), now.Format(time.RFC3339))
+			})
+		},
+	}
+}
+
 func (a *app) snapshotApplyCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "apply FILE",
@@ -174,7 +209,8 @@ func (a *app) snapshotApplyCommand() *cobra.Command {
 carrier need not be trusted: it can only withhold. An older snapshot, one of
 another network or one without enough signatures is refused and changes
 nothing. What an accepted one revokes, disables or no longer lists is out of
-use at once; sync brings in the rest.`,
+use at once; sync brings in the rest. A newer one whose term is over is an error
+that withdraws all the same, and activates nothing.`,
 		Example: `  rmodels snapshot apply snapshot.bundle.json && rmodels sync`,
 		Args:    args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, as []string) error {
@@ -186,9 +222,9 @@ use at once; sync brings in the rest.`,
 			if err != nil {
 				return usageError{err}
 			}
-			acc, outs, err := n.Apply(cmd.Context(), b, as[0])
-			if err != nil {
-				return err
+			acc, outs, aerr := n.Apply(cmd.Context(), b, as[0])
+			if acc == nil {
+				return aerr
 			}
 			err = a.result(struct {
 				*snapshot.Accepted
@@ -205,10 +241,14 @@ use at once; sync brings in the rest.`,
 					line(w, "snapshot %d of %s was in force already", acc.Document.Sequence, acc.Document.Network)
 					return
 				}
+				if acc.Freshness != snapshot.Fresh {
+					line(w, "snapshot %d of %s is in force for what it withdraws (%s, %s)", acc.Document.Sequence, acc.Document.Network, short(acc.Digest.String()), acc.Freshness)
+					return
+				}
 				line(w, "snapshot %d of %s is in force (%s, %s); make it so with: rmodels sync",
 					acc.Document.Sequence, acc.Document.Network, short(acc.Digest.String()), acc.Freshness)
 			})
-			if err != nil {
+			if err = cmp.Or(err, aerr); err != nil {
 				return err
 			}
 			for _, o := range outs {
