@@ -69,7 +69,12 @@ func (s *Store) checkFileSystem() error {
 
 // checkLocks tries out what file systems may lie about.
 func (s *Store) checkLocks() error {
-	if err := probe(durable.Temporary(s.path("probe")), kernel); err != nil {
+	err := probe(durable.Temporary(s.path("probe")), kernel)
+	if errors.Is(noSpace(err), ErrNoSpace) {
+		// The disk is full, and what frees it has to open the store.
+		err = probeLock(s.path("VERSION"), kernel)
+	}
+	if err != nil {
 		return fmt.Errorf("%s: %w", s.root, readOnly(err))
 	}
 	return nil
@@ -137,4 +142,20 @@ func probe(path string, do primitives) (err error) {
 	}
 	next.unlock()
 	return nil
+}
+
+// probeLock tries locks on a file that is there. Another process that does the
+// same may be first.
+func probeLock(path string, do primitives) error {
+	holder, err := do.lock(path, unix.O_RDONLY, unix.LOCK_EX)
+	if err != nil || holder == nil {
+		return err
+	}
+	defer holder.unlock()
+	second, err := do.lock(path, unix.O_RDONLY, unix.LOCK_SH)
+	if err != nil || second == nil {
+		return err
+	}
+	second.unlock()
+	return fmt.Errorf("%w: flock lets two owners in; put the store on a local disk", ErrFileSystem)
 }

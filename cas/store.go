@@ -104,6 +104,9 @@ func (s *Store) create() error {
 		}
 		parents[filepath.Dir(path)] = true
 	}
+	if err := s.fs.Mkdir(s.sparePath(), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("create store: %w", readOnly(err))
+	}
 	for _, name := range []string{"lock", "gc.lock", "generation"} {
 		f, err := s.fs.OpenFile(s.path(name), os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {

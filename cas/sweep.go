@@ -3,9 +3,11 @@ package cas
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -40,7 +42,10 @@ func (c *collection) execute(ctx context.Context, r *GCResult) error {
 	}
 	if len(c.trees)+len(c.layers)+len(c.blobs) > 0 {
 		var err error
-		if c.run, err = c.s.newRun(); err != nil {
+		if c.run, err = c.s.newRun(); errors.Is(err, ErrNoSpace) {
+			c.run, err = c.freeForRun(ctx, r)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -93,6 +98,9 @@ func (c *collection) putBackLive(ctx context.Context, r *GCResult) error {
 			continue
 		}
 		back, err := c.s.putBack(ctx, t)
+		if errors.Is(noSpace(err), ErrNoSpace) {
+			continue // a full disk
+		}
 		if err != nil {
 			return err
 		}
@@ -125,14 +133,64 @@ func (s *Store) putBack(ctx context.Context, t trashed) (bool, error) {
 	return true, s.fs.SyncDir(filepath.Dir(s.home(t)))
 }
 
+// freeForRun frees one thing after the other until there is space for the
+// directory of the run. These cannot be restored: their readers are looked for
+// before they are taken.
+func (c *collection) freeForRun(ctx context.Context, r *GCResult) (run string, err error) {
+	for _, of := range []struct {
+		kind byte
+		list *[]candidate
+	}{{'t', &c.trees}, {'b', &c.blobs}} { // G4: trees first
+		for n, d := range *of.list {
+			gone, err := c.freeOne(ctx, r, trashed{kind: of.kind, k: d.k}, d)
+			if err != nil {
+				return "", err
+			}
+			if !gone {
+				continue
+			}
+			run, err := c.s.newRun()
+			if !errors.Is(err, ErrNoSpace) {
+				*of.list = slices.Delete(*of.list, n, n+1)
+				return run, err
+			}
+		}
+	}
+	return "", fmt.Errorf("%w: nothing can be freed that makes room for a directory in %s", ErrNoSpace, c.s.trashPath())
+}
+
+func (c *collection) freeOne(ctx context.Context, r *GCResult, t trashed, d candidate) (gone bool, err error) {
+	release, _, err := c.exclude(ctx, r)
+	if err != nil {
+		return false, err
+	}
+	defer func() { release() }()
+	var st unix.Stat_t
+	if _, live := c.marks.whyTrashed(t); live || unix.Lstat(d.path, &st) != nil {
+		return false, nil // take says why
+	}
+	if open, err := c.anyOpen(d.path, st.Mode); err != nil || open {
+		return false, err
+	}
+	d.path = filepath.Join(c.s.trashPath(), "x-"+d.k.hex()+"-"+randomID())
+	if err := c.s.fs.Rename(c.s.home(t), d.path); err != nil {
+		return false, noSpace(err)
+	}
+	release()
+	release = func() {}
+	return true, c.emptyTrash(ctx, r, []candidate{d})
+}
+
 // evictRefs deletes the refs that the plan drops for space, unless they were
 // written again since, or are wanted now.
 func (c *collection) evictRefs(ctx context.Context, r *GCResult) error {
-	unlock, err := c.s.lockRefs(ctx)
-	if err != nil {
-		return err
+	if slices.ContainsFunc(c.evict, func(e evictable) bool { return e.ref != "" }) {
+		unlock, err := c.s.lockRefs(ctx)
+		if err != nil {
+			return err
+		}
+		defer unlock()
 	}
-	defer unlock()
 	if err := c.lookAgain(ctx, r); err != nil {
 		return err
 	}
@@ -278,6 +336,10 @@ func (c *collection) removePartial(ctx context.Context, r *GCResult, d candidate
 		return nil
 	}
 	lock, err := c.s.claim(d.k)
+	if errors.Is(err, ErrNoSpace) {
+		c.spare(d.item, "it has no lock, and the disk is too full for one")
+		return nil
+	}
 	if err != nil {
 		return err
 	}

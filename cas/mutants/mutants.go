@@ -524,4 +524,21 @@ var mutants = []mutant{
 		name: "mount-table-unbounded", breaks: "of a mount table more is read than the limit",
 		file: "cas/mounts.go", old: "		if int64(got) > limit {", new: "		if false {", tests: "TestFindDigests",
 	},
+	// A disk on which nothing is free.
+	{
+		name: "full-disk-not-opened", breaks: "a store on a full disk cannot be opened, and so not collected",
+		file: "cas/selftest.go", old: "	if errors.Is(noSpace(err), ErrNoSpace) {", new: "	if false {", tests: "TestGCWhereNothingIsFree",
+	},
+	{
+		name: "no-room-for-the-run", breaks: "a full disk without a spare directory is not freed",
+		file: "cas/sweep.go", old: "c.run, err = c.s.newRun(); errors.Is(err, ErrNoSpace) {", new: "c.run, err = c.s.newRun(); false {", tests: "TestGCMakesRoomForItsRun",
+	},
+	{
+		name: "room-from-a-reader", breaks: "8: what a reader has open is taken where it cannot be put back",
+		file: "cas/sweep.go", old: "c.anyOpen(d.path, st.Mode); err != nil || open {", new: "c.anyOpen(d.path, st.Mode); err != nil || open && false {", tests: "TestGCMakesRoomForItsRun",
+	},
+	{
+		name: "no-spare-directory", breaks: "a new store has no spare directory for a collection on a full disk",
+		file: "cas/store.go", old: "	if err := s.fs.Mkdir(s.sparePath(), 0o755); err != nil", new: "	if err := error(nil); err != nil", tests: "TestGCWhereNothingIsFree",
+	},
 }
