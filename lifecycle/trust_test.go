@@ -100,31 +100,38 @@ func TestLateSnapshotWithdraws(t *testing.T) {
 // not listed before its grace, nor puts its removal off when it is right again.
 func TestClockAheadDeletesNothing(t *testing.T) {
 	const grace = 48 * time.Hour
-	w, n, wrong := clocked(t, func(w *network) {
-		w.must(w.repo.Edit(func(s *snapshot.Snapshot) error {
-			s.Settings.RemoveUnlistedAfter = snapshot.Duration(grace)
-			return nil
-		}))
-	})
-	w.must(w.repo.RemoveModel("tiny", "v1"))
-	w.publish()
-	*wrong = 2 * year
-	for range 2 {
-		if _, err := n.Sync(context.Background(), SyncOptions{Source: snapshot.DirSource(w.site)}); err != nil {
-			t.Fatal(err)
-		}
-		if r := w.state(n, "tiny@v1", Inactive); r.Tree == "" {
-			t.Errorf("removed: %+v", r)
-		}
+	for _, c := range []struct {
+		name string
+		then []time.Duration // how wrong the clock is, pass by pass, from when it is dropped
+	}{
+		{"ahead after it was dropped", []time.Duration{0, 2 * year, 2 * year}},
+		{"ahead when it was dropped", []time.Duration{2 * year, 2 * year}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w, n, wrong := clocked(t, func(w *network) {
+				w.must(w.repo.Edit(func(s *snapshot.Snapshot) error {
+					s.Settings.RemoveUnlistedAfter = snapshot.Duration(grace)
+					return nil
+				}))
+			})
+			w.must(w.repo.RemoveModel("tiny", "v1"))
+			w.publish()
+			for _, *wrong = range c.then {
+				w.sync(n)
+				if r := w.state(n, "tiny@v1", Inactive); r.Tree == "" {
+					t.Errorf("removed: %+v", r)
+				}
+			}
+			*wrong = 0
+			_, _, err := n.ForgetTime(context.Background())
+			w.must(err)
+			w.sync(n)
+			w.state(n, "tiny@v1", Inactive)
+			*wrong = grace + time.Minute // less than any term
+			w.sync(n)
+			w.state(n, "tiny@v1", Absent)
+		})
 	}
-	*wrong = 0
-	_, _, err := n.ForgetTime(context.Background())
-	w.must(err)
-	w.sync(n)
-	w.state(n, "tiny@v1", Inactive)
-	*wrong = grace + time.Minute // less than any term
-	w.sync(n)
-	w.state(n, "tiny@v1", Absent)
 }
 
 // TestClockBackRevivesNothing: passes write down the time.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -101,6 +102,19 @@ func TestRootSeenLater(t *testing.T) {
 	check(t, n.Witness(t.Context(), net.now()))
 	if v := root(); v != 2 {
 		t.Errorf("root %v after the crash", v)
+	}
+	// The floor of a version that remembered neither roots nor times.
+	var f map[string]any
+	check(t, json.Unmarshal(mustRead(t, n.floor), &f))
+	delete(f, "root")
+	delete(f, "seenAt")
+	check(t, os.WriteFile(n.floor, must1(json.Marshal(f))(t), 0o600))
+	if acc := must1(n.Current(net.now()))(t); acc.Freshness != snapshot.Fresh {
+		t.Errorf("%s: %s", acc.Freshness, acc.Reason)
+	}
+	check(t, n.Witness(t.Context(), net.now()))
+	if v := root(); v != 2 || !strings.Contains(string(mustRead(t, n.floor)), "seenAt") {
+		t.Errorf("root %v: %s", v, mustRead(t, n.floor))
 	}
 }
 
