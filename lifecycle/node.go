@@ -119,6 +119,9 @@ func newNode(o Options) *Node {
 		}
 		return eng, nil
 	}
+	if n.o.OCI.Progress == nil {
+		n.o.OCI.Progress = n.o.Progress
+	}
 	n.client = sync.OnceValues(func() (*oci.Client, error) { return oci.New(n.o.OCI) })
 	return n
 }

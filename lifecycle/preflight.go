@@ -48,7 +48,7 @@ func (n *Node) preflight(ctx context.Context, acc *snapshot.Accepted, p Plan) ([
 			continue
 		}
 		f := Preflight{Name: a.Name, Version: a.Version}
-		if err := n.foresee(ctx, acc, a.model, &f); err != nil {
+		if err := n.foresee(oci.ForModel(ctx), acc, a.model, &f); err != nil {
 			if ctx.Err() != nil {
 				return out, ctx.Err()
 			}

@@ -102,6 +102,11 @@ func (n *Node) Sync(ctx context.Context, o SyncOptions) (*SyncResult, error) {
 			n.o.Progress.Emit(progress.Event{Kind: progress.Planned, Model: a.ID(), Total: a.Bytes + a.Here})
 		}
 	}
+	c, err := n.client()
+	if err != nil {
+		return res, err
+	}
+	c.NewPass()
 	n.runPlan(ctx, acc, o, res, res.Plan, func(a Action) bool { return a.Verb != Archive && a.Verb != Remove })
 	// What goes is decided after what comes: a version is archived once its
 	// successor is Active, which this pass may have brought about. And what had

@@ -8,6 +8,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/policy"
 	"github.com/resultity/rmodels/snapshot"
 )
@@ -180,7 +181,7 @@ func (n *Node) underSnapshot(recs []*Record) {
 // timed runs one action and says how long it took.
 func (n *Node) timed(ctx context.Context, acc *snapshot.Accepted, a Action, o SyncOptions) Outcome {
 	start := time.Now()
-	out := n.do(ctx, acc, a, o)
+	out := n.do(oci.ForModel(ctx), acc, a, o)
 	out.Seconds = time.Since(start).Seconds()
 	n.o.Log.Info("action", "verb", a.Verb, "model", a.ID(), "from", a.State, "state", out.After, "seconds", out.Seconds)
 	return out

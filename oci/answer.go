@@ -145,6 +145,10 @@ func refusesUs(e *net.OpError) bool {
 // retryable says whether asking the same source again may help, and how long
 // it asked us to wait.
 func retryable(err error) (again bool, after time.Duration) {
+	var spent *budgetError
+	if errors.As(err, &spent) {
+		return !spent.final, 0
+	}
 	var status *statusError
 	if errors.As(err, &status) {
 		switch status.status {

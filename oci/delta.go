@@ -68,8 +68,17 @@ func (c *Client) AttachChunkMaps(ctx context.Context, ref Reference, p *Packed) 
 func (c *Client) chunkMaps(ctx context.Context, sources []source, subject digest.Digest, want map[digest.Digest]int64) map[digest.Digest]chunkMap {
 	out := map[digest.Digest]chunkMap{}
 	budget := int64(maxChunkMaps)
+	ctx, booked := c.metering(ctx)
+	defer booked()
 	for _, s := range sources {
-		list, err := s.referrers(ctx, subject, maxEvidence)
+		once := func(get func(context.Context) error) error {
+			return c.attempt(ctx, s.budget(), c.o.Budgets.document(), get)
+		}
+		var list []ocispec.Descriptor
+		err := once(func(ctx context.Context) (err error) {
+			list, err = s.referrers(ctx, subject, maxEvidence)
+			return err
+		})
 		if err != nil {
 			continue
 		}
@@ -78,7 +87,11 @@ func (c *Client) chunkMaps(ctx context.Context, sources []source, subject digest
 			if !slices.Contains([]string{mediaTypeChunkMap, "", ocispec.MediaTypeEmptyJSON}, d.ArtifactType) || checkDescriptor(d) != nil || d.Size > maxManifest {
 				continue
 			}
-			raw, _, err := s.manifest(ctx, d.Digest.String(), maxManifest)
+			var raw []byte
+			err := once(func(ctx context.Context) (err error) {
+				raw, _, err = s.manifest(ctx, d.Digest.String(), maxManifest)
+				return err
+			})
 			var m ocispec.Manifest
 			if err != nil || digest.FromBytes(raw) != d.Digest || json.Unmarshal(raw, &m) != nil || checkManifest(m) != nil || m.ArtifactType != mediaTypeChunkMap || m.Subject == nil || m.Subject.Digest != subject {
 				continue
@@ -89,7 +102,11 @@ func (c *Client) chunkMaps(ctx context.Context, sources []source, subject digest
 				if _, have := out[blob]; !wanted || have || l.MediaType != mediaTypeChunkMap || l.Size > min(budget, maxMapBytes) {
 					continue
 				}
-				b, err := readDocument(ctx, s, l)
+				var b []byte
+				err := once(func(ctx context.Context) (err error) {
+					b, err = readDocument(ctx, s, l)
+					return err
+				})
 				if err != nil {
 					continue
 				}

@@ -44,16 +44,20 @@
 //     or disk is reserved for it.
 //  3. Leases come first: Fetch and Image announce every digest to the store
 //     before they ask what is already there.
-//  4. Credentials go to the host they belong to and to no other, whatever a
-//     redirect says; plain HTTP is spoken only to hosts whose options ask for
-//     it; link-local addresses, where clouds serve their metadata, are refused.
+//  4. Credentials go to the host they belong to and to the token service that
+//     belongs to it, whatever a redirect or a challenge says; plain HTTP is
+//     spoken only to hosts whose options ask for it; link-local addresses,
+//     where clouds serve their metadata, are refused.
 //  5. A path of an artifact is relative, clean and inside the artifact, or the
 //     artifact is refused ([ErrPath]).
 //  6. Memory is bounded by connections × one buffer, by the one decoder of
 //     packed layers and their windows, which share 8 MiB, or 16 where the
 //     decoder needs little, and by limits on every table, whatever the size of
 //     a blob.
-//  7. No source is blamed on a guess: a mismatch names a source only when the
+//  7. Whatever is not a layer is asked for within [Budgets] of time: of a
+//     document, of a model, of a host. What a host costs without delivering is
+//     paid once in a pass.
+//  8. No source is blamed on a guess: a mismatch names a source only when the
 //     whole blob came from it, or when the right bytes show what it had sent.
 //
 // # What it never does

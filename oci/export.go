@@ -104,7 +104,7 @@ func (c *Client) Compare(ctx context.Context, ref Reference, p *Packed) error {
 		return fmt.Errorf("read back %s: %w", ref, err)
 	}
 	for _, b := range p.Blobs() {
-		err := c.repeat(ctx, func() error {
+		err := c.repeat(ctx, nil, func() error {
 			body, err := repo.Blobs().Fetch(ctx, b)
 			if err != nil {
 				return r.fail("blob "+b.Digest.String(), transportError(ctx, err))

@@ -101,6 +101,7 @@ func (c *Client) fetchBlobs(ctx context.Context, st *cas.Store, l *cas.Lease, so
 	if packed > size && packed > narrow(c.o.windowBytes())*int64(len(layers)) {
 		of = ofLayers
 	}
+	sources = usable(sources)
 	p := newPull(ctx, c, sources, of, o)
 	if want := wantMaps(st, blobs); len(o.Bases) > 0 && len(want) > 0 {
 		p.maps = c.chunkMaps(ctx, sources, subject, want)
@@ -134,9 +135,9 @@ func (c *Client) fetchBlobs(ctx context.Context, st *cas.Store, l *cas.Lease, so
 	p.close()
 	total.Sources = map[string]int64{}
 	for _, or := range p.origins {
-		if or.bytes > 0 {
-			total.Sources[or.String()] += or.bytes
-			total.Bytes += or.bytes
+		if n := or.bytes.Load(); n > 0 {
+			total.Sources[or.String()] += n
+			total.Bytes += n
 		}
 	}
 	return total, err

@@ -32,6 +32,7 @@ type host struct {
 	mu    sync.Mutex
 	max   int
 	inUse int
+	health
 }
 
 // acquire takes one connection of the budget, or says that none is free.
@@ -74,7 +75,7 @@ func (c *Client) newHost(name string) *host {
 		h.base.Scheme = "http"
 	}
 	h.auth = &auth.Client{
-		Client:   &http.Client{Transport: c.transport, CheckRedirect: c.checkRedirect},
+		Client:   &http.Client{Transport: ofHost{c, h}, CheckRedirect: c.checkRedirect},
 		Header:   http.Header{"User-Agent": {version.UserAgent()}},
 		Cache:    auth.NewCache(),
 		ClientID: "rmodels",
@@ -267,8 +268,14 @@ var metadataAddresses = []netip.Addr{
 	netip.MustParseAddr("168.63.129.16"),
 }
 
+// isMetadataAddress judges an address in all its forms.
 func isMetadataAddress(a netip.Addr) bool {
-	a = a.Unmap().WithZone("")
+	a = a.WithZone("")
+	for _, v4 := range embedded(a) {
+		if isMetadataAddress(v4) {
+			return true
+		}
+	}
 	if a.IsLinkLocalUnicast() || a.IsLinkLocalMulticast() || a.IsMulticast() {
 		return true
 	}

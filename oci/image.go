@@ -61,7 +61,9 @@ func (c *Client) image(ctx context.Context, st *cas.Store, l *cas.Lease, ref Ref
 	if err := l.Add(ctx, ref.Digest); err != nil {
 		return nil, err
 	}
-	got, err := c.pinned(ctx, sources, ref.Digest)
+	documents, booked := c.metering(ctx)
+	defer booked()
+	got, err := c.pinned(documents, sources, ref.Digest)
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +81,7 @@ func (c *Client) image(ctx context.Context, st *cas.Store, l *cas.Lease, ref Ref
 			return nil, err
 		}
 		sources = prefer(sources, got.from)
-		if got, err = c.pinned(ctx, sources, child.Digest); err != nil {
+		if got, err = c.pinned(documents, sources, child.Digest); err != nil {
 			return nil, err
 		}
 		if err := put(ctx, st, l, child.Digest, got.content); err != nil {
@@ -98,7 +100,7 @@ func (c *Client) image(ctx context.Context, st *cas.Store, l *cas.Lease, ref Ref
 	if err := l.Add(ctx, names...); err != nil {
 		return nil, err
 	}
-	config, err := c.document(ctx, prefer(sources, got.from), im.manifest.Config, "config", maxConfig)
+	config, err := c.document(documents, prefer(sources, got.from), im.manifest.Config, "config", maxConfig)
 	if err != nil {
 		return nil, err
 	}
@@ -108,6 +110,7 @@ func (c *Client) image(ctx context.Context, st *cas.Store, l *cas.Lease, ref Ref
 	if err := im.describe(config.content, platform); err != nil {
 		return nil, err
 	}
+	booked()
 	if _, err := c.fetchBlobs(ctx, st, l, sources, im.ManifestDigest, blobs, nil, FetchOptions{Progress: sink, Model: ref.Repository}); err != nil {
 		return nil, err
 	}

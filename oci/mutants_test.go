@@ -58,6 +58,35 @@ var mutants = []struct {
 	{"uploads stay on their host", "TestPushStays", "upload.go", "to.Host != base.Host || to.Scheme != base.Scheme || to.User != nil", `base.Host == ""`, nil},
 	{"skip_verify is refused", "TestHostsFileRefuses", "hostsfile.go", "t.SkipVerify != nil && *t.SkipVerify", "false", nil},
 
+	// Budgets of time.
+	{"a document has a deadline", "TestSlowHost|TestBudgetAt|TestModelBudget|TestHonest", "watch.go", "case !reading && took >= document, w.total > 0 && took >= w.total:", "case false:", nil},
+	{"a header has a deadline where a body has none", "TestRangesOfAHangingHost", "watch.go", "case !reading && took >= document, w.total", "case w.total", nil},
+	{"a body brings the least rate", "TestSlowHost", "watch.go", "		case slow:\n", "		case slow && false:\n", nil},
+	{"a host that fails is left out", "TestSlowHost", "watch.go", "if h.health.row >= b.host() ||", "if", nil},
+	{"a host that delivers now and then is left out too", "TestUnsteady|TestSlowHost", "watch.go", " || h.health.all >= inAll*b.host()", "", nil},
+	{"late documents count", "TestLateHost", "watch.go", "late > 0 {", "false {", nil},
+	{"a good answer ends a row of failures", "TestUnsteady", "watch.go", "h.health.row, h.health.good = 0, time.Now()", "h.health.good = time.Now()", nil},
+	{"a host that is left out is not asked", "TestSlowHost|TestHangingLayers", "watch.go", "	if err := h.leftOut(); err != nil {\n		return err\n	}\n	began", "	began", nil},
+	{"a pause fits the budget", "TestSlowHost", "watch.go", "wait > left {", "false {", nil},
+	{"the next pass asks again", "TestSlowHost", "watch.go", "h.health = health{}", "", nil},
+	{"a model has a budget", "TestModelBudget", "budget.go", "left := c.o.Budgets.model() - m.used", "left := 1000 * time.Hour", nil},
+	{"a model's calls share its budget", "TestModelBudget", "budget.go", "m.used += time.Since(began)", "", nil},
+	{"a source leaves the others their part", "TestHonestMirror", "budget.go", "if m == nil || sources < 2 ||", "if true ||", nil},
+	{"a spent budget is the host's fault", "TestModelBudget", "watch.go", "h.charge(c.o.Budgets, here, context.Cause(ctx))", "_ = here", nil},
+	{"the caller's end is not", "TestCallersDeadline", "watch.go", "case ctx.Err() != nil: // the caller's own end", "case false:", nil},
+	{"layers that never come are paid once", "TestHangingLayers", "transfer.go", "h.lost(p.c.o.Budgets, st.since, time.Now(), err)", "", nil},
+	{"layers are not asked of who is left out", "TestHangingLayers", "fetch.go", "sources = usable(sources)", "", nil},
+	{"bytes count as they arrive", "TestSlowLineIsNoStall", "segment.go", "io.ReadFull(arrivals{body, s}, b)", "io.ReadFull(body, b)\n		s.received.Add(int64(n))", nil},
+	{"silence is said", "TestSlowHost", "watch.go", "case took >= note:", "case false:", nil},
+
+	// Realms.
+	{"credentials go to their own realm", "TestCredentialsStayWithTheirRealm", "realm.go", `	if req.Header.Get("Authorization") == "" && (req.Body`, "	if true || (req.Body", nil},
+	{"identity tokens too", "TestIdentityToken", "realm.go", " && (req.Body == nil || req.Body == http.NoBody)", "", nil},
+	{"the port is part of a realm", "TestCredentialsStayWithTheirRealm", "realm.go", "net.JoinHostPort(strings.ToLower(u.Hostname()), port)", "net.JoinHostPort(strings.ToLower(u.Hostname()), port[:0])", nil},
+	{"the scheme is part of a realm", "TestCredentialsStayWithTheirRealm", "realm.go", `if u.Scheme == "https" || t.c.plainHTTP(u.Host) {`, "if true {", nil},
+	{"a token service is its registry's", "TestCredentialsStayWithTheirRealm", "realm.go", "tokenServices[t.h.name]", `tokenServices["docker.io"]`, nil},
+	{"embedded addresses are read", "TestMetadata", "host.go", "if isMetadataAddress(v4) {", "if isMetadataAddress(v4) && false {", nil},
+
 	// Ranges.
 	{"a range starts where it was asked", "TestFetchSurvives|TestRandomFaults|TestWrongRanges|TestFetch", "source.go", "if first != off || last > off+n-1 ||", "if last > off+n-1 ||", nil},
 	{"a range is no longer than asked", "TestContentRange|TestFetch|TestRandomFaults", "source.go", "last < first", "false", nil},

@@ -212,6 +212,9 @@ func TestMetadataAddressesAreRefused(t *testing.T) {
 	ref := r.model("m", file{"a", []byte("a")})
 	for _, to := range []string{
 		"169.254.169.254", "169.254.170.2", "[fe80::1]", "[::ffff:169.254.169.254]", "[fd00:ec2::254]", "100.100.100.200", "192.0.0.192", "168.63.129.16",
+		"[64:ff9b::a9fe:a9fe]", "[64:ff9b::169.254.169.254]", "[64:ff9b:1:a9fe:a9:fe00::]", "[64:ff9b:1::a9fe:a9fe]", "[64:ff9b:1:a9:fe:a9fe::]",
+		"[64:ff9b:1:1:a9:fea9:fe00:0]", "[2002:a9fe:a9fe::1]", "[::a9fe:a9fe]", "[::ffff:0:a9fe:a9fe]", "[64:ff9b::6464:64c8]", "[::ffff:168.63.129.16]",
+		"[2001:0:a9fe:a9fe::1]", "[2001::5601:5601]", "[2001:db8::5efe:a9fe:a9fe]", "[2001:db8::200:5efe:a9fe:a9fe]",
 		"metadata.google.internal", "METADATA", "metadata.goog.", "instance-data", "224.0.0.1",
 	} {
 		r.setFault(func(w http.ResponseWriter, req *http.Request, _ http.Handler) {
@@ -224,6 +227,8 @@ func TestMetadataAddressesAreRefused(t *testing.T) {
 	// A name may resolve to one: the address is looked at again when it is dialled.
 	for address, refused := range map[string]bool{
 		"169.254.169.254:443": true, "[fe80::1%eth0]:443": true, "[::ffff:169.254.169.254]:80": true, "100.100.100.200:80": true,
+		"[64:ff9b::a9fe:a9fe]:80": true, "[64:ff9b:1::a9fe:a9fe]:80": true, "[2002:a9fe:a9fe::]:443": true, "[::169.254.169.254]:80": true,
+		"[64:ff9b::c000:201]:443": false, "[2002:c000:201::1]:443": false, "[::1]:443": false,
 		"127.0.0.1:5000": false, "192.168.1.1:443": false, "10.0.0.1:443": false, "[2001:db8::1]:443": false,
 	} {
 		if err := oci.DialRefusal(address); errors.Is(err, oci.ErrRedirect) != refused {

@@ -16,7 +16,8 @@ type Options struct {
 	DockerConfig string            // path of a docker config.json; "" is $DOCKER_CONFIG or ~/.docker
 	HostsDir     string            // directory of containerd's <registry>/hosts.toml files; "" reads none
 	Connections  int               // per host at most; 0 is 16
-	Progress     progress.Sink     // of pushes
+	Progress     progress.Sink     // of pushes, and of hosts that are waited for
+	Budgets      Budgets           // of time, for all that is not a layer
 	LimitRate    int64             // bytes per second over all hosts; 0 is no limit
 	Schedule     []Hours           // parts of the day with a limit of their own; the first that holds counts, LimitRate where none does
 	Now          func() time.Time  // the schedule's clock; nil is time.Now, in local time
@@ -38,6 +39,10 @@ type Host struct {
 	KeyFile   string
 	Username  string // wins over docker's configuration
 	Password  string
+
+	// TokenService, host[:port], may be sent the credentials beside the host
+	// itself, where its challenge names it.
+	TokenService string
 }
 
 // Check says what is wrong with the numbers of the options.
@@ -46,6 +51,9 @@ func (o Options) Check() error {
 		return fmt.Errorf("%d connections: want a positive number", o.Connections)
 	}
 	if err := checkRate(o.LimitRate); err != nil {
+		return err
+	}
+	if err := o.Budgets.check(); err != nil {
 		return err
 	}
 	for _, h := range o.Schedule {

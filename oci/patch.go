@@ -27,10 +27,12 @@ func (c *Client) FetchRange(ctx context.Context, ref Reference, mirrors []string
 	var wire int64
 	var failed []error
 	for _, s := range sources {
-		err := c.repeat(ctx, func() error {
-			got, err := readRange(ctx, s, blob, off, n, w)
-			wire += got
-			return err
+		err := c.repeat(ctx, s.budget(), func() error {
+			return c.attempt(ctx, s.budget(), 0, func(ctx context.Context) error {
+				got, err := readRange(ctx, s, blob, off, n, w)
+				wire += got
+				return err
+			})
 		})
 		if err == nil {
 			return wire, nil

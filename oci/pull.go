@@ -47,11 +47,11 @@ type pull struct {
 // origin is a source as one pull knows it.
 type origin struct {
 	source
-	bytes    int64     // received
-	before   time.Time // not to be asked earlier
-	failures int       // requests in a row that got no answer
-	ranged   bool      // it has answered a range with that range
-	rate     float64   // bytes per second of one connection, smoothed; 0: unknown
+	bytes    atomic.Int64 // received
+	before   time.Time    // not to be asked earlier
+	failures int          // requests in a row that got no answer
+	ranged   bool         // it has answered a range with that range
+	rate     float64      // bytes per second of one connection, smoothed; 0: unknown
 }
 
 var (
@@ -105,7 +105,7 @@ func (p *pull) watch(now time.Time) {
 	p.mu.Lock()
 	bytes := int64(0)
 	for _, o := range p.origins {
-		bytes += o.bytes
+		bytes += o.bytes.Load()
 	}
 	p.ramp.observe(now, bytes, p.running, p.lineShare(), p.answer)
 	type report struct {
@@ -168,11 +168,12 @@ func (p *pull) watchSegment(s *segment, now time.Time) {
 	if now.Sub(s.checked) < stall || s.waiting {
 		return
 	}
-	slow := s.received-s.atCheck < int64(stall.Seconds()*dripRate)
-	if s.received == s.atCheck || slow && p.c.limit.rate() == 0 {
+	received := s.received.Load()
+	slow := received-s.atCheck < int64(stall.Seconds()*dripRate)
+	if received == s.atCheck || slow && p.c.limit.rate() == 0 {
 		s.cancel(errStalled)
 	}
-	s.checked, s.atCheck = now, s.received
+	s.checked, s.atCheck = now, received
 }
 
 // dispatch starts segments while connections may be added and there is

@@ -47,7 +47,7 @@ func (c *Client) Push(ctx context.Context, p *Packed, to string, mount ...string
 		return Reference{}, fmt.Errorf("push to %s: %w", to, err)
 	}
 	desc := ocispec.Descriptor{MediaType: p.MediaType, Digest: p.Digest, Size: int64(len(p.Raw))}
-	err = c.repeat(ctx, func() error {
+	err = c.repeat(ctx, nil, func() error {
 		if err := repo.Manifests().Push(ctx, desc, bytes.NewReader(p.Raw)); err != nil {
 			return r.fail("manifest "+desc.Digest.String(), transportError(ctx, err))
 		}
@@ -144,7 +144,7 @@ func (c *Client) attachLayers(ctx context.Context, ref Reference, artifactType s
 		return err
 	}
 	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(raw), Size: int64(len(raw))}
-	return c.repeat(ctx, func() error {
+	return c.repeat(ctx, nil, func() error {
 		// oras-go adds the manifest to the fallback tag's index when the
 		// answer shows that the registry did not take note of the subject.
 		if err := repo.Manifests().Push(ctx, desc, bytes.NewReader(raw)); err != nil {

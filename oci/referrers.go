@@ -117,11 +117,15 @@ func (c *Client) Evidence(ctx context.Context, ref Reference, mirrors []string) 
 	if err != nil {
 		return nil, err
 	}
+	ctx, booked := c.metering(ctx)
+	defer booked()
 	var out []Evidence
 	var errs []error
 	seen := map[string]bool{}
-	for _, s := range sources {
-		got, err := c.evidenceFrom(ctx, s, ref.Digest)
+	for i, s := range sources {
+		part, end := c.share(ctx, s, len(sources)-i)
+		got, err := c.evidenceFrom(part, s, ref.Digest)
+		end()
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
@@ -169,7 +173,7 @@ func (c *Client) evidenceFrom(ctx context.Context, s source, subject digest.Dige
 	}
 	var candidates []candidate
 	var list []ocispec.Descriptor
-	err := c.repeat(ctx, func() (err error) {
+	err := c.again(ctx, s.budget(), func(ctx context.Context) (err error) {
 		list, err = s.referrers(ctx, subject, maxEvidence)
 		return err
 	})
@@ -190,7 +194,15 @@ func (c *Client) evidenceFrom(ctx context.Context, s source, subject digest.Dige
 	var out []Evidence
 	budget := int64(maxEvidenceBytes)
 	for _, cand := range candidates {
-		raw, _, err := c.again(ctx, func() ([]byte, string, error) { return s.manifest(ctx, cand.reference, budget) })
+		if err := stopped(ctx, s); err != nil {
+			errs = append(errs, err)
+			break
+		}
+		var raw []byte
+		err := c.again(ctx, s.budget(), func(ctx context.Context) (err error) {
+			raw, _, err = s.manifest(ctx, cand.reference, budget)
+			return err
+		})
 		if errors.Is(err, ErrNotFound) {
 			continue
 		}
@@ -215,11 +227,11 @@ func (c *Client) evidenceFrom(ctx context.Context, s source, subject digest.Dige
 		for _, l := range m.Layers {
 			bundle := strings.HasPrefix(l.MediaType, mediaTypeBundlePrefix)
 			known := bundle || l.MediaType == mediaTypeSimpleSigning || l.MediaType == mediaTypeEnvelope
-			if !known || l.Size > budget || len(out) >= maxEvidence {
+			if !known || l.Size > budget || len(out) >= maxEvidence || stopped(ctx, s) != nil {
 				continue
 			}
 			var content []byte
-			err := c.repeat(ctx, func() (err error) {
+			err := c.again(ctx, s.budget(), func(ctx context.Context) (err error) {
 				content, err = readDocument(ctx, s, l)
 				return err
 			})

@@ -7,6 +7,7 @@ import (
 	"mime"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/opencontainers/go-digest"
@@ -40,6 +41,8 @@ func (c *Client) Resolve(ctx context.Context, ref Reference, mirrors []string) (
 	if err != nil {
 		return nil, err
 	}
+	ctx, booked := c.metering(ctx)
+	defer booked()
 	got, err := c.pinned(ctx, sources, ref.Digest)
 	if err != nil {
 		return nil, fmt.Errorf("resolve %s: %w", ref, err)
@@ -110,7 +113,7 @@ type found struct {
 // pinned fetches the manifest of that digest from the first source that has
 // the right bytes.
 func (c *Client) pinned(ctx context.Context, sources []source, d digest.Digest) (found, error) {
-	return c.firstOf(ctx, sources, "manifest", d, func(s source) ([]byte, string, error) {
+	return c.firstOf(ctx, sources, "manifest", d, func(ctx context.Context, s source) ([]byte, string, error) {
 		return s.manifest(ctx, d.String(), maxManifest)
 	})
 }
@@ -124,7 +127,7 @@ func (c *Client) document(ctx context.Context, sources []source, desc ocispec.De
 	if desc.Size > max {
 		return found{}, fmt.Errorf("%s %s: %w: %d bytes, at most %d are read", what, desc.Digest, ErrTooLarge, desc.Size, max)
 	}
-	return c.firstOf(ctx, sources, what, desc.Digest, func(s source) ([]byte, string, error) {
+	return c.firstOf(ctx, sources, what, desc.Digest, func(ctx context.Context, s source) ([]byte, string, error) {
 		body, err := s.read(ctx, desc, 0, desc.Size)
 		if err != nil {
 			return nil, "", err
@@ -138,11 +141,18 @@ func (c *Client) document(ctx context.Context, sources []source, desc ocispec.De
 // firstOf asks the sources in order until one sends content with digest d.
 // The error of the most telling source is returned when none does: wrong
 // content outweighs everything, then whatever may pass, then what will not.
-func (c *Client) firstOf(ctx context.Context, sources []source, what string, d digest.Digest, get func(source) ([]byte, string, error)) (found, error) {
+func (c *Client) firstOf(ctx context.Context, sources []source, what string, d digest.Digest, get func(context.Context, source) ([]byte, string, error)) (found, error) {
 	var out found
 	var errs []error
-	for _, s := range sources {
-		content, mediaType, err := c.again(ctx, func() ([]byte, string, error) { return get(s) })
+	for i, s := range sources {
+		var content []byte
+		var mediaType string
+		part, end := c.share(ctx, s, len(sources)-i)
+		err := c.again(part, s.budget(), func(ctx context.Context) (err error) {
+			content, mediaType, err = get(ctx, s)
+			return err
+		})
+		end()
 		if err != nil {
 			if ctx.Err() != nil {
 				return out, context.Cause(ctx)
@@ -161,27 +171,34 @@ func (c *Client) firstOf(ctx context.Context, sources []source, what string, d d
 	return out, worst(errs)
 }
 
-// again repeats a small request while repeating may help.
-func (c *Client) again(ctx context.Context, get func() ([]byte, string, error)) ([]byte, string, error) {
+// repeat asks while asking again may help, and waits as long as the host
+// wishes where its budget allows.
+func (c *Client) repeat(ctx context.Context, h *host, ask func() error) error {
 	for n := 1; ; n++ {
-		content, mediaType, err := get()
+		err := ask()
 		if err == nil {
-			return content, mediaType, nil
+			return nil
 		}
 		retry, after := retryable(err)
 		if !retry || n >= getAttempts {
-			return nil, "", err
+			return err
 		}
-		if sleep(ctx, max(after, c.o.backoff(n))) != nil {
-			return nil, "", err
+		wait := max(after, c.o.backoff(n))
+		if h != nil {
+			if out := h.affords(c.o.Budgets, wait, err); out != nil {
+				c.tellLeftOut(h)
+				return out
+			}
+		}
+		began := time.Now()
+		if sleep(ctx, wait) != nil {
+			return err
+		}
+		if h != nil {
+			h.lost(c.o.Budgets, began, time.Now(), err)
+			c.tellLeftOut(h)
 		}
 	}
-}
-
-// repeat is again for requests that answer through a closure.
-func (c *Client) repeat(ctx context.Context, get func() error) error {
-	_, _, err := c.again(ctx, func() ([]byte, string, error) { return nil, "", get() })
-	return err
 }
 
 // worst joins the errors of several sources under the class that a caller

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/resultity/rmodels/cas"
@@ -25,10 +26,10 @@ type segment struct {
 	probing bool        // the first range that this source is asked for
 
 	begun    time.Time
-	started  bool      // the answer's header is there
-	waiting  bool      // for room in the window; no fault of its source
-	received int64     // bytes of the body
-	checked  time.Time // when received was last compared
+	started  bool         // the answer's header is there
+	waiting  bool         // for room in the window; no fault of its source
+	received atomic.Int64 // bytes of the body, counted as they arrive
+	checked  time.Time    // when received was last compared
 	atCheck  int64
 	gauged   time.Time // when speed was last measured
 	atGauge  int64
@@ -57,7 +58,7 @@ func (s *segment) outlasts(now time.Time, answer time.Duration) bool {
 	if seconds < 0.2 {
 		return false
 	}
-	return float64(s.left()) > float64(s.received)/seconds*(2*answer+tick/2).Seconds()
+	return float64(s.left()) > float64(s.received.Load())/seconds*(2*answer+tick/2).Seconds()
 }
 
 // within is as much of what is left as may be kept now.
@@ -124,10 +125,11 @@ func (p *pull) run(s *segment) {
 // measure keeps what one connection to a source brings.
 func (p *pull) measure(s *segment) {
 	seconds := time.Since(s.begun).Seconds()
-	if s.received < 1<<20 || seconds <= 0 {
+	received := s.received.Load()
+	if received < 1<<20 || seconds <= 0 {
 		return
 	}
-	rate := float64(s.received) / seconds
+	rate := float64(received) / seconds
 	if s.from.rate == 0 {
 		s.from.rate = rate
 	} else {
@@ -165,7 +167,7 @@ func (p *pull) stream(s *segment) error {
 		if err := p.c.limit.wait(s.ctx, int64(len(b))); err != nil {
 			return transportError(s.ctx, err)
 		}
-		n, err := io.ReadFull(body, b)
+		n, err := io.ReadFull(arrivals{body, s}, b)
 		came := time.Now()
 		if s.t.window == nil {
 			p.waited.Add(int64(came.Sub(asked)))
@@ -193,6 +195,20 @@ func (p *pull) stream(s *segment) error {
 		return &SourceError{Source: s.from.String(), What: "blob " + s.t.desc.Digest.String(), Err: fmt.Errorf("%w: %d bytes less than asked for", ErrUnavailable, s.left())}
 	}
 	return nil
+}
+
+// arrivals counts what a body brings, however little at a time: a buffer of a
+// slow line takes longer to fill than a stall lasts.
+type arrivals struct {
+	io.Reader
+	s *segment
+}
+
+func (a arrivals) Read(b []byte) (int, error) {
+	n, err := a.Reader.Read(b)
+	a.s.received.Add(int64(n))
+	a.s.from.bytes.Add(int64(n))
+	return n, err
 }
 
 // opened books what the header of the answer says about the source.
@@ -239,11 +255,12 @@ func (p *pull) keep(s *segment, b []byte, at, last int64) error {
 	if err := p.await(s, end); err != nil {
 		return transportError(s.ctx, err)
 	}
+	if h := s.from.budget(); h != nil {
+		h.delivered(p.c.o.Budgets, 0)
+	}
 	var mine [8]cas.Range
 	p.mu.Lock()
 	parts := mine[:0]
-	s.received += int64(len(b))
-	s.from.bytes += int64(len(b))
 	for len(s.todo) > 0 && s.todo[0].Off < end {
 		r := &s.todo[0]
 		n := min(r.Off+r.Len, end) - r.Off
@@ -295,7 +312,7 @@ func (p *pull) await(s *segment, end int64) error {
 	err := w.await(s.ctx, until)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s.waiting, s.checked, s.atCheck = false, time.Now(), s.received
+	s.waiting, s.checked, s.atCheck = false, time.Now(), s.received.Load()
 	return err
 }
 

@@ -25,15 +25,15 @@ func (p *pull) replaceSlow(now time.Time) {
 				continue
 			}
 			if s.gauged.IsZero() {
-				s.gauged, s.atGauge = now, s.received
+				s.gauged, s.atGauge = now, s.received.Load()
 			}
 			if d := now.Sub(s.gauged); d >= gaugeEvery {
-				speed := float64(s.received-s.atGauge) / d.Seconds()
+				speed := float64(s.received.Load()-s.atGauge) / d.Seconds()
 				if s.speed == 0 {
 					s.speed = speed
 				}
 				s.speed += (speed - s.speed) / 2
-				s.gauged, s.atGauge = now, s.received
+				s.gauged, s.atGauge = now, s.received.Load()
 			}
 			if now.Sub(s.begun) >= gaugeAfter {
 				bySource[s.from] = append(bySource[s.from], s)

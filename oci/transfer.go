@@ -48,6 +48,7 @@ type attempt struct {
 // standing is what one blob has learned about one source.
 type standing struct {
 	failures int       // in a row, without progress
+	since    time.Time // the first of those
 	before   time.Time // do not ask again earlier
 	missized int       // answers in a row that spoke of another size, the same each time
 	size     int64     // that one
@@ -224,7 +225,7 @@ func (p *pull) failed(s *segment, err error) {
 	if errors.Is(err, errAbandoned) || errors.Is(err, errSlow) || p.ctx.Err() != nil {
 		return
 	}
-	if s.received >= progressBytes {
+	if s.received.Load() >= progressBytes {
 		st.failures = 0 // the source brings something; a slow line is no fault
 	}
 	var store *storeError
@@ -257,8 +258,15 @@ func (p *pull) failed(s *segment, err error) {
 		st.gone = err
 		return
 	}
-	st.failures++
+	if st.failures++; st.failures == 1 {
+		st.since = s.begun
+	}
 	if st.failures >= p.c.o.attempts() {
+		if h := o.budget(); h != nil {
+			// What this cost is not paid again by the next model.
+			h.lost(p.c.o.Budgets, st.since, time.Now(), err)
+			p.c.tellLeftOut(h)
+		}
 		st.gone = fmt.Errorf("%w (given up after %d attempts)", err, st.failures)
 		return
 	}

@@ -11,7 +11,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/opencontainers/go-digest"
@@ -31,7 +30,6 @@ const (
 	annotationTUFName    = "tuf.io/filename"
 
 	defaultTUFTag = "latest"
-	tufTimeout    = 2 * time.Minute // for one file
 )
 
 // TUF reads the files of a TUF repository that [Client.PushTUF] wrote. A tag
@@ -76,8 +74,6 @@ func (c *Client) TUF(name string) (*TUF, error) {
 // Fetch reads one file of at most max bytes. A name that the repository does
 // not list matches [fs.ErrNotExist]; a repository that is not there does not.
 func (t *TUF) Fetch(ctx context.Context, name string, max int64) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, tufTimeout)
-	defer cancel()
 	if t.files == nil {
 		files, err := t.list(ctx)
 		if err != nil {
@@ -93,7 +89,7 @@ func (t *TUF) Fetch(ctx context.Context, name string, max int64) ([]byte, error)
 		return nil, fmt.Errorf("%w: %s of %d bytes in %s:%s, at most %d are read", ErrTooLarge, name, desc.Size, t.name, t.tag, max)
 	}
 	var b []byte
-	err := t.c.repeat(ctx, func() (err error) {
+	err := t.c.again(ctx, t.source.budget(), func(ctx context.Context) (err error) {
 		b, err = readDocument(ctx, t.source, desc)
 		return err
 	})
@@ -106,8 +102,6 @@ func (t *TUF) Fetch(ctx context.Context, name string, max int64) ([]byte, error)
 // Exists tells whether there is a repository under the tag yet: a publisher's
 // question, which a registry's "not found" answers. Readers do not ask it.
 func (t *TUF) Exists(ctx context.Context) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, tufTimeout)
-	defer cancel()
 	files, err := t.list(ctx)
 	if errors.Is(err, ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -129,7 +123,11 @@ func notMissing(err error) error {
 }
 
 func (t *TUF) list(ctx context.Context) (map[string]ocispec.Descriptor, error) {
-	raw, _, err := t.c.again(ctx, func() ([]byte, string, error) { return t.source.manifest(ctx, t.tag, maxManifest) })
+	var raw []byte
+	err := t.c.again(ctx, t.source.budget(), func(ctx context.Context) (err error) {
+		raw, _, err = t.source.manifest(ctx, t.tag, maxManifest)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -212,7 +210,7 @@ func (c *Client) pushTUF(ctx context.Context, files map[string][]byte, to string
 		return Reference{}, err
 	}
 	desc := ocispec.Descriptor{MediaType: m.MediaType, Digest: digest.FromBytes(raw), Size: int64(len(raw))}
-	err = c.repeat(ctx, func() error {
+	err = c.repeat(ctx, nil, func() error {
 		if err := repo.Manifests().PushReference(ctx, desc, bytes.NewReader(raw), tag); err != nil {
 			return r.fail("manifest "+tag, transportError(ctx, err))
 		}

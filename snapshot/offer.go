@@ -37,6 +37,8 @@ func (t *Trust) Fetch(ctx context.Context, src Source, now time.Time) (*Offer, e
 	if o.after, _, err = t.readRecord(); err != nil && !errors.Is(err, ErrCache) {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, offerTime, fmt.Errorf("%w: the %s for one snapshot are spent", ErrSource, offerTime))
+	defer cancel()
 	roots := false
 	_, err = t.verify(ctx, &collector{o, src, maxOffer}, now, func(*metadata.Metadata[metadata.RootType], []byte) error {
 		roots = true
@@ -74,6 +76,9 @@ type collector struct {
 }
 
 func (c *collector) Fetch(ctx context.Context, name string, max int64) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, context.Cause(ctx) // also where src does not look
+	}
 	b, err := c.src.Fetch(ctx, name, max)
 	if err == nil && int64(len(b)) > min(max, c.left) {
 		err = fmt.Errorf("%w: %s is longer than %d bytes", ErrTooLarge, name, min(max, c.left))

@@ -29,9 +29,6 @@ type Source interface {
 	Fetch(ctx context.Context, name string, max int64) ([]byte, error)
 }
 
-// fetchTimeout bounds one file from a server that sends one byte a minute.
-const fetchTimeout = 2 * time.Minute
-
 // DirSource reads a published directory.
 func DirSource(path string) Source { return dirSource(path) }
 
@@ -78,8 +75,8 @@ func readCapped(r io.Reader, name string, max int64) ([]byte, error) {
 }
 
 // HTTPSource reads a published directory behind an HTTP server. A nil client
-// is one without cookies and with bounded connection set-up; every file has a
-// deadline of its own, whatever the client.
+// is one without cookies and with bounded connection set-up; every file has
+// deadlines of its own, whatever the client.
 func HTTPSource(client *http.Client, baseURL string) Source {
 	if client == nil {
 		client = &http.Client{Transport: &http.Transport{
@@ -104,8 +101,8 @@ func (h *httpSource) Fetch(ctx context.Context, name string, max int64) ([]byte,
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
 		return nil, fmt.Errorf("%w: %q is not an http or https address", ErrSource, clip(h.base))
 	}
-	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
-	defer cancel()
+	ctx, stop := newPacer(ctx, max)
+	defer stop.end()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.JoinPath(name).String(), nil)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrSource, err)
@@ -113,12 +110,16 @@ func (h *httpSource) Fetch(ctx context.Context, name string, max int64) ([]byte,
 	req.Header.Set("Accept-Encoding", "identity")
 	resp, err := h.client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrSource, err)
+		return nil, fmt.Errorf("%w: %w", ErrSource, causeOf(ctx, err))
 	}
 	defer resp.Body.Close()
+	stop.began()
 	switch resp.StatusCode {
 	case http.StatusOK:
-		b, err := readCapped(resp.Body, name, max)
+		b, err := readCapped(stop.pace(resp.Body), name, max)
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("%w: %s: %w", ErrSource, req.URL.Redacted(), context.Cause(ctx))
+		}
 		if err == nil && !beginsJSON(b) {
 			return nil, fmt.Errorf("%w: %s: the answer (%s) is not a file of the repository: a login page or a proxy may stand between",
 				ErrSource, req.URL.Redacted(), clip(cmp.Or(resp.Header.Get("Content-Type"), "of no type")))

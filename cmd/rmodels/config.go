@@ -61,6 +61,11 @@ type registryConfig struct {
 type limitsConfig struct {
 	Rate     snapshot.Bytes `toml:"rate,omitempty"` // a second
 	Schedule []hours        `toml:"schedule,omitempty"`
+
+	// Of time, for all that is not a layer: see oci.Budgets.
+	DocumentTime snapshot.Duration `toml:"document-time,omitempty"`
+	ModelTime    snapshot.Duration `toml:"model-time,omitempty"`
+	HostTime     snapshot.Duration `toml:"host-time,omitempty"`
 }
 
 type host struct {
@@ -71,6 +76,7 @@ type host struct {
 	Password     string `toml:"password,omitempty"`
 	PasswordFile string `toml:"password-file,omitempty"`
 	PlainHTTP    bool   `toml:"plain-http,omitempty"`
+	TokenService string `toml:"token-service,omitempty"`
 }
 
 type factsConfig struct {
@@ -103,6 +109,10 @@ func text(p func(*config) *string) func(*config, string) error {
 }
 
 func size(p func(*config) *snapshot.Bytes) func(*config, string) error {
+	return func(c *config, s string) error { return p(c).UnmarshalText([]byte(s)) }
+}
+
+func duration(p func(*config) *snapshot.Duration) func(*config, string) error {
 	return func(c *config, s string) error { return p(c).UnmarshalText([]byte(s)) }
 }
 
@@ -147,9 +157,12 @@ var settings = []setting{
 		},
 		reset: func(c *config) { c.Limits.Schedule = nil },
 	},
+	{key: "limits.document-time", name: "limit-document-time", usage: "for one manifest, list, bundle or snapshot file, from the request to its last byte; default 30s", set: duration(func(c *config) *snapshot.Duration { return &c.Limits.DocumentTime })},
+	{key: "limits.model-time", name: "limit-model-time", usage: "for all manifests, lists and bundles of one model; default 2m", set: duration(func(c *config) *snapshot.Duration { return &c.Limits.ModelTime })},
+	{key: "limits.host-time", name: "limit-host-time", usage: "what a host that does not deliver may cost in one pass before it is left out; default 30s", set: duration(func(c *config) *snapshot.Duration { return &c.Limits.HostTime })},
 	one("registry.hosts-dir", "containerd's <registry>/hosts.toml files, or none; default: /etc/containerd/certs.d", text(func(c *config) *string { return &c.Registry.HostsDir })),
 	one("registry.docker-config", "docker's config.json with registry credentials", text(func(c *config) *string { return &c.Registry.DockerConfig })),
-	{key: "host", usage: "a registry's access: ADDRESS[;ca=FILE][;cert=FILE][;key=FILE][;username=NAME][;password-file=FILE][;plain-http=true]", list: true, set: setHost},
+	{key: "host", usage: "a registry's access: ADDRESS[;ca=FILE][;cert=FILE][;key=FILE][;username=NAME][;password-file=FILE][;plain-http=true][;token-service=ADDRESS]", list: true, set: setHost},
 }
 
 // setHost reads the one-line form of a hosts table.
@@ -172,6 +185,8 @@ func setHost(c *config, s string) error {
 			h.Username = v
 		case "password-file":
 			h.PasswordFile = v
+		case "token-service":
+			h.TokenService = v
 		case "plain-http":
 			b, err := strconv.ParseBool(v)
 			if err != nil {
@@ -358,6 +373,7 @@ func (c *config) registry() (oci.Options, error) {
 	o := oci.Options{
 		Hosts: make(map[string]oci.Host), DockerConfig: c.Registry.DockerConfig, HostsDir: cmp.Or(c.Registry.HostsDir, hostsDir),
 		Connections: c.Registry.Connections, LimitRate: int64(c.Limits.Rate),
+		Budgets: oci.Budgets{Document: c.Limits.DocumentTime.Std(), Model: c.Limits.ModelTime.Std(), Host: c.Limits.HostTime.Std()},
 	}
 	if o.HostsDir == noHosts {
 		o.HostsDir = ""
@@ -377,7 +393,7 @@ func (c *config) registry() (oci.Options, error) {
 			}
 			pw = strings.TrimRight(string(b), "\r\n")
 		}
-		o.Hosts[name] = oci.Host{PlainHTTP: h.PlainHTTP, CAFile: h.CA, CertFile: h.Cert, KeyFile: h.Key, Username: h.Username, Password: pw}
+		o.Hosts[name] = oci.Host{PlainHTTP: h.PlainHTTP, CAFile: h.CA, CertFile: h.Cert, KeyFile: h.Key, Username: h.Username, Password: pw, TokenService: h.TokenService}
 	}
 	return o, nil
 }

@@ -36,7 +36,7 @@ func httpClient(h host) (*http.Client, error) {
 		tr.TLSClientConfig.Certificates = []tls.Certificate{cert}
 	}
 	return &http.Client{
-		Transport: agent{tr}, Timeout: snapshotTimeout,
+		Transport: agent{tr}, // the source bounds each file
 		CheckRedirect: func(r *http.Request, via []*http.Request) error {
 			if len(via) >= 5 || r.URL.Host != via[0].URL.Host || r.URL.Scheme != via[0].URL.Scheme {
 				return errors.New("redirect to another host refused")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -200,7 +201,7 @@ func (d *display) event(e progress.Event) {
 		}
 		d.line(fmt.Sprintf("%s  %-18s %s%s", e.Model, e.Step, e.Message, took))
 	case progress.Note:
-		d.line(fmt.Sprintf("%s  %s", e.Model, e.Message))
+		d.line(fmt.Sprintf("%s  %s", cmp.Or(e.Model, e.Source), e.Message))
 	case progress.Total, progress.Bytes, progress.Waiting:
 		d.bytes(e)
 	}

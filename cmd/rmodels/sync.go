@@ -363,6 +363,3 @@ func (t agent) RoundTrip(r *http.Request) (*http.Response, error) {
 	r.Header.Set("User-Agent", version.UserAgent())
 	return t.RoundTripper.RoundTrip(r)
 }
-
-// snapshotTimeout bounds one request for a snapshot file: they are small.
-const snapshotTimeout = 30 * time.Second
