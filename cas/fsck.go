@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
 
@@ -19,8 +20,8 @@ type FsckOptions struct {
 }
 
 // Fsck checks every invariant of the store, offline: other users of the store
-// may make it report what is only under way. It changes nothing, but for the
-// suspect flags of blobs that Hash finds bad. Each finding says how it is
+// may make it report what is only under way. It changes nothing, but for what
+// Hash does, see [Store.Verify]. Each finding says how it is
 // repaired.
 func (s *Store) Fsck(ctx context.Context, o FsckOptions) ([]Finding, error) {
 	c := &fsck{s: s}
@@ -47,6 +48,7 @@ func (s *Store) Fsck(ctx context.Context, o FsckOptions) ([]Finding, error) {
 		return nil, err
 	}
 	bad, err := s.Verify(ctx, blobs, VerifyOptions{})
+	c.mapsWritten()
 	return append(c.findings, bad...), err
 }
 
@@ -139,11 +141,11 @@ func (c *fsck) blob(dir, name string) {
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
 		c.add("blob", d, "not a regular file", remedyIngest)
 	case int(st.Uid) != os.Geteuid():
-		c.add("blob", d, fmt.Sprintf("belongs to uid %d", st.Uid), "chown it to the owner of the store, then verify")
+		c.add("blob", d, fmt.Sprintf("belongs to uid %d", st.Uid), "chown it to the owner of the store, then: rmodels fsck --hash")
 	case st.Mode&0o7777 != 0o444:
-		c.add("blob", d, fmt.Sprintf("has mode %04o", st.Mode&0o7777), "verify it, which sets the mode back")
+		c.add("blob", d, fmt.Sprintf("has mode %04o", st.Mode&0o7777), "set it back with: rmodels fsck --hash")
 	case st.Mtim.Sec != Epoch.Unix() || st.Mtim.Nsec != 0:
-		c.add("blob", d, "was written to after it was published", "verify it, which sets the time back")
+		c.add("blob", d, "was written to after it was published", "look at its bytes, and set the time back, with: rmodels fsck --hash")
 	}
 	if _, err := os.Lstat(c.s.ingestPath(k)); err == nil {
 		c.add("blob", d, "its ingest was not ended; its name may not be on disk", "take the last step with: rmodels gc")
@@ -175,13 +177,29 @@ func (c *fsck) maps(ctx context.Context) error {
 			case errors.Is(missing, ErrNotFound):
 				c.add("map", string(k.digest()), "its blob is gone", remedyGC)
 			case !valid:
-				c.add("map", string(k.digest()), "it cannot be read", "run scrub, which writes it again")
+				c.add("map", string(k.digest()), unreadableMap, "write it again with: rmodels fsck --hash, or scrub")
 			case m.size != st.Size:
-				c.add("blob", string(k.digest()), fmt.Sprintf("has %d bytes, its map says %d", st.Size, m.size), "repair the blob")
+				c.add("blob", string(k.digest()), fmt.Sprintf("has %d bytes, its map says %d", st.Size, m.size), remedyRepair)
 			}
 		}
 	}
 	return nil
+}
+
+const unreadableMap = "it cannot be read"
+
+// mapsWritten says of which maps that could not be read a hash of their blobs
+// has made new ones.
+func (c *fsck) mapsWritten() {
+	for n, f := range c.findings {
+		k, err := keyOf(digest.Digest(f.Name))
+		if f.Kind != "map" || f.Problem != unreadableMap || err != nil {
+			continue
+		}
+		if _, valid, err := c.s.readAnyMap(k); err == nil && valid {
+			c.findings[n].Remedy = "nothing to do: its blob is good, and it was written again"
+		}
+	}
 }
 
 func (c *fsck) flags(ctx context.Context) error {
@@ -196,7 +214,7 @@ func (c *fsck) flags(ctx context.Context) error {
 				continue
 			}
 		}
-		c.add("blob", string(d), "suspect: "+why, "repair the blob, or verify it if its disk was at fault")
+		c.add("blob", string(d), "suspect: "+why, remedyRepair)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -249,7 +250,7 @@ func (s *Store) apply(ctx context.Context, k key, p *patch, fresh chunkMap, old 
 	} else if err := s.settle(k); err != nil {
 		return err
 	}
-	if p.size > MapThreshold && (!mapped || old.size != p.size) {
+	if p.size > MapThreshold && (!mapped || old.size != p.size || !slices.Equal(old.chunks, fresh.chunks)) {
 		if err := s.writeMap(k, fresh); err != nil {
 			return err
 		}

@@ -354,54 +354,14 @@ func (r *scrubRun) bad(k key, f Finding, m chunkMap, size int64) error {
 	return r.s.setSuspect(k, suspicion{Reason: "scrub: " + f.Problem})
 }
 
-// hash checks a blob without a usable map by its digest, and writes the map.
+// hash checks a blob without a usable map by its digest; that writes the map.
 func (r *scrubRun) hash(ctx context.Context, k key, size int64) error {
 	r.count(size)
 	f, err := r.s.verify(ctx, k, nil)
-	if err != nil {
-		return err
+	if err == nil && f != nil && f.Problem != "missing" { // or it was collected meanwhile
+		r.add(k, *f)
 	}
-	if f != nil {
-		if f.Problem != "missing" {
-			r.add(k, *f)
-		}
-		return nil
-	}
-	if size <= MapThreshold {
-		return nil
-	}
-	return r.s.rebuildMap(ctx, k)
-}
-
-// rebuildMap writes the map of a blob whose bytes were just verified, in a
-// pass that verifies them again: nothing else vouches for what it reads.
-func (s *Store) rebuildMap(ctx context.Context, k key) error {
-	b, err := s.openBlob(k)
-	if errors.Is(err, ErrNotFound) {
-		return nil // collected meanwhile
-	}
-	if err != nil {
-		return err
-	}
-	defer b.Close()
-	h := newHasher()
-	buf := make([]byte, readBack)
-	for h.off < b.Size() {
-		if err := context.Cause(ctx); err != nil {
-			return err
-		}
-		p, err := readFull(b, buf, h.off)
-		if err != nil || len(p) == 0 {
-			return errors.Join(err, fmt.Errorf("%w: %s shrank while it was read", ErrCorrupt, k.digest()))
-		}
-		h.sumBytes(p)
-		h.mapBytes(p)
-		h.advance(len(p))
-	}
-	if found := h.digest(); found != k.digest() {
-		return &MismatchError{Digest: k.digest(), Found: found, Size: h.off}
-	}
-	return s.writeMap(k, h.finish())
+	return err
 }
 
 // readAnyMap is the map of a blob, whatever size the blob has now.

@@ -44,7 +44,7 @@ const (
 
 // Verify hashes blobs with SHA-256 and reports those that are missing or bad.
 // A bad one becomes suspect; a suspect one that is good after all is trusted
-// again. An error other than the context's means that a blob could not be
+// again. A good one whose chunk map is missing or damaged gets a new one. An error other than the context's means that a blob could not be
 // looked at.
 func (s *Store) Verify(ctx context.Context, ds []digest.Digest, o VerifyOptions) ([]Finding, error) {
 	keys, err := keysOf(ds)
@@ -84,8 +84,9 @@ func (s *Store) verify(ctx context.Context, k key, onProgress func(digest.Digest
 	}
 	var found digest.Digest
 	var size int64
+	var fresh *chunkMap
 	if err == nil {
-		found, size, err = s.hashBlob(ctx, k, onProgress)
+		found, size, fresh, err = s.hashAndMap(ctx, k, st, onProgress)
 	}
 	switch {
 	case errors.Is(err, ErrCorrupt):
@@ -101,7 +102,38 @@ func (s *Store) verify(ctx context.Context, k key, onProgress func(digest.Digest
 	case found != d:
 		return s.convict(ctx, k, found, size)
 	}
-	return nil, s.acquit(k, st.Suspect)
+	if err := s.acquit(k, st.Suspect); err != nil || fresh == nil || !s.isHome(k) {
+		return nil, err
+	}
+	if err := s.writeMap(k, *fresh); !errors.Is(err, ErrNoSpace) { // a full disk is no fault of the blob
+		return nil, err
+	}
+	return nil, nil
+}
+
+// hashAndMap is hashBlob, and in the same pass makes the map of a blob that has
+// none, or none of its size, or failed a check: that may have been the map's
+// fault.
+func (s *Store) hashAndMap(ctx context.Context, k key, st BlobStat, onProgress func(digest.Digest, int64, int64)) (digest.Digest, int64, *chunkMap, error) {
+	m, mapped, err := s.readAnyMap(k)
+	if err != nil {
+		return "", 0, nil, err
+	}
+	if st.Size <= MapThreshold || mapped && m.size == st.Size && !st.Suspect {
+		found, size, err := s.hashBlob(ctx, k, onProgress)
+		return found, size, nil, err
+	}
+	h := newHasher()
+	err = s.readBlob(ctx, k, onProgress, func(b []byte) {
+		h.sumBytes(b)
+		h.mapBytes(b)
+		h.advance(len(b))
+	})
+	if err != nil {
+		return "", h.off, nil, err
+	}
+	fresh := h.finish()
+	return h.digest(), h.off, &fresh, nil
 }
 
 // acquit gives a blob whose bytes are good the mode and time of one, and the
@@ -166,31 +198,40 @@ func (s *Store) convict(ctx context.Context, k key, found digest.Digest, size in
 
 // hashBlob is the SHA-256 of what is stored under k, as its readers see it.
 func (s *Store) hashBlob(ctx context.Context, k key, onProgress func(digest.Digest, int64, int64)) (digest.Digest, int64, error) {
+	sha, size := sha256.New(), int64(0)
+	err := s.readBlob(ctx, k, onProgress, func(b []byte) {
+		sha.Write(b)
+		size += int64(len(b))
+	})
+	if err != nil {
+		return "", size, err
+	}
+	return digest.NewDigest(digest.SHA256, sha), size, nil
+}
+
+// readBlob hands out the bytes of a blob in order.
+func (s *Store) readBlob(ctx context.Context, k key, onProgress func(digest.Digest, int64, int64), take func([]byte)) error {
 	f, err := s.fs.OpenFile(s.blobPath(k), os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return "", 0, err
+		return err
 	}
 	defer f.Close()
 	st, err := f.Stat()
 	if err != nil {
-		return "", 0, err
+		return err
 	}
 	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_SEQUENTIAL) // advice only
-	sha := sha256.New()
 	buf := make([]byte, min(readBack, st.Size()+1))
 	done := int64(0)
 	for {
 		if err := context.Cause(ctx); err != nil {
-			return "", 0, err
+			return err
 		}
 		b, err := readFull(f, buf, done)
-		if err != nil {
-			return "", done, err
+		if err != nil || len(b) == 0 {
+			return err
 		}
-		if len(b) == 0 {
-			return digest.NewDigest(digest.SHA256, sha), done, nil
-		}
-		sha.Write(b)
+		take(b)
 		done += int64(len(b))
 		if onProgress != nil {
 			onProgress(k.digest(), done, st.Size())

@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -86,16 +87,30 @@ func (n *Node) archive(ctx context.Context, acc *snapshot.Accepted, why string, 
 	if n.o.Archive == "" {
 		return &Failure{Cause: CauseConfig, Reason: "no archive is configured", Hint: "set archive to a directory on a slow disk, or to oci://registry/prefix"}
 	}
+	if err := n.evicted(r); err != nil {
+		return err
+	}
+	if r.Reason == freedByGC {
+		return &Failure{
+			Cause: CauseListing, Reason: r.ID() + " is not here any more: it was " + freedByGC,
+			Hint: "nothing is left to archive; it is fetched again once the snapshot enables it",
+		}
+	}
 	if !r.State.Installed() {
 		return &Failure{Cause: CauseListing, Reason: fmt.Sprintf("%s is %s: only what is installed can be archived", r.ID(), r.State), Hint: "see why with: rmodels explain " + r.ID()}
 	}
 	step := n.step(r.ID(), "archive")
-	var res oci.LayoutResult
 	c, err := n.gather(ctx, acc, r, n.o.Archive)
-	if err == nil {
-		defer c.lease.Release()
-		res, err = n.copyOut(ctx, c)
+	if err != nil {
+		step(err, "")
+		f := AsFailure(err)
+		return &Failure{
+			Cause: f.Cause, Reason: "it cannot be copied: " + f.Reason, Digest: f.Digest, Expected: f.Expected, Found: f.Found, Source: f.Source, Err: err,
+			Hint: cmp.Or(f.Hint, "look it through with: rmodels verify --repair "+r.ID()),
+		}
 	}
+	defer c.lease.Release()
+	res, err := n.copyOut(ctx, c)
 	step(err, amount.Bytes(res.Bytes)+" written and compared")
 	if err != nil {
 		// Whatever is wrong with the cold copy, the hot one is good: it stays.

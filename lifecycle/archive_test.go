@@ -221,3 +221,27 @@ func TestExportAndImport(t *testing.T) {
 		t.Errorf("the registry got %d requests from nodes that are offline", n)
 	}
 }
+
+// A model that gc freed cannot be archived, which is not the archive's fault.
+func TestArchiveOfEvicted(t *testing.T) {
+	w := newNetwork(t)
+	w.list("tiny", "v1", w.push("tiny", w.key, "first"))
+	w.publish()
+	n := w.node(func(o *Options) { o.Archive = filepath.Join(t.TempDir(), "cold") })
+	w.sync(n)
+	w.must(w.repo.SetEnabled("tiny", "v1", false))
+	w.publish()
+	w.sync(n)
+	_, err := n.GC(context.Background(), cas.GCOptions{MinFree: 1 << 60})
+	w.must(err)
+	for range 2 { // also once the record says it
+		_, err = n.Archive(context.Background(), "tiny@v1")
+		if f := AsFailure(err); f == nil || f.Cause != CauseListing || !strings.Contains(f.Reason, "freed by gc") || strings.Contains(f.Hint, "disk") {
+			t.Errorf("got %+v", f)
+		}
+		w.state(n, "tiny@v1", Absent)
+	}
+	if ins, _ := n.Incidents("", 0); len(ins) > 0 {
+		t.Errorf("incidents: %+v", ins)
+	}
+}

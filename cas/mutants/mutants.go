@@ -541,4 +541,17 @@ var mutants = []mutant{
 		name: "no-spare-directory", breaks: "a new store has no spare directory for a collection on a full disk",
 		file: "cas/store.go", old: "	if err := s.fs.Mkdir(s.sparePath(), 0o755); err != nil", new: "	if err := error(nil); err != nil", tests: "TestGCWhereNothingIsFree",
 	},
+	// Chunk maps.
+	{
+		name: "verify-leaves-maps", breaks: "only a scrub writes a chunk map again",
+		file: "cas/verify.go", old: "err != nil || fresh == nil || !s.isHome(k) {", new: "err != nil || true || fresh == nil {", tests: "TestMapsAreWrittenAgain",
+	},
+	{
+		name: "verify-believes-maps", breaks: "a map with the sums of other bytes makes a good blob suspect again and again",
+		file: "cas/verify.go", old: "mapped && m.size == st.Size && !st.Suspect {", new: "mapped && m.size == st.Size {", tests: "TestMapsAreWrittenAgain",
+	},
+	{
+		name: "repair-believes-maps", breaks: "a repair leaves a map with the sums of other bytes",
+		file: "cas/repair.go", old: "|| !slices.Equal(old.chunks, fresh.chunks)) {", new: "|| !slices.Equal(fresh.chunks, fresh.chunks)) {", tests: "TestMapsAreWrittenAgain",
+	},
 }
