@@ -142,7 +142,7 @@ func (n *Node) refresh(ctx context.Context, o SyncOptions, res *SyncResult) (*sn
 	}
 	// Fetching holds no lock: what is slow here keeps nobody from accepting a
 	// snapshot that was handed over, or from withdrawing what one withdraws.
-	offer, err := t.Fetch(ctx, o.Source, n.now())
+	offer, err := t.Fetch(ctx, audible{o.Source, o.SourceName, n.o.Progress}, n.now())
 	var acc *snapshot.Accepted
 	switch {
 	case err != nil:

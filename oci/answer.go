@@ -123,7 +123,11 @@ func transportError(ctx context.Context, err error) error {
 	case errors.Is(err, auth.ErrBasicCredentialNotFound):
 		return fmt.Errorf("%w: %v; log in or name a user in the host's options", ErrUnauthorized, err)
 	case errors.As(err, &answer): // of a token server
-		return &statusError{status: answer.StatusCode, class: statusClass(answer.StatusCode), detail: fmt.Sprintf("%q", terminal.Clip(answer.Errors.Error(), 200))}
+		e := &statusError{status: answer.StatusCode, class: statusClass(answer.StatusCode)}
+		if len(answer.Errors) > 0 {
+			e.detail = fmt.Sprintf("%q", terminal.Clip(answer.Errors.Error(), 200))
+		}
+		return e
 	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }

@@ -176,7 +176,7 @@ func TestSlowHostIsPaidOnce(t *testing.T) {
 			return r.serve(req)
 		}, 7 * time.Minute, "", "is not asked again in this pass"},
 		{"asks to wait two minutes", busy("120"), time.Second, "wants a pause of 2m0s", "is not asked again in this pass"},
-		{"asks to wait 12 s", busy("12"), 31 * time.Second, "wants a pause of 12s", "is not asked again in this pass"},
+		{"asks to wait 12 s", busy("12"), 31 * time.Second, "wants a pause of 12s", "bad.example asks for a pause of 12s"},
 		{"is down", func(*http.Request) *http.Response { return answer(http.StatusBadGateway, nil, strings.NewReader("")) }, 60 * time.Second, "502", "is not asked again in this pass"},
 		{"hangs behind its token service", func(req *http.Request) *http.Response {
 			if req.URL.Path == "/token" {

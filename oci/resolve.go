@@ -15,6 +15,7 @@ import (
 
 	"github.com/resultity/rmodels/cas"
 	"github.com/resultity/rmodels/internal/ociref"
+	"github.com/resultity/rmodels/internal/progress"
 	"github.com/resultity/rmodels/internal/terminal"
 )
 
@@ -171,6 +172,9 @@ func (c *Client) firstOf(ctx context.Context, sources []source, what string, d d
 	return out, worst(errs)
 }
 
+// sayPause is how long a pause may be that is not said on the screen.
+const sayPause = 3 * time.Second
+
 // repeat asks while asking again may help, and waits as long as the host
 // wishes where its budget allows.
 func (c *Client) repeat(ctx context.Context, h *host, ask func() error) error {
@@ -189,6 +193,9 @@ func (c *Client) repeat(ctx context.Context, h *host, ask func() error) error {
 				c.tellLeftOut(h)
 				return out
 			}
+		}
+		if h != nil && wait >= sayPause {
+			c.o.Progress.Emit(progress.Event{Kind: progress.Note, Source: h.name, Message: fmt.Sprintf("asks for a pause of %s", wait.Round(time.Second))})
 		}
 		began := time.Now()
 		if sleep(ctx, wait) != nil {

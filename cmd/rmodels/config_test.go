@@ -54,6 +54,26 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// TestBudgetsAndTokenService: both reach the registries' client, from the file
+// and from flags.
+func TestBudgetsAndTokenService(t *testing.T) {
+	file := "[limits]\ndocument-time = \"90s\"\nhost-time = \"1m\"\n[hosts.\"r.example\"]\ntoken-service = \"auth.example\"\n"
+	o, err := registryOf(t, file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (oci.Budgets{Document: 90 * time.Second, Host: time.Minute}); o.Budgets != want || o.Hosts["r.example"].TokenService != "auth.example" {
+		t.Errorf("got %+v, %+v", o.Budgets, o.Hosts)
+	}
+	o, err = registryOf(t, file, "--limit-model-time", "5m", "--host", "s.example;token-service=auth.example:5001")
+	if err != nil || o.Budgets.Model != 5*time.Minute || o.Hosts["s.example"].TokenService != "auth.example:5001" {
+		t.Errorf("with flags: %v, %+v, %+v", err, o.Budgets, o.Hosts)
+	}
+	if _, err := registryOf(t, "[limits]\nhost-time = \"-1s\"\n"); exitCode(err) != exitUsage {
+		t.Errorf("a negative time: %v", err)
+	}
+}
+
 // TestUnknownVariable: a variable that looks like a setting and is none is a
 // typing error, as an unknown key is; an empty one, too.
 func TestUnknownVariable(t *testing.T) {
