@@ -40,7 +40,8 @@ type network struct {
 	root   []byte
 
 	mu     sync.Mutex
-	deny   func(*http.Request) int // status to answer with; 0 lets the request through
+	bad    func(http.ResponseWriter, *http.Request) bool // answers itself where it returns true
+	deny   func(*http.Request) int                        // status to answer with; 0 lets the request through
 	tamper func(*http.Request, []byte) []byte
 	seen   []string
 }
@@ -52,8 +53,11 @@ func newNetwork(t *testing.T) *network {
 	srv := httptest.NewTLSServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		w.mu.Lock()
 		w.seen = append(w.seen, r.Method+" "+r.URL.Path)
-		deny, tamper := w.deny, w.tamper
+		bad, deny, tamper := w.bad, w.deny, w.tamper
 		w.mu.Unlock()
+		if bad != nil && bad(rw, r) {
+			return
+		}
 		if deny != nil {
 			if code := deny(r); code != 0 {
 				rw.WriteHeader(code)

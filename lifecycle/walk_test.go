@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/resultity/rmodels/cas"
 	"github.com/resultity/rmodels/policy"
@@ -201,7 +203,29 @@ func TestCutOffMoveKeepsBytes(t *testing.T) {
 type step struct {
 	Dir, Host, CA, Site, Archive, Export string
 	Verb, Arg                            string
+	Source                               string // where snapshots come from instead of Site
+	Stuck                                string // a file to write once the container engine hangs
 	Passed                               bool
+}
+
+// command is a process of its own that runs the step.
+func (s step) command(out io.Writer) (*exec.Cmd, error) {
+	text, err := json.Marshal(s)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), stepEnv+"="+string(text))
+	cmd.Stdout, cmd.Stderr = out, out
+	return cmd, nil
+}
+
+func (s step) start(out io.Writer) (*exec.Cmd, error) {
+	cmd, err := s.command(out)
+	if err != nil {
+		return nil, err
+	}
+	return cmd, cmd.Start()
 }
 
 // stepEnv tells a test binary to run a step and exit.
@@ -213,6 +237,9 @@ func runStep(text string) int {
 		fmt.Println(err)
 		return 2
 	}
+	if s.Verb == "lock" {
+		return lockAll(s.Dir)
+	}
 	w := network{oci: registryAt(s.Host, s.CA, s.Dir)}
 	o := w.options(s.Dir)
 	o.Archive = s.Archive
@@ -222,8 +249,19 @@ func runStep(text string) int {
 		return 2
 	}
 	n.says(s.Passed)
-	ctx := context.Background()
+	if s.Stuck != "" {
+		n.engine = func(ctx context.Context) (engine, error) {
+			err := os.WriteFile(s.Stuck, nil, 0o600)
+			<-ctx.Done()
+			return nil, err
+		}
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
+	defer stop()
 	pass := SyncOptions{Source: snapshot.DirSource(s.Site), Wait: time.Second}
+	if s.Source != "" {
+		pass.Source = snapshot.HTTPSource(nil, s.Source)
+	}
 	switch s.Verb {
 	case "sync":
 		_, err = n.Sync(ctx, pass)
@@ -352,13 +390,9 @@ func TestWalks(t *testing.T) {
 		case "verify":
 			s.Arg = []string{"", "repair"}[rng.IntN(2)]
 		}
-		text, err := json.Marshal(s)
-		w.must(err)
-		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), stepEnv+"="+string(text))
 		var out bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &out, &out
-		w.must(cmd.Start())
+		cmd, err := s.start(&out)
+		w.must(err)
 		kill := time.Duration(-1)
 		if rng.IntN(3) == 0 {
 			kill = time.Duration(20+rng.IntN(250)) * time.Millisecond
