@@ -98,3 +98,79 @@ func TestFsckHashTakesDamagedModelsOutOfUse(t *testing.T) {
 		t.Errorf("incidents: %+v", ins)
 	}
 }
+
+// A collection keeps, pins and reports what a record wants, of whichever
+// network of the state directory, and of a record that cannot be read.
+func TestCollectorCrossChecks(t *testing.T) {
+	ctx := context.Background()
+	w, n := judging(t, "tiny", "other")
+	w.sync(n)
+	const id = "tiny@v1"
+	st, err := n.Store()
+	w.must(err)
+	t.Run("a root that somebody forgot to pin", func(t *testing.T) {
+		w.must(st.Pin(ctx, n.modelRef(id), false))
+		p, err := n.PlanGC(ctx, full)
+		w.must(err)
+		r, err := n.GC(ctx, full)
+		w.must(err)
+		if len(p.Unpinned) != 1 || len(r.Unpinned) != 1 || r.Unpinned[0] != n.modelRef(id) {
+			t.Errorf("planned %q, found %q", p.Unpinned, r.Unpinned)
+		}
+		w.whole(n, "after a collection")
+		if ins, _ := n.Incidents(id, 0); len(ins) != 1 || ins[0].Kind != CauseState || !strings.Contains(ins[0].Reason, "not pinned") {
+			t.Errorf("incidents: %+v", ins)
+		}
+	})
+	t.Run("of another network", func(t *testing.T) {
+		o := n.o
+		o.Network = "second"
+		second := newNode(o)
+		w.must(os.MkdirAll(second.models.dir, 0o755))
+		var r Record
+		w.must(n.models.read(id, &r))
+		w.must(second.models.write(id, &r))
+		ref, err := st.Ref(n.modelRef(id))
+		w.must(err)
+		ref.Name, ref.Pinned = second.modelRef(id), false
+		w.must(st.PutRef(ctx, ref))
+		_, err = n.GC(ctx, full)
+		w.must(err)
+		if ref, err := st.Ref(second.modelRef(id)); err != nil || !ref.Pinned {
+			t.Errorf("%+v, %v", ref, err)
+		}
+	})
+	t.Run("of a record that cannot be read", func(t *testing.T) {
+		w.must(os.WriteFile(n.models.path("other@v1"), []byte("{"), 0o600))
+		w.must(st.Pin(ctx, n.modelRef("other@v1"), false))
+		_, err := n.GC(ctx, full)
+		if _, rerr := st.Ref(n.modelRef("other@v1")); rerr != nil {
+			t.Errorf("its root went: %v, %v", rerr, err)
+		}
+	})
+}
+
+// A model whose root went does not become Active, and the pass brings it anew.
+func TestActiveNeedsItsRoot(t *testing.T) {
+	ctx := context.Background()
+	w, n := judging(t, "tiny")
+	w.sync(n)
+	st, err := n.Store()
+	w.must(err)
+	acc, err := n.Current()
+	w.must(err)
+	r := w.state(n, "tiny@v1", Active)
+	w.must(st.DeleteRef(ctx, n.modelRef("tiny@v1")))
+	r.State = Pending
+	w.must(n.models.write(r.ID(), r))
+	w.must(r.move(Active, "test", "as if it had passed", acc.Digest, n.now()))
+	if err := n.settle(ctx, acc, r, nil); AsFailure(err) == nil || AsFailure(err).Cause != CauseHash {
+		t.Errorf("activated without a root: %v", err)
+	}
+	if s := w.onDisk(n, "tiny@v1"); s != Failed {
+		t.Errorf("it is %s", s)
+	}
+	w.sync(n, func(o *SyncOptions) { o.Force = true })
+	w.state(n, "tiny@v1", Active)
+	w.whole(n, "after the next pass")
+}
