@@ -92,7 +92,7 @@ func TestApplyBusy(t *testing.T) {
 	if _, err := n.Ask(context.Background(), "tiny@v1", "ping", io.Discard); AsFailure(err) == nil || AsFailure(err).Cause != CauseListing {
 		t.Errorf("asked, although the snapshot in force does not list it: %v", err)
 	}
-	lk.release()
+	lk.Unlock()
 	// The retest ends: whatever it found, the model is out of use.
 	n.do(context.Background(), old, Action{Verb: Keep, Name: "tiny", Version: "v1", State: Active}, SyncOptions{})
 	w.state(n, "tiny@v1", Inactive)
@@ -411,18 +411,42 @@ func TestRevocationHoldsWithoutALog(t *testing.T) {
 	w.must(os.Rename(audit+".aside", audit))
 	acc, err := n.Current()
 	w.must(err)
-	times := 0
+	if ins, err := n.Incidents("tiny", 0); err != nil || len(ins) != 1 {
+		t.Errorf("before it is logged: %+v, %v", ins, err)
+	}
 	w.sync(n)
+	kept := w.state(n, "tiny@v1", Failed)
 	w.sync(n)
+	// Killed between the line and the record that says so.
+	first := w.lastIncident(n)
+	kept.Unlogged = []Incident{first}
+	w.must(n.models.write(kept.ID(), kept))
+	w.sync(n)
+	times, incidents := 0, 0
 	all, res := auditLog(t, n)
 	for _, e := range all {
 		if e.Accepted != nil && e.Accepted.Snapshot == acc.Digest {
 			times++
 		}
+		if e.Incident != nil && e.Incident.Kind == CauseRevoked {
+			incidents++
+		}
 	}
-	if times != 1 || res.Broken != 0 || res.Cut {
-		t.Errorf("the snapshot that could not be logged is in the log %d times: %+v", times, res)
+	if times != 1 || incidents != 1 || res.Broken != 0 || res.Cut {
+		t.Errorf("the snapshot that could not be logged is in the log %d times, the incident %d times: %+v", times, incidents, res)
 	}
+	if ins, err := n.Incidents("tiny", 0); err != nil || len(ins) != 1 {
+		t.Errorf("after it was logged: %+v, %v", ins, err)
+	}
+}
+
+func (w *network) lastIncident(n *Node) Incident {
+	w.t.Helper()
+	ins, err := n.Incidents("", 1)
+	if err != nil || len(ins) != 1 {
+		w.t.Fatalf("%+v, %v", ins, err)
+	}
+	return ins[0]
 }
 
 // A disabled model does not come back on an engine that was revoked meanwhile,

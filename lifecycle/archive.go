@@ -73,7 +73,7 @@ func (n *Node) locked(ctx context.Context, id string, change func(*Record) error
 	if err != nil {
 		return nil, err
 	}
-	defer lk.release()
+	defer lk.Unlock()
 	r := new(Record)
 	if err := n.models.read(id, r); err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -100,8 +101,8 @@ type auditMark struct {
 	Digest digest.Digest `json:"digest"`
 }
 
-// The marks: the SHA-256 of a line that was appended, seldom not the last when
-// two processes append at once, and the snapshot that was logged last.
+// The marks: the SHA-256 of the line that was appended last, and the snapshot
+// that was logged last.
 const (
 	markHead     = "audit-head"
 	markSnapshot = "audit-snapshot"
@@ -127,7 +128,7 @@ func (n *Node) follow(last []byte) (digest.Digest, error) {
 	if d := digest.FromBytes(last); head == "" || d == head {
 		return d, nil
 	}
-	// Another process is about to mark the last line, or died before it could.
+	// A process died before it marked the last line, or an earlier version is at work.
 	there := false
 	err := auditLines(n.auditPath(), func(line []byte) error {
 		there = there || digest.FromBytes(line) == head
@@ -139,10 +140,30 @@ func (n *Node) follow(last []byte) (digest.Digest, error) {
 	return digest.FromBytes(last), err
 }
 
-// record appends e, chained to the line before, and makes it durable.
+// logWait bounds how long an entry waits for the log's lock. After one wait in
+// vain none of this process waits for a while: what follows must not pay again.
+const (
+	logWait  = 5 * time.Second
+	logPause = time.Minute
+)
+
+// record appends e, chained to the line before, and makes it durable. The log
+// may be read by others, so it is not the log that is locked.
 func (n *Node) record(e Entry) error {
+	wait := logWait
+	if time.Since(time.Unix(0, n.logStuck.Load())) < logPause {
+		wait = 0
+	}
+	lk, err := takeLock(context.Background(), n.auditPath()+".lock", "the log", wait)
+	if errors.Is(err, ErrBusy) {
+		n.logStuck.Store(time.Now().UnixNano())
+	}
+	if err != nil {
+		return fmt.Errorf("record in %s: %w", n.auditPath(), err)
+	}
+	defer lk.Unlock()
 	var head digest.Digest
-	err := durable.AppendAfter(n.auditPath(), 0o644, func(last []byte) ([]byte, error) {
+	err = durable.AppendAfter(n.auditPath(), 0o644, func(last []byte) ([]byte, error) {
 		var err error
 		if e.Previous, err = n.follow(last); err != nil {
 			return nil, err

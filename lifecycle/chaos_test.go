@@ -177,10 +177,7 @@ func TestChaos(t *testing.T) {
 	n := w.node(func(o *Options) { o.StateDir = filepath.Join(disk, "state") })
 	n.says(true)
 	s := step{Dir: n.o.StateDir, Host: w.host, CA: w.oci.Hosts[w.host].CAFile, Site: w.site, Passed: true}
-	program := filepath.Join(shortDir(t), "stranger") // which others may run
-	b, err := os.ReadFile(os.Args[0])
-	w.must(err)
-	w.must(os.WriteFile(program, b, 0o755))
+	program := w.strangersProgram()
 	met := map[string]int{}
 	var worst time.Duration
 	for round := range rounds {
@@ -306,6 +303,16 @@ func TestChaos(t *testing.T) {
 		w.publish()
 	}
 	t.Logf("%d rounds, the slowest in force after %s; met: %v", rounds, worst.Round(time.Millisecond), met)
+}
+
+// strangersProgram is this test's program where others may run it.
+func (w *network) strangersProgram() string {
+	w.t.Helper()
+	path := filepath.Join(shortDir(w.t), "stranger")
+	b, err := os.ReadFile(os.Args[0])
+	w.must(err)
+	w.must(os.WriteFile(path, b, 0o755))
+	return path
 }
 
 // stranger runs a step as a user without rights, and waits until it has begun.

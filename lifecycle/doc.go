@@ -16,7 +16,8 @@
 //  2. Active is written in one place only ([Node.Validate]), after a verdict that passed for exactly
 //     this manifest, runtime definition and test, under the snapshot that lists it; or when a
 //     disabled model is enabled again and that verdict still holds.
-//  3. A failed check writes an [Incident] before it changes the record.
+//  3. A failed check changes the record and leaves its [Incident] in it in one
+//     write; the incident is logged after that, once, by this pass or the next.
 //  4. A failed hash or signature check keeps no bytes reachable; a failed
 //     test inference quarantines the tree: it stays on disk, and nobody can
 //     acquire it.
@@ -36,7 +37,8 @@
 //	networks/<network>/runtimes/        one record a runtime image
 //	networks/<network>/audit.jsonl      admissions, failed checks, snapshots: append-only, chained
 //	networks/<network>/runs/            traces of validation runs (package runner)
-//	networks/<network>/sync.lock        one reconcile pass at a time
+//	networks/<network>/withdrawn.json   the snapshot under which all records were looked at
+//	networks/<network>/*.lock           locks: of the pass, of the snapshot, of the log; mode 0600
 //
 // # Concurrency
 //

@@ -36,7 +36,7 @@ func (n *Node) do(ctx context.Context, acc *snapshot.Accepted, a Action, o SyncO
 		out.Failure = AsFailure(err)
 		return out
 	}
-	defer lk.release()
+	defer lk.Unlock()
 	r := &Record{Name: a.Name, Version: a.Version, State: Absent}
 	defer func() { n.overtaken(ctx, acc, r, &out) }()
 	if err := n.models.read(a.ID(), r); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -202,8 +202,8 @@ func (n *Node) moveTo(to State, acc *snapshot.Accepted, a Action, r *Record) err
 	return n.save(r)
 }
 
-// settle stores what a step did to a record. A failed check becomes an
-// incident first, then a Failed state; any other error leaves the state as it
+// settle stores what a step did to a record. A failed check becomes a Failed
+// state with its incident; any other error leaves the state as it
 // is and notes why nothing moved.
 func (n *Node) settle(ctx context.Context, acc *snapshot.Accepted, r *Record, err error) error {
 	if err == nil && r.State == Active {
@@ -234,11 +234,10 @@ func (n *Node) settle(ctx context.Context, acc *snapshot.Accepted, r *Record, er
 		action = "discarded"
 	}
 	retry := n.backoff(acc.Document.Settings.Retry, r.Failures)
-	// A log that cannot be written must not keep a bad model in use.
-	err = errors.Join(err, n.incident(Incident{
+	incident := Incident{
 		Kind: f.Cause, Model: r.Name, Version: r.Version, Digest: f.Digest, Expected: f.Expected, Found: f.Found, Source: f.Source,
 		Reason: f.Reason, Action: fmt.Sprintf("%s; next attempt after %s", action, retry), Snapshot: acc.Digest,
-	}))
+	}
 	r.Failures++
 	r.RetryAfter = n.now().Add(retry)
 	r.Cause, r.Holds = f.Cause, ""
@@ -248,7 +247,7 @@ func (n *Node) settle(ctx context.Context, acc *snapshot.Accepted, r *Record, er
 	if !keep {
 		r.Tree, r.Receipt = "", nil
 	}
-	return errors.Join(err, n.save(r))
+	return errors.Join(err, n.report(r, incident))
 }
 
 // snapshotWait is how long anyone waits for the snapshot's lock, which is held
@@ -277,7 +276,7 @@ func (n *Node) mayActivate(ctx context.Context, acc *snapshot.Accepted, before S
 	if err != nil {
 		return err
 	}
-	defer lk.release()
+	defer lk.Unlock()
 	cur, err := n.Current()
 	if err != nil {
 		return err
@@ -417,18 +416,16 @@ func (n *Node) quarantine(ctx context.Context, acc *snapshot.Accepted, a Action,
 		n.o.Log.Warn("not admitted again", "model", r.ID(), "error", err)
 	}
 	f := refusal(*a.decision, r.Manifest, r.Receipt.source())
-	// A log that cannot be written must not keep a revoked model in use.
-	unlogged := n.incident(Incident{
-		Kind: f.Cause, Model: r.Name, Version: r.Version, Digest: r.Manifest, Expected: f.Expected, Found: f.Found, Source: f.Source,
-		Reason: f.Reason, Action: "quarantined", Snapshot: acc.Digest,
-	})
 	r.Cause, r.Holds = f.Cause, ""
 	r.Failures++
 	r.RetryAfter = n.now().Add(n.backoff(acc.Document.Settings.Retry, r.Failures))
 	if err := r.move(Failed, n.o.By, f.Reason, acc.Digest, n.now()); err != nil {
 		return err
 	}
-	return errors.Join(f, unlogged, n.save(r))
+	return errors.Join(f, n.report(r, Incident{
+		Kind: f.Cause, Model: r.Name, Version: r.Version, Digest: r.Manifest, Expected: f.Expected, Found: f.Found, Source: f.Source,
+		Reason: f.Reason, Action: "quarantined", Snapshot: acc.Digest,
+	}))
 }
 
 func (rc *Receipt) source() string {

@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/filelock"
 	"github.com/resultity/rmodels/policy"
 	"github.com/resultity/rmodels/snapshot"
 	"github.com/resultity/rmodels/snapshot/ceremony"
@@ -74,7 +75,7 @@ func TestNothingHoldsUpAWithdrawal(t *testing.T) {
 		"another pass": {trouble: func(w *network, n *Node, asked chan struct{}) SyncOptions {
 			lk, err := takeLock(context.Background(), filepath.Join(n.dir, "sync.lock"), "test", 0)
 			w.must(err)
-			w.t.Cleanup(lk.release)
+			w.t.Cleanup(lk.Unlock)
 			close(asked)
 			return SyncOptions{Source: snapshot.DirSource(w.site), Wait: time.Hour}
 		}},
@@ -133,6 +134,86 @@ func TestNothingHoldsUpAWithdrawal(t *testing.T) {
 			}
 			cancel()
 			if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A stopped process that holds the log's lock costs one wait, however many
+// models are revoked, and each incident is logged once when it lets go.
+func TestAStuckLogHoldsNothingUp(t *testing.T) {
+	names := []string{"one", "two", "three", "four"}
+	w, n := judging(t, names...)
+	w.sync(n)
+	for _, name := range names {
+		w.must(w.repo.Revoke(snapshot.Revocation{Digest: w.state(n, name+"@v1", Active).Manifest}))
+	}
+	bundle := w.publish()
+	lk, err := filelock.Try(n.auditPath()+".lock", filelock.Exclusive)
+	w.must(err)
+	began := time.Now()
+	if _, _, err := n.Apply(context.Background(), bundle, "test"); err == nil {
+		t.Error("nobody was told that the log is locked")
+	}
+	if took := time.Since(began); took > logWait+3*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	for _, name := range names {
+		if s := w.onDisk(n, name+"@v1"); s != Failed {
+			t.Errorf("%s is %s", name, s)
+		}
+	}
+	lk.Unlock()
+	again, err := Open(n.o)
+	w.must(err)
+	w.sync(again)
+	w.sync(again)
+	all, _ := auditLog(t, again)
+	count := map[string]int{}
+	for _, e := range all {
+		if e.Incident != nil {
+			count[e.Incident.Model]++
+		}
+	}
+	for _, name := range names {
+		if count[name] != 1 {
+			t.Errorf("logged: %v", count)
+		}
+	}
+}
+
+// Who may not change the state of a node can lock nothing that it waits for.
+func TestStrangersLockNothing(t *testing.T) {
+	for name, take := range map[string]func(w *network, n *Node, bundle []byte) error{
+		"sync": func(w *network, n *Node, _ []byte) error {
+			_, err := n.Sync(context.Background(), SyncOptions{Source: snapshot.DirSource(w.site)})
+			return err
+		},
+		"apply": func(_ *network, n *Node, bundle []byte) error {
+			_, _, err := n.Apply(context.Background(), bundle, "test")
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, _ := judging(t, "tiny")
+			n := w.node(func(o *Options) { o.StateDir = filepath.Join(shortDir(t), "state") })
+			n.says(true)
+			w.sync(n)
+			w.must(w.repo.Revoke(snapshot.Revocation{Digest: w.state(n, "tiny@v1", Active).Manifest}))
+			bundle := w.publish()
+			stranger := w.stranger(step{Dir: n.o.StateDir, Verb: "lock"}, w.strangersProgram())
+			defer func() { _ = stranger.Wait() }()
+			defer func() { _ = stranger.Process.Kill() }()
+			began := time.Now()
+			w.must(take(w, n, bundle))
+			if took := time.Since(began); took > 3*time.Second {
+				t.Errorf("it took %s", took)
+			}
+			if s := w.onDisk(n, "tiny@v1"); s != Failed {
+				t.Errorf("it is %s", s)
+			}
+			if _, err := n.GC(context.Background(), full); err != nil {
 				t.Error(err)
 			}
 		})
@@ -213,7 +294,7 @@ func TestReadersGoByTheAcceptedSnapshot(t *testing.T) {
 		}
 	})
 	t.Run("while a long action keeps the records", func(t *testing.T) {
-		var held []*lock
+		var held []*filelock.Lock
 		for _, name := range names {
 			lk, err := n.models.lock(ctx, name+"@v1")
 			w.must(err)
@@ -226,7 +307,7 @@ func TestReadersGoByTheAcceptedSnapshot(t *testing.T) {
 		}
 		look(t)
 		for _, lk := range held {
-			lk.release()
+			lk.Unlock()
 		}
 	})
 	t.Run("written down by a collection", func(t *testing.T) {

@@ -1,6 +1,9 @@
 package lifecycle
 
 import (
+	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -20,6 +23,47 @@ type Incident struct {
 	Reason   string        `json:"reason"`
 	Action   string        `json:"action,omitzero"` // what the node did about it
 	Snapshot digest.Digest `json:"snapshot,omitzero"`
+}
+
+// unloggedMax bounds the incidents that a record keeps for the log.
+const unloggedMax = 8
+
+// report stores a record that failed a check, together with the incident, in
+// one write, and then logs the incident (invariant 3). A log that does not take
+// it holds nothing up: the record keeps it, and the next pass logs it.
+func (n *Node) report(r *Record, in Incident) error {
+	r.Unlogged = append(r.Unlogged, n.note(in))
+	if over := len(r.Unlogged) - unloggedMax; over > 0 {
+		r.Unlogged = slices.Delete(r.Unlogged, 0, over)
+	}
+	return errors.Join(n.save(r), n.logKept(r))
+}
+
+// logKept logs the incidents that a record keeps for the log, each once.
+func (n *Node) logKept(r *Record) error {
+	if len(r.Unlogged) == 0 {
+		return nil
+	}
+	for len(r.Unlogged) > 0 {
+		in := r.Unlogged[0]
+		logged, err := readIncidents(n.auditPath(), in.same, 1)
+		if err == nil && len(logged) == 0 { // else it was logged by a process that died before it said so
+			err = n.record(Entry{Incident: &in})
+		}
+		if err != nil {
+			return fmt.Errorf("kept for the next pass to log: %w", err)
+		}
+		r.Unlogged = r.Unlogged[1:]
+	}
+	r.Unlogged = nil
+	return n.models.write(r.ID(), r)
+}
+
+// same tells whether the log's form of an incident is of this one: long texts
+// are cut there.
+func (in Incident) same(logged Incident) bool {
+	return in.Kind == logged.Kind && in.Model == logged.Model && in.Version == logged.Version &&
+		in.Digest == logged.Digest && in.Snapshot == logged.Snapshot && in.Time.Equal(logged.Time)
 }
 
 // readIncidents returns the newest limit incidents that keep accepts, oldest first; limit 0

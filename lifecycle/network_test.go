@@ -41,7 +41,7 @@ type network struct {
 
 	mu     sync.Mutex
 	bad    func(http.ResponseWriter, *http.Request) bool // answers itself where it returns true
-	deny   func(*http.Request) int                        // status to answer with; 0 lets the request through
+	deny   func(*http.Request) int                       // status to answer with; 0 lets the request through
 	tamper func(*http.Request, []byte) []byte
 	seen   []string
 }

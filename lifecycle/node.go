@@ -8,7 +8,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/resultity/rmodels/cas"
@@ -57,6 +59,8 @@ type Node struct {
 	engine func(context.Context) (engine, error)
 
 	admissions readmitted
+
+	logStuck atomic.Int64 // when the log's lock was waited for in vain, in Unix nanoseconds
 
 	told sync.Map // runtimes whose refusal this process has recorded
 }
@@ -252,20 +256,40 @@ func (n *Node) Record(nameOrID string) (*Record, error) {
 }
 
 // Incidents returns the newest limit incidents, oldest first, of one model
-// (name or name@version) or of all; limit 0 means no limit.
+// (name or name@version) or of all; limit 0 means no limit. Those that the log
+// did not take yet come last.
 func (n *Node) Incidents(model string, limit int) ([]Incident, error) {
-	return readIncidents(n.auditPath(), func(in Incident) bool {
+	wanted := func(in Incident) bool {
 		return model == "" || in.Model == model || modelID(in.Model, in.Version) == model
-	}, limit)
+	}
+	all, err := readIncidents(n.auditPath(), wanted, limit)
+	recs, _ := n.written() // what is damaged holds none
+	for _, r := range recs {
+		for _, in := range r.Unlogged {
+			if wanted(in) && !slices.ContainsFunc(all, in.same) {
+				all = append(all, in)
+			}
+		}
+	}
+	if limit > 0 && len(all) > limit {
+		all = all[len(all)-limit:]
+	}
+	return all, err
 }
 
 // incident records a failed check. Failing to record it is itself an error:
 // a check must not fail silently (invariant 3).
 func (n *Node) incident(in Incident) error {
+	in = n.note(in)
+	return n.record(Entry{Incident: &in})
+}
+
+// note dates an incident and tells the program's own log of it.
+func (n *Node) note(in Incident) Incident {
 	in.Time = n.now()
 	n.o.Log.Warn("incident", "kind", in.Kind, "model", in.Model, "version", in.Version, "digest", in.Digest,
 		"expected", in.Expected, "found", in.Found, "source", in.Source, "reason", in.Reason)
-	return n.record(Entry{Incident: &in})
+	return in
 }
 
 // facts is what this node offers, with the configuration's statements on top.

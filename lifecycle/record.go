@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/resultity/rmodels/internal/durable"
+	"github.com/resultity/rmodels/internal/filelock"
 	"github.com/resultity/rmodels/policy"
 	"github.com/resultity/rmodels/runner"
 )
@@ -52,6 +53,7 @@ type Record struct {
 	RetryAfter time.Time    `json:"retryAfter,omitzero"` // a Failed model is not tried before
 	Unlisted   time.Time    `json:"unlisted,omitzero"`   // since when no snapshot lists it
 	Updated    time.Time    `json:"updated"`
+	Unlogged   []Incident   `json:"unlogged,omitzero"` // incidents that the log is still to get; see report
 	History    []Transition `json:"history,omitzero"`
 }
 
@@ -176,7 +178,7 @@ func (rs records) ids() ([]string, error) {
 }
 
 // lock takes the lock of one key without waiting; [ErrBusy] names the holder.
-func (rs records) lock(ctx context.Context, id string) (*lock, error) {
+func (rs records) lock(ctx context.Context, id string) (*filelock.Lock, error) {
 	if err := durable.MkdirAll(rs.dir, 0o755); err != nil {
 		return nil, err
 	}

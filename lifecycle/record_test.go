@@ -141,11 +141,11 @@ func TestLockNamesItsHolder(t *testing.T) {
 	go func() {
 		l2, err := takeLock(context.Background(), path, "tiny@v1", 10*time.Second)
 		if err == nil {
-			l2.release()
+			l2.Unlock()
 		}
 		done <- err
 	}()
-	l.release()
+	l.Unlock()
 	if err := <-done; err != nil {
 		t.Errorf("waiting for a lock that was released: %v", err)
 	}

@@ -187,7 +187,7 @@ func (n *Node) settleRoot(ctx context.Context, id string, ref cas.Ref) error {
 	} else if err != nil {
 		return err
 	}
-	defer lk.release()
+	defer lk.Unlock()
 	w, err := wanted()
 	if err != nil || fits(w) {
 		return err

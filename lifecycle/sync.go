@@ -80,7 +80,7 @@ func (n *Node) Sync(ctx context.Context, o SyncOptions) (*SyncResult, error) {
 			if err != nil {
 				return res, err
 			}
-			defer lk.release()
+			defer lk.Unlock()
 			if acc, err = n.Current(); err != nil { // another pass may have accepted a newer one meanwhile
 				return res, err
 			}
@@ -227,7 +227,7 @@ func (n *Node) accept(ctx context.Context, take func() (*snapshot.Accepted, erro
 	if err != nil {
 		return nil, err
 	}
-	defer lk.release()
+	defer lk.Unlock()
 	acc, err := take()
 	if acc != nil {
 		if lerr := n.accepted(acc); lerr != nil { // it is in force all the same
@@ -272,6 +272,11 @@ func (n *Node) mend(ctx context.Context) error {
 	for _, id := range ids {
 		var r Record
 		err := n.models.read(id, &r)
+		if err == nil && r.ID() == id && len(r.Unlogged) > 0 {
+			if _, err := n.locked(ctx, id, n.logKept); err != nil {
+				n.o.Log.Warn("incidents are still to be logged", "model", id, "error", err)
+			}
+		}
 		if err == nil && r.ID() == id || errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -334,7 +339,7 @@ func (n *Node) forgetRuntimes(ctx context.Context, acc *snapshot.Accepted) error
 		if err == nil || errors.Is(err, cas.ErrNotFound) {
 			err = os.Remove(n.runtimes.path(id))
 		}
-		lk.release()
+		lk.Unlock()
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

@@ -425,7 +425,7 @@ func TestTwoPassesAtOnce(t *testing.T) {
 	if f := AsFailure(err); f == nil || f.Cause != CauseBusy {
 		t.Errorf("got %v", err)
 	}
-	lk.release()
+	lk.Unlock()
 	if _, err := n.Sync(context.Background(), SyncOptions{Source: snapshot.DirSource(w.site), Wait: time.Second}); err != nil {
 		t.Error(err)
 	}

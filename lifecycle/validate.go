@@ -178,7 +178,7 @@ func (n *Node) runtimeImage(ctx context.Context, l *cas.Lease, acc *snapshot.Acc
 	if err != nil {
 		return nil, err
 	}
-	defer lk.release()
+	defer lk.Unlock()
 	var rec RuntimeRecord
 	switch err := n.runtimes.read(id, &rec); {
 	case errors.Is(err, fs.ErrNotExist):

@@ -87,7 +87,7 @@ func (n *Node) verifyOne(ctx context.Context, acc *snapshot.Accepted, id string,
 	var r Record
 	err = n.models.read(id, &r)
 	if err != nil {
-		lk.release()
+		lk.Unlock()
 		return nil, err
 	}
 	v := &Verification{Name: r.Name, Version: r.Version, Receipt: r.Receipt}
@@ -97,7 +97,7 @@ func (n *Node) verifyOne(ctx context.Context, acc *snapshot.Accepted, id string,
 	var out Outcome
 	n.overtaken(ctx, acc, &r, &out)
 	v.State = r.State
-	lk.release()
+	lk.Unlock()
 	if err != nil && AsFailure(err).Cause == CauseUnexpected {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/opencontainers/go-digest"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/resultity/rmodels/cas"
 	"github.com/resultity/rmodels/internal/durable"
+	"github.com/resultity/rmodels/internal/filelock"
 )
 
 // Stored is an artifact that the store holds, in the form in which it is pushed
@@ -137,7 +139,7 @@ type LayoutResult struct {
 // into one directory by several processes wait for each other.
 func Export(ctx context.Context, dir, name string, p *Packed, ev []Evidence) (LayoutResult, error) {
 	var res LayoutResult
-	unlock, err := lockLayout(dir)
+	unlock, err := lockLayout(ctx, dir)
 	if err != nil {
 		return res, fmt.Errorf("export %s: %w", name, err)
 	}
@@ -187,7 +189,7 @@ func Export(ctx context.Context, dir, name string, p *Packed, ev []Evidence) (La
 // Unexport takes an artifact and its referrers out of a layout, and the blobs
 // that no other manifest there names.
 func Unexport(ctx context.Context, dir string, manifest digest.Digest) error {
-	unlock, err := lockLayout(dir)
+	unlock, err := lockLayout(ctx, dir)
 	if err != nil {
 		return fmt.Errorf("remove %s from %s: %w", manifest, dir, err)
 	}
@@ -249,18 +251,18 @@ func InLayout(ctx context.Context, dir string) (map[digest.Digest]string, error)
 	return out, nil
 }
 
+// layoutWait bounds how long a writer waits for another one of the same
+// directory, which may copy models of hundreds of gigabytes.
+const layoutWait = 10 * time.Minute
+
 // lockLayout makes the directory where there is none and keeps other writers
 // out of it.
-func lockLayout(dir string) (unlock func(), err error) {
+func lockLayout(ctx context.Context, dir string) (unlock func(), err error) {
 	if err := durable.MkdirAll(filepath.Join(dir, "blobs", "sha256"), 0o755); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(filepath.Join(dir, ".lock"), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	l, err := filelock.Take(ctx, filepath.Join(dir, ".lock"), filelock.Exclusive, layoutWait)
 	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		f.Close()
 		return nil, err
 	}
 	version := filepath.Join(dir, ocispec.ImageLayoutFile)
@@ -270,11 +272,11 @@ func lockLayout(dir string) (unlock func(), err error) {
 			err = durable.WriteFile(version, b, 0o644)
 		}
 		if err != nil {
-			f.Close()
+			l.Unlock()
 			return nil, err
 		}
 	}
-	return func() { f.Close() }, nil
+	return l.Unlock, nil
 }
 
 // editIndex changes index.json in one step.

@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/resultity/rmodels/internal/durable"
+	"github.com/resultity/rmodels/internal/filelock"
 )
 
 // localDomain is where images that this program loads have their names. No
@@ -75,7 +76,7 @@ func (e *Engine) RemoveImages(ctx context.Context, stateDir, lock string, keep [
 		lock = filepath.Join(stateDir, "run.lock")
 	}
 	var errs []error
-	var held *os.File
+	var held *filelock.Lock
 	for _, path := range paths {
 		n, err := readLoaded(path)
 		if err != nil {

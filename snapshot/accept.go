@@ -63,11 +63,11 @@ func (t *Trust) Accept(ctx context.Context, o *Offer, now time.Time) (*Accepted,
 // take runs every step under the lock, keeps each new root and stores what
 // verified.
 func (t *Trust) take(ctx context.Context, src Source, now time.Time) (*Accepted, error) {
-	unlock, err := t.lock(ctx)
+	lock, err := t.lock(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer unlock()
+	defer lock.Unlock()
 	c, err := t.verify(ctx, src, now, t.keepRoot)
 	if err != nil {
 		return nil, err

@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -17,10 +15,10 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
 
 	"github.com/resultity/rmodels/internal/durable"
+	"github.com/resultity/rmodels/internal/filelock"
 )
 
 const (
-	oNoFollow    = syscall.O_NOFOLLOW | syscall.O_CLOEXEC
 	pinFile      = "pin.json"
 	rootsFolder  = "roots"
 	acceptedFile = "accepted.json"
@@ -263,29 +261,15 @@ func (t *Trust) readFloor() (fl floor, found bool, err error) {
 	return fl, true, nil
 }
 
+// lockWait bounds how long an acceptance waits for another, which holds the
+// lock while it verifies what it has in memory and stores it.
+const lockWait = 30 * time.Second
+
 // lock makes acceptance one at a time among all processes of the node.
-func (t *Trust) lock(ctx context.Context) (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(t.dir, lockFile), os.O_RDWR|os.O_CREATE|oNoFollow, 0o600)
+func (t *Trust) lock(ctx context.Context) (*filelock.Lock, error) {
+	l, err := filelock.Take(ctx, filepath.Join(t.dir, lockFile), filelock.Exclusive, lockWait)
 	if errors.Is(err, fs.ErrPermission) {
 		return nil, notOwner(err)
 	}
-	if err != nil {
-		return nil, err
-	}
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			return func() { f.Close() }, nil
-		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
-			return nil, errors.Join(fmt.Errorf("lock %s: %w", t.dir, err), f.Close())
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("lock %s, held by another process: %w", t.dir, ctx.Err()), f.Close())
-		case <-tick.C:
-		}
-	}
+	return l, err
 }

@@ -62,8 +62,10 @@ func CreateFS(fsys FS, path string, data []byte, perm fs.FileMode) error {
 }
 
 // AppendLine appends line and a newline to path with one write and makes them
-// durable. The file is created with perm. Concurrent appenders, in any number
-// of processes, do not mix their lines. A line may not contain a newline.
+// durable. The file is created with perm. A line may not contain a newline.
+//
+// Appenders exclude each other by a lock that the caller holds. It is not this
+// file that they lock: who may read a file may also lock it.
 func AppendLine(path string, line []byte, perm fs.FileMode) error {
 	return AppendLineFS(OS, path, line, perm)
 }
@@ -75,7 +77,7 @@ func AppendLineFS(fsys FS, path string, line []byte, perm fs.FileMode) error {
 
 // AppendAfter is [AppendLine] for a line that depends on the one before it:
 // next is given the last line, without its newline and perhaps torn by a
-// crash, or nil where there is none. No other appender comes between.
+// crash, or nil where there is none.
 func AppendAfter(path string, perm fs.FileMode, next func(last []byte) ([]byte, error)) error {
 	return AppendAfterFS(OS, path, perm, next)
 }
@@ -95,10 +97,6 @@ func AppendAfterFS(fsys FS, path string, perm fs.FileMode, next func(last []byte
 	defer func() { err = errors.Join(err, f.Close()) }()
 	if err := checkRegular(f, path); err != nil {
 		return err
-	}
-	// The lock is what makes "look at the last byte, then append" one step.
-	if err := retry(func() error { return syscall.Flock(int(f.Fd()), syscall.LOCK_EX) }); err != nil {
-		return &fs.PathError{Op: "flock", Path: path, Err: err}
 	}
 	last, torn, err := lastLine(f)
 	if err != nil {
