@@ -40,11 +40,11 @@ const noticeably = time.Hour
 // floor where it lies below what is stored. A floor that is gone, though
 // [Pin] wrote one, is raised again from the cache and told as [ErrFloorLost].
 func (t *Trust) Witness(ctx context.Context, now time.Time) error {
-	unlock, err := t.lock(ctx)
+	lock, err := t.lock(ctx)
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer lock.Unlock()
 	old, found, err := t.readFloor()
 	if err != nil {
 		return err
@@ -110,11 +110,11 @@ func (f floor) advanced(old floor, acc *Accepted) bool {
 // which it was before. It is for a person who knows that the clock was ahead
 // and is right now.
 func (t *Trust) ForgetTime(ctx context.Context, now time.Time) (was time.Time, err error) {
-	unlock, err := t.lock(ctx)
+	lock, err := t.lock(ctx)
 	if err != nil {
 		return time.Time{}, err
 	}
-	defer unlock()
+	defer lock.Unlock()
 	fl, _, err := t.readFloor()
 	if err != nil {
 		return time.Time{}, err

@@ -180,7 +180,7 @@ func (a *app) pass(res *lifecycle.SyncResult, o lifecycle.SyncOptions, named boo
 // withdrew stays so.
 func (a *app) stopped(res *lifecycle.SyncResult, err error) error {
 	if res != nil && len(res.Outcomes) > 0 && a.output != "json" {
-		printOutcomes(plain{a.stdout}, res, a.quiet)
+		outcomeTable(plain{a.stdout}, res, a.quiet)
 	}
 	return err
 }
@@ -265,11 +265,11 @@ func printPreflight(w io.Writer, all []lifecycle.Preflight, files bool) {
 	}
 }
 
-func printOutcomes(w io.Writer, res *lifecycle.SyncResult, quiet bool) {
+// outcomeTable prints a row for each action that is worth one, and reports
+// whether there was any.
+func outcomeTable(w io.Writer, res *lifecycle.SyncResult, quiet bool) bool {
 	rows := [][]string{{"MODEL", "DID", "STATE", "TOOK", "WHY"}}
-	last := map[string]lifecycle.State{} // a model may have had several things done
 	for _, x := range res.Outcomes {
-		last[x.ID()] = x.After
 		why := x.Result
 		if why == "" {
 			why = x.Reason
@@ -288,11 +288,17 @@ func printOutcomes(w io.Writer, res *lifecycle.SyncResult, quiet bool) {
 	}
 	if len(rows) > 1 {
 		table(w, rows)
-	} else if quiet && res.SnapshotFailure == nil {
+	}
+	return len(rows) > 1
+}
+
+func printOutcomes(w io.Writer, res *lifecycle.SyncResult, quiet bool) {
+	if !outcomeTable(w, res, quiet) && quiet && res.SnapshotFailure == nil {
 		return // cron mails whatever is printed
 	}
-	if res.Plan.Snapshot == "" {
-		return // it ended before it had one
+	last := map[string]lifecycle.State{} // a model may have had several things done
+	for _, x := range res.Outcomes {
+		last[x.ID()] = x.After
 	}
 	count := map[lifecycle.State]int{}
 	for _, s := range last {
