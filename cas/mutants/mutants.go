@@ -493,7 +493,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "touched-root-emptied", breaks: "what a root names is freed while the root is spared",
-		file: "cas/sweep.go", old: "	return c.marks.markRef(e.ref)\n", new: "	return nil\n", tests: "TestGCSparesWhatARootNamesThatIsTouched",
+		file: "cas/sweep.go", old: "	return c.marks.markRef(e.ref)\n", new: "	return nil\n", tests: "TestGCSparesWhatARootNamesThatIsTouched$|TestWantedSchedules",
 	},
 	// Mount tables of strangers.
 	{
