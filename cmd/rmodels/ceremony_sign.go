@@ -128,7 +128,7 @@ func printPending(w io.Writer, p *ceremony.Pending, dir string) {
 			if r.Was != r.Threshold && c.Against > 0 {
 				threshold = fmt.Sprintf("%d (was %d)", r.Threshold, r.Was)
 			}
-			line(w, "  %-10s %s of %s needed", r.Role, threshold, amount.Count(len(r.Added)+len(r.Kept), "key"))
+			line(w, "  %-10s %s needed, keys: %d", r.Role, threshold, len(r.Added)+len(r.Kept))
 			for _, id := range r.Added {
 				line(w, "    added    %s", id)
 			}
@@ -169,6 +169,9 @@ func printPending(w io.Writer, p *ceremony.Pending, dir string) {
 		line(w, "warning: %s", x)
 	}
 	line(w, "digest %s", p.Digest)
+	if len(p.Signs) > 0 {
+		line(w, "to be signed: %s", strings.Join(p.Signs, ", "))
+	}
 }
 
 func shortAll(ids []string) string {

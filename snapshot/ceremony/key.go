@@ -328,7 +328,11 @@ func (st *state) remember(keys []*Key) (warnings []string) {
 		m.Document = st.published.acc.Digest
 	}
 	for _, k := range keys {
-		if k.file == "" || k.memory == m {
+		if k.memory == m {
+			continue
+		}
+		if k.file == "" { // not of a file: it remembers for as long as it is loaded
+			k.memory = m
 			continue
 		}
 		b, err := json.Marshal(m)

@@ -21,7 +21,10 @@ import (
 type Pending struct {
 	// Digest is of the difference and of what it is to: a confirmation that
 	// names it is for nothing else. Dates are left out, they are set when signed.
-	Digest   digest.Digest   `json:"digest"`
+	Digest digest.Digest `json:"digest"`
+	// Signs are the roles that the keys at hand would sign for, of root and
+	// targets; of Sign alone. A root that only waits is shown and not signed.
+	Signs    []string        `json:"signs,omitzero"`
 	Root     *RootChange     `json:"root,omitzero"`     // a root that waits for signatures or for publication
 	Document *DocumentChange `json:"document,omitzero"` // nil: nothing differs from what was published
 	Dropped  []Dropped       `json:"dropped,omitzero"`  // signatures that no longer count
@@ -334,7 +337,7 @@ func (st *state) dropped(p *Pending) {
 		add(st.late, st.lateWhy)
 	}
 	for _, d := range p.Dropped {
-		p.Risks = append(p.Risks, fmt.Sprintf("%d signatures of role %s would be dropped: %s", len(d.Keys), d.Role, d.Why))
+		p.Risks = append(p.Risks, fmt.Sprintf("what %d of the holders of role %s signed would be dropped: %s", len(d.Keys), d.Role, d.Why))
 	}
 }
 

@@ -379,6 +379,13 @@ func (r *Repository) Renew(ctx context.Context, keys []*Key, o PublishOptions, s
 func (r *Repository) Update(ctx context.Context, from snapshot.Source, pinned []byte) error {
 	return r.locked(ctx, func() error {
 		theirs, err := readLine(ctx, from, r.config.Network)
+		if errors.Is(err, snapshot.ErrNetwork) && len(pinned) > 0 {
+			// A root that was kept elsewhere says more than the folder does.
+			if name := networkAt(ctx, from); name != "" {
+				r.config.Network, r.lost = name, "the network's name was another"
+				theirs, err = readLine(ctx, from, name)
+			}
+		}
 		if err != nil {
 			return err
 		}
@@ -415,7 +422,16 @@ func (r *Repository) Update(ctx context.Context, from snapshot.Source, pinned []
 				return follows(ctx, st.published, theirs, history, r.config.Network)
 			}
 		}
-		return r.finalize(ctx, st, theirs)
+		if err := r.finalize(ctx, st, theirs); err != nil {
+			return err
+		}
+		if r.lost != "" {
+			if err := writeJSON(r.files, repositoryFile, r.config); err != nil {
+				return err
+			}
+			r.lost = ""
+		}
+		return nil
 	})
 }
 

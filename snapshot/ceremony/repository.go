@@ -133,14 +133,10 @@ func open(dir string, files folder) (*Repository, error) {
 }
 
 func (r *Repository) guessNetwork() string {
-	names := []string{draftFile, stagedDocument}
-	published, _ := r.files.list(metadataFolder + "/targets")
-	for _, n := range published {
-		if strings.HasSuffix(n, "."+snapshot.TargetName) {
-			names = append(names, metadataFolder+"/targets/"+n)
-		}
+	if name := networkAt(context.Background(), folderSource{r.files, metadataFolder}); name != "" {
+		return name
 	}
-	for _, name := range names {
+	for _, name := range []string{draftFile, stagedDocument} {
 		if b, err := r.files.read(name, snapshot.MaxDocument); err == nil {
 			if doc, err := snapshot.Parse(b); err == nil {
 				return doc.Network
@@ -148,6 +144,49 @@ func (r *Repository) guessNetwork() string {
 		}
 	}
 	return ""
+}
+
+// networkAt is the name in what a place has published, not verified: it is
+// held against the signatures by whoever reads the place under that name.
+func networkAt(ctx context.Context, src snapshot.Source) string {
+	name, role := snapshot.TimestampFile, metadata.TIMESTAMP
+	for {
+		b, err := src.Fetch(ctx, name, snapshot.MaxMetadata(role))
+		if err != nil || snapshot.CheckMetadata(role, b) != nil {
+			return ""
+		}
+		var m struct {
+			Signed struct {
+				Meta map[string]struct {
+					Version int64 `json:"version"`
+				} `json:"meta"`
+				Targets map[string]struct {
+					Hashes map[string]string `json:"hashes"`
+				} `json:"targets"`
+			} `json:"signed"`
+		}
+		if json.Unmarshal(b, &m) != nil {
+			return ""
+		}
+		switch role {
+		case metadata.TIMESTAMP:
+			role = metadata.SNAPSHOT
+			name = snapshot.MetadataFile(role, m.Signed.Meta["snapshot.json"].Version)
+		case metadata.SNAPSHOT:
+			role = metadata.TARGETS
+			name = snapshot.MetadataFile(role, m.Signed.Meta["targets.json"].Version)
+		default:
+			b, err := src.Fetch(ctx, snapshot.TargetFile(snapshot.TargetName, m.Signed.Targets[snapshot.TargetName].Hashes["sha256"]), snapshot.MaxDocument)
+			if err != nil {
+				return ""
+			}
+			doc, err := snapshot.Parse(b)
+			if err != nil {
+				return ""
+			}
+			return doc.Network
+		}
+	}
 }
 
 // now has whole seconds, as TUF writes times.

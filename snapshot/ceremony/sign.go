@@ -296,6 +296,12 @@ func (st *state) pendingFor(o *SignOptions) (*Pending, error) {
 	if !o.Root && st.waiting != nil && !st.waiting.complete {
 		p.Warnings = append(p.Warnings, fmt.Sprintf("root %d waits; root keys sign it only with: rmodels snapshot sign %s --root", st.waiting.meta.Signed.Version, st.r.dir))
 	}
+	if signsRoot {
+		p.Signs = append(p.Signs, metadata.ROOT)
+	}
+	if targets {
+		p.Signs = append(p.Signs, metadata.TARGETS)
+	}
 	needs := signsRoot || targets && len(p.Risks) > 0
 	switch {
 	case o.Confirmed != "" && o.Confirmed != p.Digest && (signsRoot || targets):
