@@ -100,11 +100,15 @@ func ask(prompt string) ([]byte, error) {
 }
 
 // elsewhere are the flags of commands that take over what a site has first.
-type elsewhere struct{ from, root string }
+type elsewhere struct {
+	from, root string
+	replace    bool
+}
 
 func (e *elsewhere) flags(f *pflag.FlagSet) {
 	f.StringVar(&e.from, "from", "", "take over what was published there first: a directory, a URL or oci://registry/repository[:tag]")
 	f.StringVar(&e.root, "pinned", "", "with --from: a copy of the network's root.json that was kept elsewhere; another network is refused")
+	f.BoolVar(&e.replace, "replace", false, "with --from: give up what this ceremony published under the same numbers")
 }
 
 // update brings the ceremony up to date where --from says so.
@@ -123,7 +127,7 @@ func (a *app) update(ctx context.Context, r *ceremony.Repository, e elsewhere) e
 	if err != nil {
 		return err
 	}
-	return ceremonyError(r.Update(ctx, src, pinned))
+	return ceremonyError(r.Update(ctx, src, ceremony.UpdateOptions{Pinned: pinned, Replace: e.replace}))
 }
 
 // publishedAt reads a place that nodes pull from.

@@ -116,7 +116,7 @@ func (r *Repository) apply(st *state, s *snapshot.Snapshot, change func(*state, 
 	if len(after) < len(before) { // on the way back to what nodes take
 		return nil
 	}
-	extra, err := r.extraTargets(s)
+	extra, err := r.extraTargets(s, func(string) {})
 	if err != nil {
 		return err
 	}
@@ -142,8 +142,8 @@ func (r *Repository) editPublished(st *state, change func(*state, *snapshot.Snap
 		if err != nil {
 			return err
 		}
-		if edits = len(changes) > 0; edits && st.aside() && withdrawsOnly(changes, base, st.draft) {
-			// An earlier change of this kind, not published yet: go on from it.
+		if edits = len(changes) > 0; edits && withdrawsOnly(changes, base, st.draft) {
+			// What was withdrawn before and is not published yet goes along.
 			if next, err = clone(st.draft); err != nil {
 				return err
 			}
@@ -451,7 +451,7 @@ func (r *Repository) AddBundle(manifest digest.Digest, bundle []byte) error {
 			err = nil
 		}
 		if err != nil {
-			return fmt.Errorf("bundles of %s: %w", manifest, err)
+			list = nil // damaged, and left out by everything else: begun again
 		}
 		if slices.ContainsFunc(list, func(v jsontext.Value) bool { return bytes.Equal(v, bundle) }) {
 			return nil
@@ -475,7 +475,7 @@ func (r *Repository) AddBundle(manifest digest.Digest, bundle []byte) error {
 // extraTargets are a document's targets besides itself: its trust roots, and
 // bundles for what it lists. They lie beside the draft, else where the last
 // snapshot was published.
-func (r *Repository) extraTargets(s *snapshot.Snapshot) (map[string][]byte, error) {
+func (r *Repository) extraTargets(s *snapshot.Snapshot, damaged func(string)) (map[string][]byte, error) {
 	targets := map[string][]byte{}
 	for name, tr := range s.TrustRoots {
 		b, err := r.files.read(path.Join(draftTargets, tr.Target), snapshot.MaxExtra)
@@ -498,12 +498,15 @@ func (r *Repository) extraTargets(s *snapshot.Snapshot) (map[string][]byte, erro
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if err != nil {
-			return nil, err
-		}
 		var list []jsontext.Value
-		if err := json.Unmarshal(b, &list); err != nil {
-			return nil, fmt.Errorf("%w: bundles of %s: %w", snapshot.ErrInvalid, d, err)
+		if err == nil {
+			err = json.Unmarshal(b, &list)
+		}
+		if err != nil {
+			// Nodes look for signatures elsewhere too: what is damaged may not be
+			// in the way of the rest.
+			damaged(fmt.Sprintf("the bundles of %s are left out: %v", d, err))
+			continue
 		}
 		targets[snapshot.BundleTarget(d)] = b
 	}

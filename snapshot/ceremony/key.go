@@ -279,7 +279,7 @@ func (m memory) check(st *state, file string) error {
 	if m.First == "" {
 		return nil
 	}
-	hint := fmt.Sprintf("remembered in %s%s", file, memorySuffix)
+	hint := fmt.Sprintf("remembered in %s%s; remove that file if what it says was given up", file, memorySuffix)
 	if m.Network != st.r.config.Network {
 		return fmt.Errorf("%w: this key has signed for network %q, not %q (%s)", ErrForeign, m.Network, st.r.config.Network, hint)
 	}
@@ -309,7 +309,7 @@ func (st *state) first() (digest.Digest, error) {
 	case st.publishedErr != nil:
 		return "", st.publishedErr
 	case st.published != nil:
-		return st.published.first()
+		return st.published.first(), nil
 	case st.waiting != nil:
 		return signedDigest(st.waiting.meta)
 	}

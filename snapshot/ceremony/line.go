@@ -1,6 +1,7 @@
 package ceremony
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -56,7 +57,26 @@ type line struct {
 }
 
 // first names the network by its first root, whichever holders signed it.
-func (l *line) first() (digest.Digest, error) { return rootDigest(l.roots[0]) }
+func (l *line) first() digest.Digest {
+	d, err := rootDigest(l.roots[0])
+	if err != nil { // it was parsed when the line was read
+		return ""
+	}
+	return d
+}
+
+// sameRoot tells whether two roots say the same, whoever signed them.
+func sameRoot(a, b []byte) (bool, error) {
+	if bytes.Equal(a, b) {
+		return true, nil
+	}
+	x, err := rootDigest(a)
+	if err != nil {
+		return false, err
+	}
+	y, err := rootDigest(b)
+	return x == y, err
+}
 
 // rootDigest is that of what the holders sign.
 func rootDigest(raw []byte) (digest.Digest, error) {
@@ -87,23 +107,23 @@ func parseMeta[T metadata.Roles](role string, b []byte) (*metadata.Metadata[T], 
 }
 
 // readRoots walks the roots of src from its first. Nil: it has none.
-func readRoots(ctx context.Context, src snapshot.Source) (*line, error) {
+func readRoots(ctx context.Context, src snapshot.Source) (*line, *snapshot.Chain, error) {
 	first, err := src.Fetch(ctx, rootFile(1), snapshot.MaxMetadata(metadata.ROOT))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	kept := &keeping{Source: src}
 	chain, err := snapshot.NewChain(first)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := chain.Follow(ctx, kept); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return &line{roots: append([][]byte{first}, kept.files...), root: chain.Root()}, nil
+	return &line{roots: append([][]byte{first}, kept.files...), root: chain.Root()}, chain, nil
 }
 
 // keeping keeps what it fetched.
@@ -130,7 +150,7 @@ func readLine(ctx context.Context, src snapshot.Source, network string) (*line, 
 	if err != nil && !none {
 		return nil, err
 	}
-	l, err := readRoots(ctx, src)
+	l, chain, err := readRoots(ctx, src)
 	if err != nil || l == nil {
 		if err == nil && !none {
 			err = fmt.Errorf("%w: %s is missing", snapshot.ErrInvalid, rootFile(1))
@@ -139,10 +159,6 @@ func readLine(ctx context.Context, src snapshot.Source, network string) (*line, 
 	}
 	if none {
 		return l, nil
-	}
-	chain, err := l.chain()
-	if err != nil {
-		return nil, err
 	}
 	l.acc, l.files, err = chain.Accept(ctx, src, network, time.Time{}, snapshot.Seen{})
 	return l, err
@@ -190,26 +206,14 @@ func follows(ctx context.Context, ours, theirs *line, history snapshot.Source, n
 	if theirs == nil {
 		return nil
 	}
-	a, err := ours.first()
-	if err != nil {
-		return err
-	}
-	b, err := theirs.first()
-	if err != nil {
-		return err
-	}
-	if a != b {
-		return fmt.Errorf("%w: there is %s, here is %s", ErrForeign, b, a)
+	if same, err := sameRoot(ours.roots[0], theirs.roots[0]); err != nil || !same {
+		return errors.Join(fmt.Errorf("%w: there is %s, here is %s", ErrForeign, theirs.first(), ours.first()), err)
 	}
 	if n, m := len(theirs.roots), len(ours.roots); n > m {
 		return fmt.Errorf("%w: there is root %d, here is root %d", ErrBehind, n, m)
 	}
 	for i, raw := range theirs.roots {
-		a, err := rootDigest(raw)
-		if err != nil {
-			return err
-		}
-		if b, err := rootDigest(ours.roots[i]); err != nil || a != b {
+		if same, err := sameRoot(ours.roots[i], raw); err != nil || !same {
 			return errors.Join(fmt.Errorf("%w: root %d", ErrOtherLine, i+1), err)
 		}
 	}
@@ -219,21 +223,27 @@ func follows(ctx context.Context, ours, theirs *line, history snapshot.Source, n
 	if ours.acc == nil {
 		return fmt.Errorf("%w: there is snapshot %d, here is none", ErrBehind, theirs.acc.Document.Sequence)
 	}
+	if err := sameHistory(ctx, ours, theirs, history); err != nil {
+		if !errors.Is(err, ErrOtherLine) {
+			return err
+		}
+		chain, cerr := ours.chain()
+		if cerr != nil {
+			return cerr
+		}
+		if _, _, dead := chain.Accept(ctx, theirs.files, network, time.Time{}, snapshot.Seen{}); dead == nil {
+			return err
+		} // else our newest root replaced the keys that signed it, as after a theft
+	}
 	chain, err := ours.chain()
 	if err != nil {
 		return err
 	}
-	if _, _, err := chain.Accept(ctx, snapshot.Files(ours.files), network, time.Time{}, theirs.seen()); err != nil {
+	if _, _, err := chain.Accept(ctx, ours.files, network, time.Time{}, theirs.seen()); err != nil {
 		return fmt.Errorf("%w: there is snapshot %d with timestamp %d, here is %d with %d: %w", ErrBehind, theirs.acc.Document.Sequence,
 			theirs.acc.TimestampVersion, ours.acc.Document.Sequence, ours.acc.TimestampVersion, err)
 	}
-	if chain, err = ours.chain(); err != nil {
-		return err
-	}
-	if _, _, err := chain.Accept(ctx, theirs.files, network, time.Time{}, snapshot.Seen{}); err != nil {
-		return nil // our newest root replaced the keys that signed it, as after a theft
-	}
-	return sameHistory(ctx, ours, theirs, history)
+	return nil
 }
 
 // sameHistory refuses another text under a number that this ceremony has used.

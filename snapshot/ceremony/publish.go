@@ -160,7 +160,7 @@ func (r *Repository) release(ctx context.Context, st *state, next *line, o Publi
 
 // compare holds what would be published against what a site has.
 func (r *Repository) compare(ctx context.Context, next *line, s Site, o PublishOptions) error {
-	theirs, err := readLine(ctx, s, r.config.Network)
+	theirs, err := r.readLine(ctx, s, r.config.Network)
 	if err != nil {
 		if o.Replace || errors.Is(err, fs.ErrNotExist) {
 			return nil
@@ -222,11 +222,7 @@ func (st *state) nextLine(ctx context.Context) (*line, error) {
 // lacking says which signatures are missing, the root that waits left out
 // where there is one to go on with.
 func (st *state) lacking() error {
-	p, err := st.pending()
-	if err != nil {
-		return err
-	}
-	s, err := st.status(p)
+	s, err := st.status(nil)
 	if err != nil {
 		return err
 	}
@@ -245,7 +241,7 @@ func (st *state) lacking() error {
 // rehearse takes files through a node's own steps.
 func (st *state) rehearse(ctx context.Context, files map[string][]byte) (*line, error) {
 	src := snapshot.Files(files)
-	next, err := readRoots(ctx, src)
+	next, chain, err := readRoots(ctx, src)
 	if err == nil && next == nil {
 		err = fmt.Errorf("%w: %s is missing", snapshot.ErrInvalid, rootFile(1))
 	}
@@ -253,13 +249,15 @@ func (st *state) rehearse(ctx context.Context, files map[string][]byte) (*line, 
 		return nil, fmt.Errorf("a node would refuse this: %w", err)
 	}
 	for _, seen := range []snapshot.Seen{st.published.seen(), {}} {
-		chain, err := next.chain()
-		if err != nil {
-			return nil, err
+		if chain == nil {
+			if chain, err = next.chain(); err != nil {
+				return nil, err
+			}
 		}
 		if next.acc, next.files, err = chain.Accept(ctx, src, st.r.config.Network, st.now, seen); err != nil {
 			return nil, fmt.Errorf("a node would refuse this: %w", err)
 		}
+		chain = nil // it accepts once
 	}
 	return next, nil
 }
@@ -287,7 +285,7 @@ func (r *Repository) finalize(ctx context.Context, st *state, next *line) error 
 	if err := r.dropRoots(st.publishedVersion()); err != nil {
 		return err
 	}
-	again, err := r.read(ctx)
+	again, err := r.readFrom(ctx, st.published)
 	if err != nil {
 		return err
 	}
@@ -325,7 +323,7 @@ func (r *Repository) BundleFile() ([]byte, error) {
 // others published there, is taken over first.
 func (r *Repository) Renew(ctx context.Context, keys []*Key, o PublishOptions, sites ...Site) error {
 	for _, s := range sites {
-		if err := r.Update(ctx, s, nil); err != nil && !errors.Is(err, fs.ErrNotExist) && !o.Replace {
+		if err := r.Update(ctx, s, UpdateOptions{}); err != nil && !errors.Is(err, fs.ErrNotExist) && !o.Replace {
 			return err
 		}
 	}
@@ -368,22 +366,31 @@ func (r *Repository) Renew(ctx context.Context, keys []*Key, o PublishOptions, s
 	})
 }
 
+// UpdateOptions say what is believed of a site.
+type UpdateOptions struct {
+	// Pinned is a copy of any of the network's roots that was kept elsewhere.
+	Pinned []byte
+	// Replace gives up what this ceremony has published, where the site has
+	// another text under the same numbers.
+	Replace bool
+}
+
 // Update takes over what a site has published: after a restore from a backup,
 // on a second machine, where files were lost. It never goes back. What waits
 // here for the same numbers is signed again.
 //
 // The site is held against the first root here. Where that is lost or in doubt
-// pinned, a copy of any root that was kept elsewhere, says which network is
-// meant; without it the site's is taken, and each holder's key still refuses
-// another than it has signed under.
-func (r *Repository) Update(ctx context.Context, from snapshot.Source, pinned []byte) error {
+// the pinned one says which network is meant; without it the site's is taken,
+// and each holder's key still refuses another than it has signed under.
+func (r *Repository) Update(ctx context.Context, from snapshot.Source, o UpdateOptions) error {
+	pinned := o.Pinned
 	return r.locked(ctx, func() error {
-		theirs, err := readLine(ctx, from, r.config.Network)
+		theirs, err := r.readLine(ctx, from, r.config.Network)
 		if errors.Is(err, snapshot.ErrNetwork) && len(pinned) > 0 {
 			// A root that was kept elsewhere says more than the folder does.
 			if name := networkAt(ctx, from); name != "" {
 				r.config.Network, r.lost = name, "the network's name was another"
-				theirs, err = readLine(ctx, from, name)
+				theirs, err = r.readLine(ctx, from, name)
 			}
 		}
 		if err != nil {
@@ -396,7 +403,7 @@ func (r *Repository) Update(ctx context.Context, from snapshot.Source, pinned []
 		if err != nil {
 			return err
 		}
-		lost := st.publishedErr != nil
+		lost := st.publishedErr != nil || o.Replace
 		if len(pinned) > 0 {
 			if err := theirs.has(pinned); err != nil {
 				return err
@@ -405,6 +412,11 @@ func (r *Repository) Update(ctx context.Context, from snapshot.Source, pinned []
 		}
 		switch history := (folderSource{r.files, metadataFolder}); {
 		case lost:
+			if o.Replace && st.published != nil && len(pinned) == 0 {
+				if same, err := sameRoot(st.published.roots[0], theirs.roots[0]); err != nil || !same {
+					return errors.Join(fmt.Errorf("%w: there is %s, here is %s", ErrForeign, theirs.first(), st.published.first()), err)
+				}
+			}
 			if err := r.clearPublished(theirs); err != nil {
 				return err
 			}
@@ -413,8 +425,8 @@ func (r *Repository) Update(ctx context.Context, from snapshot.Source, pinned []
 			if err != nil {
 				return err
 			}
-			if first, err := theirs.first(); err != nil || first != ours {
-				return errors.Join(fmt.Errorf("%w: there is %s, here is %s", ErrForeign, first, ours), err)
+			if first := theirs.first(); first != ours {
+				return fmt.Errorf("%w: there is %s, here is %s", ErrForeign, first, ours)
 			}
 		case st.published != nil:
 			if err := follows(ctx, theirs, st.published, history, r.config.Network); err != nil {
@@ -437,16 +449,12 @@ func (r *Repository) Update(ctx context.Context, from snapshot.Source, pinned []
 
 // has tells whether a root is one of the line's.
 func (l *line) has(root []byte) error {
-	want, err := rootDigest(root)
-	if err != nil {
-		return err
-	}
 	for _, raw := range l.roots {
-		if d, err := rootDigest(raw); err == nil && d == want {
-			return nil
+		if same, err := sameRoot(raw, root); err != nil || same {
+			return err
 		}
 	}
-	return fmt.Errorf("%w: %s is none of its roots", ErrForeign, want)
+	return fmt.Errorf("%w: the root that was kept is none of its roots", ErrForeign)
 }
 
 // clearPublished takes away what does not verify, so that nothing of it stands

@@ -63,6 +63,8 @@ type Repository struct {
 	files  folder
 	config repositoryConfig
 	lost   string // why the configuration had to be guessed
+
+	readLine func(context.Context, snapshot.Source, string) (*line, error) // a seam for tests that read one text often
 }
 
 type repositoryConfig struct {
@@ -108,7 +110,7 @@ func Open(dir string) (*Repository, error) {
 }
 
 func open(dir string, files folder) (*Repository, error) {
-	r := &Repository{dir: dir, files: files}
+	r := &Repository{dir: dir, files: files, readLine: readLine}
 	b, err := files.read(repositoryFile, maxConfig)
 	if err == nil {
 		if err = json.Unmarshal(b, &r.config, json.RejectUnknownMembers(true)); err == nil {
@@ -199,7 +201,7 @@ func (r *Repository) now() time.Time {
 
 // published reads metadata/ as a place of its own.
 func (r *Repository) published(ctx context.Context) (*line, error) {
-	l, err := readLine(ctx, folderSource{r.files, metadataFolder}, r.config.Network)
+	l, err := r.readLine(ctx, folderSource{r.files, metadataFolder}, r.config.Network)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w; bring it up to date with: rmodels snapshot update %s --from SITE", ErrPublished, err, r.dir)
 	}

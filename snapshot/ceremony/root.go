@@ -64,7 +64,7 @@ func Init(dir string, o InitOptions) (*Repository, error) {
 		return nil, fmt.Errorf("%s is not empty: a ceremony is made in a new directory", dir)
 	}
 	o.Terms.fill()
-	r := &Repository{Now: o.Now, dir: dir, files: f, config: repositoryConfig{o.Network, o.Terms}}
+	r := &Repository{Now: o.Now, dir: dir, files: f, config: repositoryConfig{o.Network, o.Terms}, readLine: readLine}
 	if err := durable.MkdirAll(filepath.Join(dir, keysFolder), 0o700); err != nil {
 		return nil, err
 	}

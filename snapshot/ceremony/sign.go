@@ -130,8 +130,9 @@ func (st *state) rootStatus(root *rootMeta) RoleStatus {
 	}
 	role := root.Signed.Roles[metadata.ROOT]
 	x := RoleStatus{Role: metadata.ROOT, Version: root.Signed.Version, Threshold: role.Threshold, Expires: root.Signed.Expires, Complete: complete, Signed: []string{}, Missing: []string{}}
+	signed := st.rootSigned(root)
 	for _, id := range st.rootSigners() {
-		if slices.Contains(st.rootSigned(root), id) {
+		if slices.Contains(signed, id) {
 			x.Signed = append(x.Signed, id)
 		} else {
 			x.Missing = append(x.Missing, id)
@@ -239,11 +240,15 @@ func (r *Repository) sign(ctx context.Context, o SignOptions) (*Status, error) {
 	}
 	s := &signing{state: st, o: o, pending: p}
 	for _, step := range []func() error{s.root, s.targets, s.online} {
+		before := len(s.signed)
 		if err := step(); err != nil {
 			return nil, err
 		}
+		if len(s.signed) == before {
+			continue
+		}
 		// What a step wrote is read and verified like everything else.
-		if s.state, err = r.read(ctx); err != nil {
+		if s.state, err = r.readFrom(ctx, st.published); err != nil {
 			return nil, err
 		}
 	}

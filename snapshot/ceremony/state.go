@@ -60,6 +60,12 @@ func (st *state) problem(format string, args ...any) {
 // read reads the folder. It fails only where the disk does; what does not
 // verify is part of the state.
 func (r *Repository) read(ctx context.Context) (*state, error) {
+	return r.readFrom(ctx, nil)
+}
+
+// readFrom is read where what was published is known: it was just verified,
+// under the lock that still holds.
+func (r *Repository) readFrom(ctx context.Context, published *line) (*state, error) {
 	// Through a link in place of a folder nothing is read, and nothing removed.
 	for _, dir := range []string{draftFolder, stagedFolder, metadataFolder} {
 		if _, err := r.files.list(dir); err != nil {
@@ -70,7 +76,9 @@ func (r *Repository) read(ctx context.Context) (*state, error) {
 	if r.lost != "" {
 		st.problem("%s", r.lost)
 	}
-	st.published, st.publishedErr = r.published(ctx)
+	if st.published = published; published == nil {
+		st.published, st.publishedErr = r.published(ctx)
+	}
 	if st.publishedErr != nil {
 		st.problem("%v", st.publishedErr)
 	}
@@ -221,7 +229,7 @@ func (st *state) readDraft() {
 		st.problem("%v", st.draftErr)
 		return
 	}
-	if st.extra, err = st.r.extraTargets(st.draft); err == nil {
+	if st.extra, err = st.r.extraTargets(st.draft, func(why string) { st.problem("%s", why) }); err == nil {
 		err = st.limits(st.draft, st.extra)
 	}
 	if err != nil {
@@ -306,7 +314,7 @@ func (st *state) judgeDocument(s *stagedSet) string {
 	case !st.now.Before(s.doc.Expires) || !st.now.Before(tg.Signed.Expires):
 		return fmt.Sprintf("it was dated %s and has expired", s.doc.Created.Format(time.RFC3339))
 	}
-	if s.extra, err = st.r.extraTargets(s.doc); err != nil {
+	if s.extra, err = st.r.extraTargets(s.doc, func(string) {}); err != nil {
 		return err.Error()
 	}
 	if !listsExactly(tg, s.raw, s.extra) {
