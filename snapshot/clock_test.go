@@ -297,7 +297,7 @@ func TestClockWalks(t *testing.T) {
 	f := net.forge()
 	held := must1(n.Current(net.now()))(t)
 	var stale time.Time // when the held set was first seen stale
-	for step := range 200 {
+	for step := range 80 {
 		what := ""
 		wall := net.now()
 		switch next(6) {

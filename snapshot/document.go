@@ -111,8 +111,9 @@ type Keyless struct {
 	Identities   []Identity `json:"identities"`
 }
 
-// Identity is matched exactly; there are no patterns, because an unanchored
-// one accepts look-alike names.
+// Identity is matched exactly, and by the type of the certificate's name (URI,
+// e-mail address, user name) that Subject is spelled as; there are no patterns,
+// because an unanchored one accepts look-alike names.
 type Identity struct {
 	Issuer  string `json:"issuer"`
 	Subject string `json:"subject"`

@@ -54,7 +54,7 @@ func TestReadersMeanwhile(t *testing.T) {
 			s.Sequence, s.Extensions = next, map[string]jsontext.Value{"pad": pad}
 		})
 	}
-	const each = 15
+	const each = 12
 	for i := range each {
 		f.document(edited(sequence+1), "targets-1", "targets-2")
 		put(i)
