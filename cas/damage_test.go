@@ -94,6 +94,28 @@ func TestGCGoesOnBesideDamage(t *testing.T) {
 	}
 }
 
+// A root that is damaged, and that nobody needs, goes first when space is
+// short: while it is there no blob can go.
+func TestGCEvictsWhatIsDamagedFirst(t *testing.T) {
+	at := t.TempDir()
+	mount(t, "tmpfs", at, "size=16m") // what others write does not make space short
+	s := open(t, filepath.Join(at, "store"), cas.Options{})
+	l := lease(t, s)
+	broken, older := install(t, s, l, 1), install(t, s, l, 2)
+	must(t, s.PutRef(t.Context(), broken.ref("broken")))
+	r := older.ref("older")
+	r.LastUsed = time.Now().Add(-time.Hour)
+	must(t, s.PutRef(t.Context(), r))
+	must(t, l.Release())
+	damage(t, filepath.Join(filepath.Dir(broken.tree.Path), "index"), 70)
+	usage, err := s.Usage(t.Context())
+	must(t, err)
+	res := gc(t, s, cas.GCOptions{MinFree: usage.DiskFree + 100<<10}) // the older one's are enough
+	if len(res.Damaged) > 0 || has(t, s, broken.big) {
+		t.Errorf("damaged %v, broken %v", res.Damaged, broken.present(t, s))
+	}
+}
+
 // Damage of what nobody uses is only garbage.
 func TestGCFreesWhatIsDamagedAndUnused(t *testing.T) {
 	s := newStore(t)

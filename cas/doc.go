@@ -32,8 +32,10 @@
 //     inode alone, and its bytes are hashed again.
 //  4. A published blob is not trusted for ever: a failed check makes it
 //     suspect, and a suspect blob refuses new uses until it is repaired.
-//  5. Roots are read fail closed: a ref, lease, tree index or mount table that
-//     cannot be read stops a collection. It never counts as "no roots".
+//  5. Roots are read fail closed, and what cannot be read never counts as "no
+//     roots": a ref or a lease stops a collection; while the index of a tree or
+//     the record of a layer in use is unreadable, no blob goes; while a mount
+//     table of the host is, no tree.
 //  6. Locks are believed only where they work: network file systems are
 //     refused, and flock, link and rename are tried at each Open. So are names
 //     only where nobody else can make any: a store that is another user's, or

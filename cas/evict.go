@@ -1,6 +1,7 @@
 package cas
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -40,6 +41,9 @@ func (c *collection) chooseEvictions() error {
 			return nil
 		}
 		reason := fmt.Sprintf("space is short; last used %s", e.last.UTC().Format(time.RFC3339))
+		if e.last.IsZero() {
+			reason = "space is short, and its tree or layers cannot be read"
+		}
 		if e.ref == "" {
 			e.item = c.drop("partial", string(e.k.digest()), e.bytes, reason)
 			want -= e.bytes
@@ -72,7 +76,11 @@ func (c *collection) evictables() ([]evictable, error) {
 	var out []evictable
 	for file, at := range c.marks.refs {
 		if !at.ref.Pinned && !c.wanted[at.ref.Name] && !c.inUse(at.ref) {
-			out = append(out, evictable{ref: file, last: at.ref.LastUsed})
+			e := evictable{ref: file, last: at.ref.LastUsed}
+			if c.isBroken(at.ref) { // of no use, and while it is a root no blob can go
+				e.last = time.Time{}
+			}
+			out = append(out, e)
 		}
 	}
 	names, err := c.s.ingestNames()
@@ -102,6 +110,23 @@ func (c *collection) evictables() ([]evictable, error) {
 		out = append(out, evictable{k: k, last: last, bytes: bytes})
 	}
 	return out, nil
+}
+
+// isBroken reports whether the index of a root's tree, or the record of one of
+// its layers, cannot be read.
+func (c *collection) isBroken(r Ref) bool {
+	if k, err := keyOf(r.Tree); err == nil {
+		if _, err := c.s.findTree(context.Background(), k); err != nil {
+			return true
+		}
+	}
+	return slices.ContainsFunc(r.Layers, func(d digest.Digest) bool {
+		k, err := keyOf(d)
+		if err == nil {
+			_, err = c.s.findLayer(context.Background(), k)
+		}
+		return err != nil
+	})
 }
 
 // inUse reports whether a lease or a mount holds the tree of a ref or, when it

@@ -554,4 +554,8 @@ var mutants = []mutant{
 		name: "repair-believes-maps", breaks: "a repair leaves a map with the sums of other bytes",
 		file: "cas/repair.go", old: "|| !slices.Equal(old.chunks, fresh.chunks)) {", new: "|| !slices.Equal(fresh.chunks, fresh.chunks)) {", tests: "TestMapsAreWrittenAgain",
 	},
+	{
+		name: "damaged-root-holds-all", breaks: "a damaged root that nobody needs keeps a full disk from being freed",
+		file: "cas/evict.go", old: "			if c.isBroken(at.ref) {", new: "			if false && c.isBroken(at.ref) {", tests: "TestGCEvictsWhatIsDamagedFirst",
+	},
 }
