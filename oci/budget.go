@@ -78,15 +78,14 @@ func meterOf(ctx context.Context) *meter {
 	return m
 }
 
-// waited books time against a host and returns all of it.
-func (m *meter) waited(host string, d time.Duration) time.Duration {
+// waited books time against a host.
+func (m *meter) waited(host string, d time.Duration) {
 	if m == nil {
-		return d
+		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.at[host] += d
-	return m.at[host]
 }
 
 // metering bounds ctx by what is left of its model's budget. The function that
@@ -131,18 +130,37 @@ func bound(ctx context.Context, d time.Duration, why func() error) (context.Cont
 }
 
 // share bounds ctx for the first of so many sources that are still to be
-// asked: what it wastes must leave the others their part.
+// asked: what it wastes must leave the others their part. The function that it
+// returns ends its turn; where a budget was spent in it, the time that the
+// model waited for the host is the host's to pay.
 func (c *Client) share(ctx context.Context, s source, sources int) (context.Context, func()) {
-	m := meterOf(ctx)
-	if m == nil || sources < 2 || s.budget() == nil {
+	m, h := meterOf(ctx), s.budget()
+	if m == nil || h == nil {
 		return ctx, func() {}
 	}
-	m.mu.Lock()
-	part := time.Until(m.until) / time.Duration(sources)
-	m.mu.Unlock()
-	return bound(ctx, part, func() error {
-		return &budgetError{fmt.Sprintf("%s took its part of a model's time, %s", s, part.Round(time.Millisecond)), true}
-	})
+	cancel := func() {}
+	if sources > 1 {
+		m.mu.Lock()
+		part := time.Until(m.until) / time.Duration(sources)
+		m.mu.Unlock()
+		ctx, cancel = bound(ctx, part, func() error {
+			return &budgetError{fmt.Sprintf("%s took its part of a model's time, %s", s, part.Round(time.Millisecond)), true}
+		})
+	}
+	return ctx, func() {
+		spent := spentBudget(ctx)
+		cancel()
+		if spent == nil {
+			return
+		}
+		m.mu.Lock()
+		waited := m.at[h.name]
+		m.mu.Unlock()
+		h.mu.Lock()
+		h.charge(c.o.Budgets, waited, spent)
+		h.mu.Unlock()
+		c.tellLeftOut(h)
+	}
 }
 
 // stopped says why a source is not worth another question now.

@@ -167,7 +167,7 @@ func TestSlowHostIsPaidOnce(t *testing.T) {
 		note   string
 	}{
 		{"hangs", hang, 31 * time.Second, "does not answer: the 30s for one document are spent", "bad.example does not answer: 5s of 30s"},
-		{"drips a byte every 10 s", r.dripping(1, 10*time.Second), 61 * time.Second, "less than 1024 bytes a second", "has sent 0 bytes"},
+		{"drips a byte every 10 s", r.dripping(1, 10*time.Second), 75 * time.Second, "less than 1024 bytes a second", "has sent 0 bytes"},
 		{"is late with each document", func(req *http.Request) *http.Response {
 			select {
 			case <-time.After(25 * time.Second):

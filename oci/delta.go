@@ -70,57 +70,64 @@ func (c *Client) chunkMaps(ctx context.Context, sources []source, subject digest
 	budget := int64(maxChunkMaps)
 	ctx, booked := c.metering(ctx)
 	defer booked()
-	for _, s := range sources {
-		once := func(get func(context.Context) error) error {
-			return c.attempt(ctx, s.budget(), c.o.Budgets.document(), get)
-		}
-		var list []ocispec.Descriptor
-		err := once(func(ctx context.Context) (err error) {
-			list, err = s.referrers(ctx, subject, maxEvidence)
-			return err
-		})
-		if err != nil {
-			continue
-		}
-		for _, d := range list {
-			// Some registries say the config's type instead of the artifact's.
-			if !slices.Contains([]string{mediaTypeChunkMap, "", ocispec.MediaTypeEmptyJSON}, d.ArtifactType) || checkDescriptor(d) != nil || d.Size > maxManifest {
-				continue
-			}
-			var raw []byte
-			err := once(func(ctx context.Context) (err error) {
-				raw, _, err = s.manifest(ctx, d.Digest.String(), maxManifest)
-				return err
-			})
-			var m ocispec.Manifest
-			if err != nil || digest.FromBytes(raw) != d.Digest || json.Unmarshal(raw, &m) != nil || checkManifest(m) != nil || m.ArtifactType != mediaTypeChunkMap || m.Subject == nil || m.Subject.Digest != subject {
-				continue
-			}
-			for _, l := range m.Layers {
-				blob := digest.Digest(l.Annotations[annotationChunkMap])
-				size, wanted := want[blob]
-				if _, have := out[blob]; !wanted || have || l.MediaType != mediaTypeChunkMap || l.Size > min(budget, maxMapBytes) {
-					continue
-				}
-				var b []byte
-				err := once(func(ctx context.Context) (err error) {
-					b, err = readDocument(ctx, s, l)
-					return err
-				})
-				if err != nil {
-					continue
-				}
-				budget -= l.Size
-				if cm, err := parseChunkMap(b); err == nil && cm.blob == blob && cm.size == size {
-					out[blob] = cm
-				}
-			}
-		}
+	for i, s := range sources {
+		part, end := c.share(ctx, s, len(sources)-i)
+		c.chunkMapsFrom(part, s, subject, want, out, &budget)
+		end()
 		if len(out) == len(want) {
 			break
 		}
 	}
 	return out
+}
+
+// chunkMapsFrom adds the maps that one source has to out.
+func (c *Client) chunkMapsFrom(ctx context.Context, s source, subject digest.Digest, want map[digest.Digest]int64, out map[digest.Digest]chunkMap, budget *int64) {
+	once := func(get func(context.Context) error) error {
+		return c.attempt(ctx, s.budget(), c.o.Budgets.document(), get)
+	}
+	var list []ocispec.Descriptor
+	err := once(func(ctx context.Context) (err error) {
+		list, err = s.referrers(ctx, subject, maxEvidence)
+		return err
+	})
+	if err != nil {
+		return
+	}
+	for _, d := range list {
+		// Some registries say the config's type instead of the artifact's.
+		if !slices.Contains([]string{mediaTypeChunkMap, "", ocispec.MediaTypeEmptyJSON}, d.ArtifactType) || checkDescriptor(d) != nil || d.Size > maxManifest {
+			continue
+		}
+		var raw []byte
+		err := once(func(ctx context.Context) (err error) {
+			raw, _, err = s.manifest(ctx, d.Digest.String(), maxManifest)
+			return err
+		})
+		var m ocispec.Manifest
+		if err != nil || digest.FromBytes(raw) != d.Digest || json.Unmarshal(raw, &m) != nil || checkManifest(m) != nil || m.ArtifactType != mediaTypeChunkMap || m.Subject == nil || m.Subject.Digest != subject {
+			continue
+		}
+		for _, l := range m.Layers {
+			blob := digest.Digest(l.Annotations[annotationChunkMap])
+			size, wanted := want[blob]
+			if _, have := out[blob]; !wanted || have || l.MediaType != mediaTypeChunkMap || l.Size > min(*budget, maxMapBytes) {
+				continue
+			}
+			var b []byte
+			err := once(func(ctx context.Context) (err error) {
+				b, err = readDocument(ctx, s, l)
+				return err
+			})
+			if err != nil {
+				continue
+			}
+			*budget -= l.Size
+			if cm, err := parseChunkMap(b); err == nil && cm.blob == blob && cm.size == size {
+				out[blob] = cm
+			}
+		}
+	}
 }
 
 // seed copies the chunks of t's blob that bases hold into its ingest. What it

@@ -155,16 +155,12 @@ func (c *Client) attempt(ctx context.Context, h *host, total time.Duration, get 
 	cancel(nil)
 	over.Wait()
 	ended := time.Now()
-	here := meterOf(ctx).waited(h.name, ended.Sub(began))
+	meterOf(ctx).waited(h.name, ended.Sub(began))
 	again, _ := retryable(err)
 	switch {
 	case err == nil:
 		h.delivered(c.o.Budgets, ended.Sub(began))
-	case spentBudget(ctx) != nil:
-		h.mu.Lock()
-		h.charge(c.o.Budgets, here, context.Cause(ctx))
-		h.mu.Unlock()
-	case ctx.Err() != nil: // the caller's own end
+	case ctx.Err() != nil: // the caller's own end, or a budget's: see [Client.share]
 	case again:
 		h.lost(c.o.Budgets, began, ended, err)
 	default:
