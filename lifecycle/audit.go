@@ -162,6 +162,7 @@ func (n *Node) record(e Entry) error {
 		return fmt.Errorf("record in %s: %w", n.auditPath(), err)
 	}
 	defer lk.Unlock()
+	_ = durable.RemoveTemporary(n.dir, markHead+".json")
 	var head digest.Digest
 	err = durable.AppendAfter(n.auditPath(), 0o644, func(last []byte) ([]byte, error) {
 		var err error

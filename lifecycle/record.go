@@ -177,6 +177,23 @@ func (rs records) ids() ([]string, error) {
 	return ids, nil
 }
 
+// removeTemporary removes what commands that were killed left, key by key under
+// its lock: a key that is locked is left to a later pass.
+func (rs records) removeTemporary(ctx context.Context) {
+	es, _ := os.ReadDir(rs.dir)
+	for _, e := range es {
+		base, _, _ := strings.Cut(strings.TrimPrefix(e.Name(), "."), ".tmp-")
+		id, ok := strings.CutSuffix(base, ".json")
+		if !ok || !durable.IsTemporary(e.Name()) {
+			continue
+		}
+		if l, err := rs.lock(ctx, id); err == nil {
+			_ = durable.RemoveTemporary(rs.dir, base)
+			l.Unlock()
+		}
+	}
+}
+
 // lock takes the lock of one key without waiting; [ErrBusy] names the holder.
 func (rs records) lock(ctx context.Context, id string) (*filelock.Lock, error) {
 	if err := durable.MkdirAll(rs.dir, 0o755); err != nil {

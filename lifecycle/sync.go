@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/durable"
 	"github.com/resultity/rmodels/internal/progress"
 	"github.com/resultity/rmodels/policy"
 	"github.com/resultity/rmodels/snapshot"
@@ -228,6 +229,7 @@ func (n *Node) accept(ctx context.Context, take func() (*snapshot.Accepted, erro
 		return nil, err
 	}
 	defer lk.Unlock()
+	_ = durable.RemoveTemporary(n.dir, markSnapshot+".json")
 	acc, err := take()
 	if acc != nil {
 		if lerr := n.accepted(acc); lerr != nil { // it is in force all the same
@@ -265,6 +267,8 @@ func (n *Node) rejected(err error, source string) error {
 // mend clears what a crash left: damaged records, roots in the store that no
 // record stands for, containers of runs that died.
 func (n *Node) mend(ctx context.Context) error {
+	n.models.removeTemporary(ctx)
+	n.runtimes.removeTemporary(ctx)
 	ids, err := n.models.ids()
 	if err != nil {
 		return err

@@ -255,8 +255,8 @@ func InLayout(ctx context.Context, dir string) (map[digest.Digest]string, error)
 // directory, which may copy models of hundreds of gigabytes.
 const layoutWait = 10 * time.Minute
 
-// lockLayout makes the directory where there is none and keeps other writers
-// out of it.
+// lockLayout makes the directory where there is none, keeps other writers out
+// of it and removes what a writer that was killed left in it.
 func lockLayout(ctx context.Context, dir string) (unlock func(), err error) {
 	if err := durable.MkdirAll(filepath.Join(dir, "blobs", "sha256"), 0o755); err != nil {
 		return nil, err
@@ -264,6 +264,12 @@ func lockLayout(ctx context.Context, dir string) (unlock func(), err error) {
 	l, err := filelock.Take(ctx, filepath.Join(dir, ".lock"), filelock.Exclusive, layoutWait)
 	if err != nil {
 		return nil, err
+	}
+	for _, d := range []string{dir, filepath.Join(dir, "blobs", "sha256")} {
+		if err := durable.RemoveTemporary(d); err != nil {
+			l.Unlock()
+			return nil, err
+		}
 	}
 	version := filepath.Join(dir, ocispec.ImageLayoutFile)
 	if _, err := os.Stat(version); errors.Is(err, fs.ErrNotExist) {
@@ -326,7 +332,7 @@ func (w *layoutWriter) blob(d digest.Digest, size int64, open func() (io.ReadClo
 		return err
 	}
 	defer src.Close()
-	f, err := os.CreateTemp(w.blobs, ".export-*")
+	f, err := os.OpenFile(durable.Temporary(path), os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
 	}

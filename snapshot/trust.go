@@ -271,5 +271,10 @@ func (t *Trust) lock(ctx context.Context) (*filelock.Lock, error) {
 	if errors.Is(err, fs.ErrPermission) {
 		return nil, notOwner(err)
 	}
+	if err == nil { // what one that was killed left: it is in nobody's way
+		_ = durable.RemoveTemporary(t.dir)
+		_ = durable.RemoveTemporary(filepath.Join(t.dir, rootsFolder))
+		_ = durable.RemoveTemporary(filepath.Dir(t.floorPath), filepath.Base(t.floorPath)) // the directory is other networks', too
+	}
 	return l, err
 }

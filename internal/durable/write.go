@@ -2,13 +2,15 @@ package durable
 
 import (
 	"bytes"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
-	"sync/atomic"
+	"regexp"
+	"slices"
+	"strings"
 	"syscall"
 )
 
@@ -16,13 +18,38 @@ import (
 // page, which Linux file systems write in one piece.
 const MaxLine = 4096
 
-var temporaries atomic.Uint64
-
-// Temporary is a name beside path that no other writer uses. Names of this
-// form (".<base>.tmp-<pid>-<n>") are leftovers of a crash when found later.
+// Temporary is a name beside path that no other writer uses, this process and
+// those before it with the same number included. Names of this form
+// (".<base>.tmp-<random>") are leftovers of a crash when found later.
 func Temporary(path string) string {
-	n := strconv.Itoa(os.Getpid()) + "-" + strconv.FormatUint(temporaries.Add(1), 36)
-	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".tmp-"+n)
+	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".tmp-"+rand.Text())
+}
+
+var temporary = regexp.MustCompile(`^\..+\.tmp-([A-Z2-7]{26}|[0-9]+-[0-9a-z]+)$|^\.(export|new)-[0-9]+$`)
+
+// IsTemporary reports whether a file's name has the form of [Temporary], or one
+// that earlier releases used.
+func IsTemporary(name string) bool { return temporary.MatchString(name) }
+
+// RemoveTemporary removes what writers that were killed left in a directory, with
+// bases only that of the files of these names. The caller holds a lock without
+// which nobody writes them. Only regular files with names of our form go; what
+// cannot be removed stays.
+func RemoveTemporary(dir string, bases ...string) error {
+	names, err := OS.ReadNames(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, name := range names {
+		if !IsTemporary(name) || len(bases) > 0 && !slices.ContainsFunc(bases, func(base string) bool { return strings.HasPrefix(name, "."+base+".tmp-") }) {
+			continue
+		}
+		path := filepath.Join(dir, name)
+		if fi, err := os.Lstat(path); err == nil && fi.Mode().IsRegular() {
+			_ = OS.Unlink(path)
+		}
+	}
+	return err
 }
 
 // WriteFile replaces path by a file with the given bytes. After it returns nil

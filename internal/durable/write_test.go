@@ -2,6 +2,7 @@ package durable_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -155,5 +156,36 @@ func TestMkdirAll(t *testing.T) {
 	}
 	if err := durable.MkdirAll(filepath.Join(file, "x"), 0o750); err == nil {
 		t.Error("made a directory below a file")
+	}
+}
+
+// TestTemporaryOfTheSamePid: a process with the number of one that was killed
+// (in a container always 1) writes the same file.
+func TestTemporaryOfTheSamePid(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "accepted.json")
+	seen := map[string]bool{}
+	for n := range 100 {
+		// What earlier releases left, and what this one leaves.
+		for _, left := range []string{
+			filepath.Join(filepath.Dir(path), fmt.Sprintf(".accepted.json.tmp-%d-%s", os.Getpid(), strconv.FormatInt(int64(n), 36))),
+			durable.Temporary(path),
+		} {
+			if seen[left] || !durable.IsTemporary(filepath.Base(left)) {
+				t.Fatal(left)
+			}
+			seen[left] = true
+			if err := os.WriteFile(left, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := durable.WriteFile(path, []byte("new"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := durable.RemoveTemporary(filepath.Dir(path)); err != nil {
+		t.Fatal(err)
+	}
+	if names, _ := os.ReadDir(filepath.Dir(path)); len(names) != 1 {
+		t.Errorf("%d names left", len(names))
 	}
 }
