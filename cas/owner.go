@@ -16,6 +16,9 @@ import (
 // and who may write below refs/ or leases/ says what is kept. One that is
 // missing is left to fsck.
 func (s *Store) checkOwners() error {
+	if err := durable.CheckParents(s.root); err != nil {
+		return fmt.Errorf("%w: %w, then run rmodels fsck --hash", ErrWritable, err)
+	}
 	if err := checkOwner(s.root, 0); err != nil { // the root may be given as a link
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/durable"
 	"github.com/resultity/rmodels/internal/terminal"
 	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/policy"
@@ -172,6 +173,7 @@ func (c class) expected() string {
 
 // causes maps the sentinels of the packages below, the most specific first.
 var causes = []class{
+	{durable.ErrExposed, CauseState, "then check what is in it; see docs/operator.md"},
 	{ErrBusy, CauseBusy, "wait for it and try again; sync --wait 10m does so by itself"},
 	{runner.ErrBusy, CauseBusy, "one test inference runs at a time; try again when it has ended"},
 	{runner.ErrGPUBusy, CauseBusy, "the GPU is held by another runtime; stop it or let the agent yield it"},

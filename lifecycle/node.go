@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -86,7 +87,7 @@ func Open(o Options) (*Node, error) {
 // unexposed refuses state that somebody else could have written.
 func (n *Node) unexposed() error {
 	for _, d := range []string{n.o.StateDir, filepath.Dir(n.dir), n.dir, n.models.dir, n.runtimes.dir, n.runsDir(), n.trustDir(), filepath.Join(n.trustDir(), "roots"), filepath.Dir(n.floorPath())} {
-		if err := durable.CheckUnexposed(d); errors.Is(err, durable.ErrExposed) {
+		if err := durable.CheckEntries(d, recordFile); errors.Is(err, durable.ErrExposed) {
 			return &Failure{Cause: CauseState, Reason: "the state of this node cannot be trusted: " + err.Error(), Hint: "then check what is in it, or begin with an empty one: rmodels init", Err: err}
 		} else if err != nil && !errors.Is(err, fs.ErrNotExist) { // runs come with the first
 			return fmt.Errorf("open node state: %w", err)
@@ -94,6 +95,9 @@ func (n *Node) unexposed() error {
 	}
 	return nil
 }
+
+// recordFile tells a file whose content counts; a lock's does not.
+func recordFile(name string) bool { return !strings.HasSuffix(name, ".lock") }
 
 func newNode(o Options) *Node {
 	if o.StoreDir == "" {

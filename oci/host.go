@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/resultity/rmodels/internal/durable"
 	"github.com/resultity/rmodels/internal/version"
 	"golang.org/x/net/http/httpproxy"
 	"oras.land/oras-go/v2/registry"
@@ -104,6 +105,9 @@ func (c *Client) credential(ctx context.Context, name, addr string) (auth.Creden
 	c.dockerOnce.Do(func() {
 		// A node that runs from cron may have no home directory and needs
 		// none: that is not an error, a file that cannot be read is.
+		if c.dockerErr = checkDockerConfig(c.o.DockerConfig); c.dockerErr != nil {
+			return
+		}
 		if c.o.DockerConfig != "" {
 			c.docker, c.dockerErr = credentials.NewStore(c.o.DockerConfig, credentials.StoreOptions{})
 		} else if _, err := os.UserHomeDir(); err == nil || os.Getenv("DOCKER_CONFIG") != "" {
@@ -111,7 +115,7 @@ func (c *Client) credential(ctx context.Context, name, addr string) (auth.Creden
 		}
 	})
 	if c.dockerErr != nil {
-		return auth.EmptyCredential, fmt.Errorf("%w: docker configuration: %v", ErrUnauthorized, c.dockerErr)
+		return auth.EmptyCredential, fmt.Errorf("%w: docker configuration: %w", ErrUnauthorized, c.dockerErr)
 	}
 	if c.docker == nil {
 		return auth.EmptyCredential, nil
@@ -166,6 +170,9 @@ func newTransports(o Options) (http.RoundTripper, error) {
 	if o.Transport != nil {
 		return o.Transport, nil
 	}
+	if err := checkSystemRoots(); err != nil {
+		return nil, err
+	}
 	t := &transports{o: o, byHost: map[string]http.RoundTripper{}, standard: newTransport(o, nil, false)}
 	for name, h := range o.Hosts {
 		if err := t.add(registryAddress(name), h); err != nil {
@@ -206,9 +213,9 @@ func newTransport(o Options, config *tls.Config, linkLocal bool) *http.Transport
 func (h Host) tls() (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
 	if h.CAFile != "" {
-		pem, err := os.ReadFile(h.CAFile)
+		pem, err := durable.ReadOwn(h.CAFile, MaxCertificates)
 		if err != nil {
-			return nil, fmt.Errorf("%w: ca file: %v", ErrTLS, err)
+			return nil, fmt.Errorf("%w: ca file: %w", ErrTLS, err)
 		}
 		pool, err := x509.SystemCertPool()
 		if err != nil {
@@ -220,9 +227,9 @@ func (h Host) tls() (*tls.Config, error) {
 		config.RootCAs = pool
 	}
 	if h.CertFile != "" || h.KeyFile != "" {
-		pair, err := tls.LoadX509KeyPair(h.CertFile, h.KeyFile)
+		pair, err := LoadKeyPair(h.CertFile, h.KeyFile)
 		if err != nil {
-			return nil, fmt.Errorf("%w: client certificate: %v", ErrTLS, err)
+			return nil, fmt.Errorf("%w: client certificate: %w", ErrTLS, err)
 		}
 		config.Certificates = []tls.Certificate{pair}
 	}

@@ -5,13 +5,14 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/resultity/rmodels/internal/durable"
 )
 
 // mirrorHost is one place that a hosts.toml names for a registry.
@@ -50,15 +51,15 @@ func readHosts(dir, registry string) ([]mirrorHost, error) {
 	}
 	for _, name := range names {
 		path := filepath.Join(dir, name, "hosts.toml")
-		b, err := os.ReadFile(path)
+		b, err := durable.ReadOwn(path, maxHostsFile)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
+		if errors.Is(err, durable.ErrTooLong) {
+			return nil, fmt.Errorf("%w: %w", ErrTooLarge, err)
+		}
 		if err != nil {
 			return nil, err
-		}
-		if len(b) > maxHostsFile {
-			return nil, fmt.Errorf("%s: %w: %d bytes", path, ErrTooLarge, len(b))
 		}
 		hosts, err := parseHosts(b, filepath.Dir(path), registry)
 		if err != nil {

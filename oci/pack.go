@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path"
 	"path/filepath"
 	"runtime"
@@ -21,6 +20,8 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/resultity/rmodels/internal/durable"
 )
 
 // Packed is an artifact that is ready to be pushed. Its blobs stay where they
@@ -122,7 +123,7 @@ func Pack(ctx context.Context, dir string, o PackOptions) (*Packed, error) {
 		return nil, fmt.Errorf("pack %s: %w", dir, err)
 	}
 	for i, f := range files {
-		p.open[layers[i].Digest] = func() (io.ReadCloser, error) { return os.Open(f.name) }
+		p.open[layers[i].Digest] = func() (io.ReadCloser, error) { return durable.OpenLink(f.name) }
 	}
 	var config modelConfig
 	if !o.Created.IsZero() {
@@ -214,7 +215,7 @@ func listFiles(dir string) ([]packFile, error) {
 }
 
 func packLayer(ctx context.Context, f packFile) (ocispec.Descriptor, error) {
-	in, err := os.Open(f.name)
+	in, err := durable.OpenLink(f.name)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}

@@ -15,6 +15,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/resultity/rmodels/internal/durable"
 )
 
 // ImageOptions are an image's configuration.
@@ -125,7 +127,7 @@ func writeRootfs(w io.Writer, rootfs string, created time.Time) error {
 		if err := tw.WriteHeader(h); err != nil {
 			return err
 		}
-		f, err := os.Open(name)
+		f, err := durable.OpenLink(name)
 		if err != nil {
 			return err
 		}

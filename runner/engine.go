@@ -15,6 +15,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	"github.com/resultity/rmodels/internal/durable"
 	"github.com/resultity/rmodels/internal/terminal"
 )
 
@@ -92,6 +93,13 @@ func FindEngine(ctx context.Context, o EngineOptions) (*Engine, error) {
 		if abs, err := filepath.Abs(path); err == nil {
 			path = abs
 		}
+		if err := checkEngine(path, o.Path != ""); errors.Is(err, durable.ErrExposed) {
+			if o.Path != "" {
+				return nil, fmt.Errorf("%w: %w", ErrNoEngine, err)
+			}
+			tried = append(tried, name+": "+err.Error())
+			continue
+		}
 		e := &Engine{traits: engines[name], path: path, args: o.Args, probe: o.Probe}
 		if f := e.dataRootFlag; f != "" && o.DataRoot != "" && !namesFlag(o.Args, f) {
 			e.args = append([]string{f, o.DataRoot}, o.Args...)
@@ -107,6 +115,20 @@ func FindEngine(ctx context.Context, o EngineOptions) (*Engine, error) {
 	}
 	return nil, fmt.Errorf("%w: %s; install containerd and nerdctl (or docker, or podman), start its daemon, and run this again as a user who may use it",
 		ErrNoEngine, strings.Join(tried, "; "))
+}
+
+// checkEngine refuses a program that other users can write: it runs as this
+// user. Where the configuration names it, what is above it counts, too; a PATH
+// is trusted as it is given.
+func checkEngine(path string, named bool) error {
+	if named {
+		return durable.CheckProgram(path)
+	}
+	fi, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	return durable.CheckWritable(path, fi)
 }
 
 func namesFlag(args []string, flag string) bool {

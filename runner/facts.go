@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -12,6 +14,7 @@ import (
 
 	"tags.cncf.io/container-device-interface/pkg/cdi"
 
+	"github.com/resultity/rmodels/internal/durable"
 	"github.com/resultity/rmodels/internal/terminal"
 )
 
@@ -70,12 +73,49 @@ func openCDI(dirs []string) (*cdi.Cache, error) {
 	options := []cdi.Option{cdi.WithAutoRefresh(false)}
 	if len(dirs) > 0 {
 		options = append(options, cdi.WithSpecDirs(dirs...))
+	} else {
+		dirs = cdi.DefaultSpecDirs
+	}
+	for _, dir := range dirs {
+		if err := checkCDI(dir); err != nil {
+			return nil, fmt.Errorf("CDI specifications: %w", err)
+		}
 	}
 	cache, err := cdi.NewCache(options...)
 	if err != nil {
 		return nil, fmt.Errorf("CDI specifications: %w", err)
 	}
 	return cache, nil
+}
+
+// maxCDI bounds one specification in bytes; one of eight GPUs has some 20 KB.
+const maxCDI = 16 << 20
+
+// checkCDI refuses specifications that other users can write, which name
+// programs that the engine runs on the host, and files that cannot be read in
+// bounds.
+func checkCDI(dir string) error {
+	isSpec := func(name string) bool { return slices.Contains([]string{".json", ".yaml"}, filepath.Ext(name)) }
+	err := durable.CheckEntries(dir, isSpec)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !isSpec(e.Name()) {
+			continue
+		}
+		if _, err := durable.ReadOwn(filepath.Join(dir, e.Name()), maxCDI); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 func cdiDevices(dirs []string) ([]string, error) {

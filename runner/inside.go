@@ -89,6 +89,9 @@ func checkProbe(path string) error {
 	if err != nil {
 		return err
 	}
+	if err := durable.CheckProgram(path); err != nil {
+		return err
+	}
 	if fi.Mode().Perm()&0o001 == 0 {
 		return fmt.Errorf("%s may not be executed by everyone", path)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 	"github.com/spf13/pflag"
 
+	"github.com/resultity/rmodels/internal/durable"
 	"github.com/resultity/rmodels/lifecycle"
 	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/policy"
@@ -276,11 +277,15 @@ func loadConfig(fset *pflag.FlagSet, file string, mayMiss bool) (*config, string
 	named := file != ""
 	defaultFile, stateDir := defaultPaths()
 	file = cmp.Or(file, defaultFile)
-	b, err := os.ReadFile(file)
+	b, err := durable.ReadOwn(file, configMax)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && named && !mayMiss:
 		return nil, file, usageError{fmt.Errorf("configuration %s does not exist", file)}
 	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, durable.ErrExposed):
+		return nil, file, untrusted("the configuration", err)
+	case errors.Is(err, durable.ErrNotRegular), errors.Is(err, durable.ErrTooLong):
+		return nil, file, usageError{fmt.Errorf("configuration %s: %w", file, err)}
 	case err != nil:
 		return nil, file, fmt.Errorf("read configuration: %w", err)
 	default:
@@ -295,6 +300,14 @@ func loadConfig(fset *pflag.FlagSet, file string, mayMiss bool) (*config, string
 				msg = fmt.Sprintf("line %d, column %d: %v", row, col, err)
 			}
 			return nil, file, usageError{fmt.Errorf("configuration %s: %s", file, msg)}
+		}
+		for name, h := range c.Hosts {
+			if h.Password == "" {
+				continue
+			}
+			if _, err := durable.ReadSecret(file, configMax); err != nil {
+				return nil, file, untrusted("the configuration, which holds the password of "+name+",", err)
+			}
 		}
 	}
 	for _, s := range settings {
@@ -334,6 +347,20 @@ func loadConfig(fset *pflag.FlagSet, file string, mayMiss bool) (*config, string
 		}
 	}
 	return c, file, nil
+}
+
+// configMax bounds the configuration, and passwordMax a password, in bytes.
+const (
+	configMax   = 1 << 20
+	passwordMax = 64 << 10
+)
+
+// untrusted is a file that is obeyed and that other users decide upon.
+func untrusted(what string, err error) error {
+	return &lifecycle.Failure{
+		Cause: lifecycle.CauseState, Err: err, Reason: what + " cannot be trusted: " + err.Error(),
+		Hint: "then check what is in it; see docs/operator.md",
+	}
 }
 
 // onlyNetwork is the network to follow when none is named.
@@ -387,7 +414,10 @@ func (c *config) registry() (oci.Options, error) {
 	for name, h := range c.Hosts {
 		pw := h.Password
 		if h.PasswordFile != "" {
-			b, err := os.ReadFile(h.PasswordFile)
+			b, err := durable.ReadSecret(h.PasswordFile, passwordMax)
+			if errors.Is(err, durable.ErrExposed) {
+				return o, untrusted("the password of "+name, err)
+			}
 			if err != nil {
 				return o, fmt.Errorf("password of %s: %w", name, err)
 			}

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
+
+	"github.com/resultity/rmodels/internal/durable"
+	"github.com/resultity/rmodels/oci"
 )
 
 // httpClient speaks to a snapshot source with the host's own authorities and
@@ -15,7 +17,7 @@ func httpClient(h host) (*http.Client, error) {
 	tr := http.DefaultTransport.(*http.Transport).Clone()
 	tr.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	if h.CA != "" {
-		pem, err := os.ReadFile(h.CA)
+		pem, err := durable.ReadOwn(h.CA, oci.MaxCertificates)
 		if err != nil {
 			return nil, fmt.Errorf("certificate authority: %w", err)
 		}
@@ -29,7 +31,7 @@ func httpClient(h host) (*http.Client, error) {
 		tr.TLSClientConfig.RootCAs = pool
 	}
 	if h.Cert != "" {
-		cert, err := tls.LoadX509KeyPair(h.Cert, h.Key)
+		cert, err := oci.LoadKeyPair(h.Cert, h.Key)
 		if err != nil {
 			return nil, fmt.Errorf("client certificate: %w", err)
 		}

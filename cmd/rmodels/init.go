@@ -99,19 +99,14 @@ It may be repeated; another root than the pinned one is refused.`,
 	return c
 }
 
-// readCapped reads a small file that a person named.
+// readCapped reads a small file that a person named. It waits for no FIFO.
 func readCapped(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
+	b, err := durable.ReadLink(path, limit)
+	if errors.Is(err, durable.ErrTooLong) {
+		err = fmt.Errorf("%s is larger than %s", path, amount.Bytes(limit))
+	}
 	if err != nil {
 		return nil, usageError{err}
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(b)) > limit {
-		return nil, usageError{fmt.Errorf("%s is larger than %s", path, amount.Bytes(limit))}
 	}
 	return b, nil
 }

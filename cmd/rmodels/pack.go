@@ -196,9 +196,9 @@ func attach(ctx context.Context, c *oci.Client, ref oci.Reference, signer crypto
 }
 
 func loadKey(path string) (crypto.Signer, error) {
-	b, err := readCapped(path, keyMax)
+	b, err := durable.ReadSecret(path, keyMax)
 	if err != nil {
-		return nil, err
+		return nil, usageError{err}
 	}
 	k, err := policy.LoadKey(b, []byte(os.Getenv("COSIGN_PASSWORD")))
 	if err != nil {
@@ -217,7 +217,9 @@ func checkPacked(dir string, p *oci.Packed) error {
 		paths = append(paths, path)
 		files = append(files, policy.ArtifactFile{
 			Path: path, Size: l.Size, MediaType: l.MediaType,
-			Open: func() (policy.ReaderAtCloser, error) { return os.Open(filepath.Join(dir, filepath.FromSlash(path))) },
+			Open: func() (policy.ReaderAtCloser, error) {
+				return durable.OpenLink(filepath.Join(dir, filepath.FromSlash(path)))
+			},
 		})
 	}
 	d := policy.Decision{Allowed: true}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 )
 
@@ -35,5 +36,133 @@ func TestCheckUnexposed(t *testing.T) {
 	}
 	if err := CheckUnexposed(filepath.Join(dir, "absent")); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
+	}
+}
+
+// chownForeign gives a path to another user, where that can be done.
+func chownForeign(t *testing.T, path string) bool {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		return false
+	}
+	if err := os.Lchown(path, 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	return true
+}
+
+func TestCheckParents(t *testing.T) {
+	base := t.TempDir()
+	var owned []string
+	mk := func(path string, mode os.FileMode) string {
+		path = filepath.Join(base, path)
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	link := func(target, path string) string {
+		path = filepath.Join(base, path)
+		if err := os.Symlink(target, path); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	mk("fine/state", 0o755)
+	mk("wide", 0o777)
+	mk("wide/state", 0o755)
+	mk("group", 0o775)
+	mk("group/state", 0o755)
+	mk("deep", 0o757)
+	mk("deep/a/b/state", 0o755)
+	mk("sticky", os.ModeSticky|0o777)
+	mk("sticky/state", 0o755)
+	mk("sticky/theirs/state", 0o755)
+	link(filepath.Join(base, "wide"), "towide")
+	link("../wide/state", "fine/up")
+	link("fine/state", "good")
+	link("loop", "loop")
+	for path, exposed := range map[string]bool{
+		"fine/state": false, "good": false, "sticky/state": false,
+		"wide/state": true, "group/state": true, "deep/a/b/state": true, "towide/state": true, "fine/up": true,
+	} {
+		if err := CheckParents(filepath.Join(base, path)); errors.Is(err, ErrExposed) != exposed || err != nil && !exposed {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if chownForeign(t, filepath.Join(base, "sticky/theirs")) {
+		owned = append(owned, "sticky/theirs/state")
+		mk("theirs/state", 0o755)
+		chownForeign(t, filepath.Join(base, "theirs"))
+		owned = append(owned, "theirs/state")
+		chownForeign(t, link(filepath.Join(base, "fine"), "sticky/link"))
+		owned = append(owned, "sticky/link/state")
+	}
+	for _, path := range owned {
+		if err := CheckParents(filepath.Join(base, path)); !errors.Is(err, ErrExposed) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if err := CheckParents(filepath.Join(base, "fine/absent")); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+	if err := CheckParents(filepath.Join(base, "loop/x")); !errors.Is(err, syscall.ELOOP) {
+		t.Error(err)
+	}
+}
+
+func TestReadOwnAndSecret(t *testing.T) {
+	base := t.TempDir()
+	file := filepath.Join(base, "file")
+	if err := os.WriteFile(file, []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(base, "link")
+	if err := os.Symlink("file", link); err != nil {
+		t.Fatal(err)
+	}
+	for mode, want := range map[os.FileMode]struct{ own, secret bool }{
+		0o600: {true, true}, 0o400: {true, true}, 0o640: {true, false}, 0o644: {true, false}, 0o604: {true, false},
+		0o620: {false, false}, 0o602: {false, false}, 0o666: {false, false},
+	} {
+		if err := os.Chmod(file, mode); err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range []string{file, link} {
+			b, err := ReadOwn(path, 6)
+			if (err == nil) != want.own || err == nil && string(b) != "secret" || err != nil && !errors.Is(err, ErrExposed) {
+				t.Errorf("%s, mode %v: %q, %v", path, mode, b, err)
+			}
+			b, err = ReadSecret(path, 6)
+			if (err == nil) != want.secret || err == nil && string(b) != "secret" || err != nil && (!errors.Is(err, ErrExposed) || b != nil) {
+				t.Errorf("secret %s, mode %v: %q, %v", path, mode, b, err)
+			}
+		}
+	}
+	if err := os.Chmod(file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadOwn(file, 5); !errors.Is(err, ErrTooLong) {
+		t.Error(err)
+	}
+	if _, err := ReadSecret(file, 5); !errors.Is(err, ErrTooLong) {
+		t.Error(err)
+	}
+	if chownForeign(t, file) {
+		if _, err := ReadOwn(file, 6); !errors.Is(err, ErrExposed) {
+			t.Errorf("a stranger's: %v", err)
+		}
+	}
+	fifo := filepath.Join(base, "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, read := range []func(string, int64) ([]byte, error){ReadOwn, ReadSecret, ReadLink} {
+		if _, err := read(fifo, 6); !errors.Is(err, ErrNotRegular) {
+			t.Errorf("a FIFO: %v", err)
+		}
 	}
 }

@@ -3,7 +3,6 @@ package durable
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 
@@ -55,12 +54,16 @@ func ReadFile(path string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		err = fmt.Errorf("%s: %w: more than %d bytes", path, ErrTooLong, limit)
-	}
+	return readLimited(f, path, limit)
+}
+
+// ReadLink reads the file that [OpenLink] opens; more than limit bytes are
+// [ErrTooLong].
+func ReadLink(path string, limit int64) ([]byte, error) {
+	f, err := OpenLink(path)
 	if err != nil {
 		return nil, err
 	}
-	return b, nil
+	defer f.Close()
+	return readLimited(f, path, limit)
 }

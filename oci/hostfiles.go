@@ -1,0 +1,90 @@
+package oci
+
+import (
+	"cmp"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/resultity/rmodels/internal/durable"
+)
+
+// Files that decide who is spoken to and as whom are read only when no other
+// user can write or replace them; secrets, when no other user can read them.
+
+// MaxCertificates bounds a file of certificates, and of a private key, in
+// bytes; the bundle of a system has some 250 KB.
+const MaxCertificates = 4 << 20
+
+// LoadKeyPair reads a client certificate and its private key.
+func LoadKeyPair(certFile, keyFile string) (tls.Certificate, error) {
+	cert, err := durable.ReadOwn(certFile, MaxCertificates)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	key, err := durable.ReadSecret(keyFile, MaxCertificates)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(cert, key)
+}
+
+// maxDockerConfig bounds docker's config.json.
+const maxDockerConfig = 4 << 20
+
+// checkDockerConfig refuses a docker configuration of other users: it names
+// programs that are run, and may hold passwords.
+func checkDockerConfig(path string) error {
+	if path == "" {
+		home, _ := os.UserHomeDir()
+		dir := cmp.Or(os.Getenv("DOCKER_CONFIG"), filepath.Join(home, ".docker"))
+		path = filepath.Join(dir, "config.json")
+	}
+	b, err := durable.ReadOwn(path, maxDockerConfig)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var config struct {
+		Auths map[string]struct {
+			Auth, Password, IdentityToken, RegistryToken string
+		} `json:"auths"`
+	}
+	if err := json.Unmarshal(b, &config, json.MatchCaseInsensitiveNames(true)); err != nil {
+		return nil // what reads it says so
+	}
+	for _, a := range config.Auths {
+		if a.Auth+a.Password+a.IdentityToken+a.RegistryToken != "" {
+			_, err = durable.ReadSecret(path, maxDockerConfig)
+			return err
+		}
+	}
+	return nil
+}
+
+// checkSystemRoots refuses authorities of other users that the variables of
+// crypto/x509 name.
+func checkSystemRoots() error {
+	if file := os.Getenv("SSL_CERT_FILE"); file != "" {
+		if err := durable.CheckProgram(file); errors.Is(err, durable.ErrExposed) {
+			return fmt.Errorf("%w: SSL_CERT_FILE: %w", ErrTLS, err)
+		}
+	}
+	for dir := range strings.SplitSeq(os.Getenv("SSL_CERT_DIR"), ":") {
+		if dir == "" {
+			continue
+		}
+		if err := durable.CheckEntries(dir, func(string) bool { return true }); errors.Is(err, durable.ErrExposed) {
+			return fmt.Errorf("%w: SSL_CERT_DIR: %w", ErrTLS, err)
+		}
+	}
+	return nil
+}
