@@ -57,6 +57,14 @@ func TestOpenRefusesWhatOthersCanWrite(t *testing.T) {
 		must(t, os.Chmod(root, 0o755))
 		open(t, root, cas.Options{})
 	})
+	t.Run("a directory above it", func(t *testing.T) {
+		above := t.TempDir()
+		root := filepath.Join(above, "store")
+		open(t, root, cas.Options{}).Close()
+		must(t, os.Chmod(above, 0o777))
+		_, err := cas.Open(root, cas.Options{})
+		wantError(t, err, cas.ErrWritable)
+	})
 	t.Run("by a link", func(t *testing.T) {
 		root := filepath.Join(t.TempDir(), "store")
 		open(t, root, cas.Options{}).Close()

@@ -215,6 +215,11 @@ var mutants = []mutant{
 		tests: "TestOpenRefusesWhatOthersCanWrite",
 	},
 	{
+		name: "writable-above", breaks: "1: a store is opened that others can put another in the place of",
+		file: "cas/owner.go", old: "	if err := durable.CheckParents(s.root); err != nil {", new: "	if err := durable.CheckParents(s.root); false {",
+		tests: "TestOpenRefusesWhatOthersCanWrite",
+	},
+	{
 		name: "writable-inside", breaks: "1: a store is opened whose directories are another's or links",
 		file: "cas/owner.go", old: "range append(directories(), \"layers\", \"layers/sha256\") {", new: "range directories()[:0] {",
 		tests: "TestOpenRefusesWhatOthersCanWrite",
