@@ -99,7 +99,7 @@ test-demo: build bin/tinygguf bin/nerdctl bin/registry runtime
 # Verification never asks a network: in a namespace of its own only loopback answers.
 .PHONY: test-offline
 test-offline: ## the suites of snapshot and policy with no network but loopback
-	unshare --net sh -c 'ip link set lo up && GOPROXY=off go test -count=1 ./snapshot ./policy'
+	unshare --net sh -c 'ip link set lo up && GOPROXY=off go test -count=1 ./snapshot/... ./policy'
 
 # The environment comes from with.sh.
 .PHONY: test-go
@@ -142,6 +142,10 @@ fuzz: ## run every fuzz target for FUZZTIME (20s)
 mutants: ## build without each guard in turn; the tests must notice
 	go run ./cas/mutants
 	go test -tags mutants -run Mutants -count=1 -timeout 60m -v $$(grep -rl --include='*_test.go' '^//go:build mutants' . | xargs -n1 dirname | sort -u)
+
+.PHONY: walks
+walks: ## 10,000 walks over a ceremony's verbs, carriers' tricks and crashes
+	RMODELS_WALKS=10000 go test -run TestWalks -count=1 -timeout 60m -v ./snapshot/ceremony
 
 SOAK ?= 5000
 .PHONY: soak

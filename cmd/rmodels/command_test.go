@@ -109,7 +109,7 @@ func TestDocumentedCommandsExist(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, m := range fence.FindAllStringSubmatch(string(b), -1) {
-				for _, l := range commandLines(m[1]) {
+				for _, l := range commandLines(strings.ReplaceAll(m[1], "\\\n", "")) { // lines that go on
 					lines[l] = f
 				}
 			}

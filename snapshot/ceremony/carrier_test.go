@@ -366,7 +366,8 @@ func TestOneFolder(t *testing.T) {
 	}
 	var wg sync.WaitGroup
 	for name, do := range map[string]func(i int) error{
-		"editor": func(i int) error { return open().AddModel(model(fmt.Sprintf("m%d", i))) },
+		"editor":         func(i int) error { return open().AddModel(model(fmt.Sprintf("m%d", i))) },
+		"another editor": func(i int) error { return open().AddModel(model(fmt.Sprintf("n%d", i))) },
 		"holder 1": func(int) error {
 			_, err := open().Sign(SignOptions{Keys: []*Key{w.keys["targets-1"]}, Confirm: (&anyone{}).confirm})
 			return err
@@ -425,8 +426,10 @@ func TestOneFolder(t *testing.T) {
 	w.must(open().Publish(ctx, PublishOptions{}, DirSite(site)))
 	doc := must1(open().published(ctx))(t).acc.Document
 	for i := range 12 {
-		if _, ok := doc.Model(fmt.Sprintf("m%d", i), "v1"); !ok {
-			t.Errorf("an edit was lost: m%d", i)
+		for _, editor := range []string{"m", "n"} {
+			if _, ok := doc.Model(fmt.Sprint(editor, i), "v1"); !ok {
+				t.Errorf("an edit was lost: %s%d", editor, i)
+			}
 		}
 	}
 }

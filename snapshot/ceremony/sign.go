@@ -252,6 +252,9 @@ func (r *Repository) sign(ctx context.Context, o SignOptions) (*Status, error) {
 			return nil, err
 		}
 	}
+	if len(s.signed) == 0 {
+		p.Warnings = append(p.Warnings, "these keys signed nothing: what they may sign has their signatures, or their role has ended")
+	}
 	p.Warnings = append(p.Warnings, s.remember(o.Keys)...)
 	// A first root is kept for nodes when a holder has just signed it: nothing
 	// else says that it is this network's.
