@@ -58,8 +58,8 @@ const pause = 20 * time.Millisecond
 // Take locks the file at path, which it makes where there is none, and waits
 // at most wait for another holder, less where ctx ends before. It never blocks
 // in the kernel: a stopped holder costs no more than wait. A holder that is in
-// the way is a [BusyError]. An existing file that others may open is closed to
-// them; who has it open already can keep it busy until he ends.
+// the way is a [BusyError]. An existing file that others may open is
+// replaced: who has it open could keep it busy for as long as he likes.
 func Take(ctx context.Context, path string, how Mode, wait time.Duration) (*Lock, error) {
 	f, err := open(path)
 	if err != nil {
@@ -67,9 +67,25 @@ func Take(ctx context.Context, path string, how Mode, wait time.Duration) (*Lock
 	}
 	l := &Lock{f}
 	for deadline := time.Now().Add(wait); ; {
+		if again, err := stale(f, path); err != nil {
+			return nil, errors.Join(err, f.Close())
+		} else if again {
+			if err := f.Close(); err != nil {
+				return nil, err
+			}
+			if f, err = open(path); err != nil {
+				return nil, err
+			}
+			l = &Lock{f}
+		}
 		err := unix.Flock(int(f.Fd()), int(how)|unix.LOCK_NB)
 		switch {
 		case err == nil:
+			if again, err := stale(f, path); err != nil {
+				return nil, errors.Join(err, f.Close())
+			} else if again { // a lock on an inode that has lost its name protects nothing
+				continue
+			}
 			return l, nil
 		case errors.Is(err, unix.EINTR):
 			continue
@@ -101,8 +117,6 @@ func open(path string) (*os.File, error) {
 	case err != nil:
 	case !st.Mode().IsRegular():
 		err = fmt.Errorf("the lock %s is not a regular file; remove it", path)
-	case st.Mode().Perm()&0o077 != 0:
-		err = f.Chmod(0o600)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
