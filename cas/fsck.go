@@ -12,6 +12,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"github.com/resultity/rmodels/internal/durable"
 )
 
 // FsckOptions tune [Store.Fsck].
@@ -313,7 +315,7 @@ func (c *fsck) hidden(dir string, except ...string) error {
 		return err
 	}
 	for _, name := range names {
-		if strings.HasPrefix(name, ".") && !slices.Contains(except, name) {
+		if strings.HasPrefix(name, ".") && !slices.Contains(except, name) && !durable.IsReserve(name) {
 			c.add("store", dir+"/"+name, "left by an interrupted write", "free it with: rmodels gc, an hour after it")
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/resultity/rmodels/internal/durable"
 )
 
 // planLeftovers finds what crashes leave behind: dead leases, unfinished trees,
@@ -115,7 +117,7 @@ func (c *collection) planTemporaries() error {
 			return err
 		}
 		for _, name := range names {
-			if !strings.HasPrefix(name, ".") || name == ".lock" {
+			if !strings.HasPrefix(name, ".") || name == ".lock" || durable.IsReserve(name) {
 				continue
 			}
 			if err := c.planTemporary(filepath.Join(dir, name)); err != nil {

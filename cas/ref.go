@@ -222,6 +222,10 @@ func (s *Store) Touch(ctx context.Context, name string, t time.Time) error {
 	})
 }
 
+// KeepReserve holds space for changes of roots on a full disk; see
+// [durable.KeepReserve].
+func (s *Store) KeepReserve() error { return durable.KeepReserve(s.path("refs"), 2, 16<<10) }
+
 // Pin sets whether a root may be evicted to make space; [ErrNotFound] when
 // there is none. It writes nothing when that is so already. After it returns
 // nil for pinned, no collection that has not dropped the root yet will.
@@ -312,7 +316,7 @@ func refFile(name string) (string, error) {
 		valid = valid && (isAlphanumeric(c) || strings.ContainsRune("._@:+=-/", c))
 	}
 	file := strings.ReplaceAll(name, "/", "%2F")
-	if !valid || len(file) > 220 { // a temporary name adds up to 30 bytes of 255
+	if !valid || len(file) > 220 { // a temporary name adds 32 bytes of 255
 		return "", fmt.Errorf("%w: %q cannot name a ref", ErrInvalid, name)
 	}
 	return file, nil

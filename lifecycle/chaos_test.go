@@ -3,7 +3,6 @@ package lifecycle
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -23,6 +22,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/resultity/rmodels/internal/disktest"
 	"github.com/resultity/rmodels/snapshot"
 )
 
@@ -121,38 +121,6 @@ func (c *children) end() string {
 	return said.String()
 }
 
-// smallDisk is a file system of its own that a test can fill.
-func smallDisk(t *testing.T, size string) string {
-	t.Helper()
-	dir := shortDir(t)
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0755,size="+size); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
-
-// fill leaves no byte of a file system free.
-func fill(t *testing.T, path string) {
-	t.Helper()
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	for block := 1 << 20; block > 0; {
-		if _, err := f.Write(make([]byte, block)); errors.Is(err, unix.ENOSPC) {
-			block /= 2
-		} else if err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 // TestChaos: beside registries and snapshot sources that hang, drip, lie, are
 // busy or dead, passes and runs that hang in them, a local user who locks what
 // he can, a full disk and kills, a revocation that reaches the node by any way
@@ -173,7 +141,7 @@ func TestChaos(t *testing.T) {
 	names := []string{"alpha", "beta", "gamma"}
 	w, _ := judging(t, names...)
 	extra := w.push("extra", w.key, "extra")
-	disk := smallDisk(t, "256m")
+	disk := disktest.Tmpfs(t, 256<<20, 0)
 	n := w.node(func(o *Options) { o.StateDir = filepath.Join(disk, "state") })
 	n.says(true)
 	s := step{Dir: n.o.StateDir, Host: w.host, CA: w.oci.Hosts[w.host].CAFile, Site: w.site, Passed: true}
@@ -240,7 +208,7 @@ func TestChaos(t *testing.T) {
 			stranger = w.stranger(x, program)
 		}
 		if with(40, "the disk is full") {
-			fill(t, filepath.Join(disk, "filler"))
+			disktest.FillBlocks(t, disk)
 		}
 		w.must(w.repo.Revoke(snapshot.Revocation{Digest: manifest, Reason: "stolen"}))
 		bundle := filepath.Join(t.TempDir(), "push.json")
@@ -292,9 +260,7 @@ func TestChaos(t *testing.T) {
 		w.mu.Lock()
 		w.bad = nil
 		w.mu.Unlock()
-		if err := os.Remove(filepath.Join(disk, "filler")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			t.Fatal(err)
-		}
+		disktest.Empty(t, disk)
 		w.must(w.repo.Edit(func(d *snapshot.Snapshot) error {
 			d.Revocations = nil
 			d.Models = slices.DeleteFunc(d.Models, func(m snapshot.Model) bool { return m.Name == "extra" })

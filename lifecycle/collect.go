@@ -28,6 +28,13 @@ func (n *Node) GC(ctx context.Context, o cas.GCOptions) (*cas.GCResult, error) {
 		if err := x.withdrawStored(ctx, &res); err != nil { // what stays in use is kept
 			n.o.Log.Warn("nothing was withdrawn before the collection", "network", x.o.Network, "error", err)
 		}
+		ids, err := x.models.ids()
+		if err == nil {
+			err = x.settleRoots(ctx, ids, true)
+		}
+		if err != nil { // a pin that stays keeps more
+			n.o.Log.Warn("not all roots say what their records do", "network", x.o.Network, "error", err)
+		}
 	}
 	o.Wanted = wanted(networks)
 	res, err := st.GC(ctx, o)

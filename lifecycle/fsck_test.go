@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/snapshot"
 )
 
 // fsck reports every way in which a record, its root and its tree can differ,
@@ -173,4 +174,36 @@ func TestActiveNeedsItsRoot(t *testing.T) {
 	w.sync(n, func(o *SyncOptions) { o.Force = true })
 	w.state(n, "tiny@v1", Active)
 	w.whole(n, "after the next pass")
+}
+
+// Bytes in quarantine for the next attempt stay on a full disk; what is
+// disabled or revoked makes way, and says so at once.
+func TestQuarantinedBytesStay(t *testing.T) {
+	ctx := context.Background()
+	w, n := judging(t, "failed", "disabled", "revoked")
+	w.sync(n)
+	n.says(false)
+	w.sync(n, func(o *SyncOptions) { o.Only, o.Retest, o.Force = []string{"failed"}, true, true })
+	w.state(n, "failed@v1", Failed)
+	w.must(w.repo.SetEnabled("disabled", "v1", false))
+	w.must(w.repo.Revoke(snapshot.Revocation{Digest: w.state(n, "revoked@v1", Active).Manifest}))
+	w.publish()
+	w.sync(n)
+	st, err := n.Store()
+	w.must(err)
+	for id, want := range map[string]bool{"failed@v1": true, "disabled@v1": false, "revoked@v1": false} {
+		if ref, err := st.Ref(n.modelRef(id)); err != nil || ref.Pinned != want {
+			t.Errorf("%s: pinned %t, %v", id, ref.Pinned, err)
+		}
+	}
+	_, err = n.GC(ctx, full)
+	w.must(err)
+	w.whole(n, "after a collection")
+	if r := w.state(n, "failed@v1", Failed); r.Tree == "" || r.rooting() != pinned {
+		t.Errorf("%+v", r)
+	}
+	w.state(n, "disabled@v1", Absent)
+	if r := w.state(n, "revoked@v1", Failed); r.Tree != "" {
+		t.Errorf("%+v", r)
+	}
 }

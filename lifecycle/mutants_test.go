@@ -16,10 +16,10 @@ func TestMutants(t *testing.T) {
 		// Roots follow from records.
 		mutants.One("Active is pinned", "TestEnabledByANewTest", "root.go", "case r.State == Pending, r.State == Active:", "case r.State == Pending:"),
 		mutants.One("Pending is pinned", "TestCutOffMove|TestEnabledByANewTest", "root.go", "case r.State == Pending, r.State == Active:", "case r.State == Active:"),
-		mutants.One("quarantined bytes are pinned", "TestCutOffMove|TestFsckCompares", "root.go", `r.State == Failed && r.Tree != "" && r.Cause != CauseRevoked`, "false"),
+		mutants.One("quarantined bytes are pinned", "TestQuarantinedBytesStay", "root.go", `r.State == Failed && r.Tree != "" && r.Cause != CauseRevoked`, "false"),
 		mutants.One("a record is saved with its pin", "TestEnabledByANewTest|TestCutOffMove", "root.go", "pinErr = n.pin(ctx, r, true)", "pinErr = nil"),
 		mutants.One("nothing is Active without its root", "TestActiveNeedsItsRoot", "root.go", "case pinErr != nil && r.State == Active:", "case false:"),
-		mutants.One("what is kept for later makes way", "TestEvictedInactive", "root.go", "return unlessAbsent(n.pin(ctx, r, false))", "return nil"),
+		mutants.One("what is kept for later makes way", "TestQuarantinedBytesStay", "root.go", "return unlessAbsent(n.pin(ctx, r, false))", "return nil"),
 		mutants.One("a pass sets pins right", "TestFsckCompares", "root.go", "return unlessAbsent(st.Pin(ctx, ref.Name, w == pinned))", "return nil"),
 		mutants.One("a collection asks the records", "TestCollectorCrossChecks", "collect.go", "o.Wanted = wanted(networks)\n	res", "res"),
 		mutants.One("of all networks", "TestCollectorCrossChecks", "collect.go", "all = append(all, newNode(o))", "_ = o"),

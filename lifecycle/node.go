@@ -153,7 +153,28 @@ func Init(o Options, root []byte) error {
 	if err := n.unexposed(); err != nil {
 		return err
 	}
-	return snapshot.Pin(n.trustDir(), n.floorPath(), o.Network, root)
+	if err := snapshot.Pin(n.trustDir(), n.floorPath(), o.Network, root); err != nil {
+		return err
+	}
+	n.keepReserve()
+	return nil
+}
+
+// keepReserve holds space for what must be written on a full disk: a newer
+// snapshot, and the records of what it withdraws. It is best effort: where
+// there is no space now there may be some at the next pass.
+func (n *Node) keepReserve() {
+	err := errors.Join(
+		snapshot.KeepReserve(n.trustDir(), n.floorPath()),
+		durable.KeepReserve(n.models.dir, 4, 128<<10),
+		durable.KeepReserve(n.dir, 2, 16<<10), // marks
+	)
+	if st, serr := n.store(); serr == nil {
+		err = errors.Join(err, st.KeepReserve())
+	}
+	if err != nil {
+		n.o.Log.Warn("too little space is kept for a full disk", "error", err)
+	}
 }
 
 func (n *Node) trustDir() string     { return filepath.Join(n.dir, "trust") }

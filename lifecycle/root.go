@@ -133,8 +133,10 @@ func (n *Node) isEvicted(r *Record) (bool, error) {
 }
 
 // settleRoots makes the roots of this network's models what their records ask
-// for, where a crash or an older version left something else.
-func (n *Node) settleRoots(ctx context.Context, ids []string) error {
+// for, where a crash, a full disk or an older version left something else. A
+// collector lets go of what they keep in vain, and leaves missing pins to its
+// own look at the records.
+func (n *Node) settleRoots(ctx context.Context, ids []string, collecting bool) error {
 	st, err := n.store()
 	if err != nil {
 		return err
@@ -150,6 +152,9 @@ func (n *Node) settleRoots(ctx context.Context, ids []string) error {
 			continue
 		}
 		rooted[id] = true
+		if collecting && !ref.Pinned {
+			continue
+		}
 		if err := n.settleRoot(ctx, id, ref); err != nil {
 			return err
 		}

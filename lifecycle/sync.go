@@ -86,6 +86,7 @@ func (n *Node) Sync(ctx context.Context, o SyncOptions) (*SyncResult, error) {
 				return res, err
 			}
 		}
+		n.keepReserve()
 		if err := n.mend(ctx); err != nil {
 			return res, err
 		}
@@ -299,7 +300,7 @@ func (n *Node) mend(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := n.settleRoots(ctx, ids); err != nil {
+	if err := n.settleRoots(ctx, ids, false); err != nil {
 		return err
 	}
 	if eng, err := n.engine(ctx); err == nil {

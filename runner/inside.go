@@ -298,7 +298,7 @@ func readProof(path, key string) (*proof, error) {
 func writeProof(path string, p proof) error {
 	b, err := json.Marshal(p)
 	if err == nil {
-		err = replaceFile(path, b)
+		err = durable.WriteFile(path, b, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrStateDir, err)
@@ -321,22 +321,4 @@ func writeProof(path string, p proof) error {
 		}
 	}
 	return nil
-}
-
-// replaceFile writes a file that a reader finds whole or not at all. A proof
-// or profile that a power cut loses is made again.
-func replaceFile(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(b)
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }

@@ -36,7 +36,7 @@ func writeSeccomp(dir string) (string, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, durable.ErrTooLong) {
 		return "", fmt.Errorf("%w: %w", ErrStateDir, err)
 	}
-	if err := replaceFile(path, seccompProfile); err != nil {
+	if err := durable.WriteFile(path, seccompProfile, 0o600); err != nil {
 		return "", fmt.Errorf("%w: %w", ErrStateDir, err)
 	}
 	return path, nil

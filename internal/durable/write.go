@@ -53,7 +53,8 @@ func RemoveTemporary(dir string, bases ...string) error {
 }
 
 // WriteFile replaces path by a file with the given bytes. After it returns nil
-// the file is on disk; after an error or a crash the old one still is.
+// the file is on disk; after an error or a crash the old one still is. On a
+// full disk it uses what [KeepReserve] keeps in the directory, if anything.
 func WriteFile(path string, data []byte, perm fs.FileMode) error {
 	return WriteFileFS(OS, path, data, perm)
 }
@@ -61,11 +62,19 @@ func WriteFile(path string, data []byte, perm fs.FileMode) error {
 // WriteFileFS is [WriteFile] on fsys.
 func WriteFileFS(fsys FS, path string, data []byte, perm fs.FileMode) error {
 	tmp := Temporary(path)
-	if err := CreateFS(fsys, tmp, data, perm); err != nil {
+	err := CreateFS(fsys, tmp, data, perm)
+	if isFull(err) {
+		return useReserve(fsys, path, data, perm, err)
+	}
+	if err != nil {
 		return err
 	}
 	if err := fsys.Rename(tmp, path); err != nil {
-		return errors.Join(err, fsys.Unlink(tmp))
+		err = errors.Join(err, fsys.Unlink(tmp))
+		if isFull(err) { // the directory cannot grow
+			return useReserve(fsys, path, data, perm, err)
+		}
+		return err
 	}
 	return fsys.SyncDir(filepath.Dir(path))
 }

@@ -9,10 +9,10 @@ import (
 	"os"
 	"path"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/resultity/rmodels/internal/durable"
 	"github.com/resultity/rmodels/snapshot"
 )
 
@@ -149,15 +149,13 @@ func (d dirFolder) read(name string, max int64) ([]byte, error) {
 	return b, nil
 }
 
-var temporaries atomic.Uint64
-
 func (d dirFolder) write(name string, b []byte) error {
 	root, base, err := d.in(name, true)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	tmp := fmt.Sprintf(".%s.tmp-%d-%d", base, os.Getpid(), temporaries.Add(1))
+	tmp := durable.Temporary(base)
 	f, err := root.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return err

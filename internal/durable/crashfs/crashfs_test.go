@@ -1,9 +1,13 @@
 package crashfs_test
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/resultity/rmodels/internal/durable"
 	"github.com/resultity/rmodels/internal/durable/crashfs"
@@ -144,5 +148,42 @@ func TestDurableOnceReturned(t *testing.T) {
 				t.Errorf("%v lost: %s is %q, %v", loss, name, b, err)
 			}
 		}
+	}
+}
+
+// full is a file system without an inode for a new file.
+type full struct{ durable.FS }
+
+func (f full) OpenFile(name string, flag int, perm fs.FileMode) (durable.File, error) {
+	if flag&os.O_EXCL != 0 {
+		return nil, unix.ENOSPC
+	}
+	return f.FS.OpenFile(name, flag, perm)
+}
+
+// A file that is replaced out of the reserve is the old one or the new one,
+// whenever the power fails.
+func TestReserveOutcomes(t *testing.T) {
+	got := outcomes(t, "record", func(fsys durable.FS, dir string) error {
+		path := filepath.Join(dir, "record")
+		if err := durable.WriteFileFS(fsys, path, []byte("old"), 0o600); err != nil {
+			return err
+		}
+		spare, err := fsys.OpenFile(filepath.Join(dir, ".reserve-0"), os.O_WRONLY|os.O_CREATE, 0o600)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(spare.Sync(), spare.Close(), fsys.SyncDir(dir)); err != nil {
+			return err
+		}
+		return durable.WriteFileFS(full{fsys}, path, []byte("new"), 0o600)
+	})
+	for content := range got {
+		if content != "-" && content != "old" && content != "new" { // "-": before the old one was there
+			t.Errorf("%q happened", content)
+		}
+	}
+	if !got["old"] || !got["new"] {
+		t.Errorf("happened: %v", got)
 	}
 }
