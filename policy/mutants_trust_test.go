@@ -111,6 +111,11 @@ var trustMutants = []guardless{
 	one("a withdrawal falls back to what was published", "snapshot/ceremony", "TestEmergency", "draft.go", "if withdraws && st.draftErr != nil && st.document() != nil {", "if false {"),
 	one("limits are said when made", "snapshot/ceremony", "TestSaidWhenMade", "draft.go", "n > snapshot.MaxPushFiles {", "false {"),
 	one("the timestamp comes last", "snapshot/ceremony", "TestCrashPoints", "publish.go", "case name == snapshot.TimestampFile:\n\t\t\treturn 2", "case name == snapshot.TimestampFile:\n\t\t\treturn -1"),
+	one("an ID is that of its key", "snapshot/ceremony", "TestAnotherKeyUnderAKnownID", "root.go", "if own, err := tufID(k); err != nil || own != id {", "if own, err := tufID(k); err != nil || own != id && false {"),
+	one("a carrier's dates are not signed", "snapshot/ceremony", "TestDatesOfACarrier", "state.go", "case s.doc.Created.After(st.now.Add(clockSkew)) ||", "case false &&"),
+	one("targets do not outlive their term", "snapshot/ceremony", "TestDatesOfACarrier", "state.go", "tg.Signed.Expires.Sub(s.doc.Created) > terms.Targets.Std():", "false:"),
+	one("longer terms are a risk", "snapshot/ceremony", "TestDatesOfACarrier", "pending.go", "if is > was {", "if false {"),
+	one("what was shown is what is signed", "snapshot/ceremony", "TestChangedMeanwhile", "sign.go", "err != nil || now != s.shown {", "err != nil || now != s.shown && false {"),
 	one("a ceremony is locked", "snapshot/ceremony", "TestOneFolder", "folder.go", "err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)", "var err error"),
 
 	// The clock, the roots that were seen, the floor.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -143,6 +142,9 @@ func printPending(w io.Writer, p *ceremony.Pending, dir string) {
 			against = fmt.Sprintf("against snapshot %d", c.Against)
 		}
 		line(w, "snapshot %d, %s", c.Sequence, against)
+		if !c.Expires.IsZero() {
+			line(w, "  dated %s, expires %s", c.Dated.Format(time.RFC3339), c.Expires.Format(time.RFC3339))
+		}
 		for _, x := range c.Changes {
 			line(w, "  %-8s %s", x.Verb, strings.TrimSpace(x.Kind+" "+x.Name))
 			for _, v := range x.Values {
@@ -216,7 +218,10 @@ func printSigned(w io.Writer, res *ceremony.Status, dir string) {
 }
 
 // places are where a snapshot goes.
-type places struct{ to, bundle string }
+type places struct {
+	to, bundle string
+	pending    *ceremony.Pending // what was new
+}
 
 func (a *app) sites(p places) ([]ceremony.Site, error) {
 	var sites []ceremony.Site
@@ -234,7 +239,14 @@ func (a *app) sites(p places) ([]ceremony.Site, error) {
 }
 
 func (a *app) placed(p places) error {
-	return a.result(map[string]string{"to": p.to, "bundle": p.bundle}, func(w io.Writer) {
+	return a.result(struct {
+		To      string            `json:"to"`
+		Bundle  string            `json:"bundle"`
+		Pending *ceremony.Pending `json:"pending,omitzero"` // what was new
+	}{p.to, p.bundle, p.pending}, func(w io.Writer) {
+		if p.pending != nil {
+			printPending(w, p.pending, "")
+		}
 		if p.to != "" {
 			line(w, "published to %s", p.to)
 		}
@@ -268,7 +280,12 @@ what lacks a revocation that the site has are refused.`,
 			if p.to == "" && p.bundle == "" {
 				return usageError{errors.New("snapshot publish needs --to DIRECTORY or oci://REPOSITORY, --bundle FILE, or both")}
 			}
-			return a.toSites(cmd.Context(), as[0], p, func(r *ceremony.Repository, sites []ceremony.Site) error {
+			return a.toSites(as[0], &p, func(r *ceremony.Repository, sites []ceremony.Site) error {
+				st, err := r.Status()
+				if err != nil {
+					return err
+				}
+				p.pending = st.Pending
 				return r.Publish(cmd.Context(), o, sites...)
 			})
 		},
@@ -278,19 +295,19 @@ what lacks a revocation that the site has are refused.`,
 	return c
 }
 
-func (a *app) toSites(_ context.Context, dir string, p places, do func(*ceremony.Repository, []ceremony.Site) error) error {
+func (a *app) toSites(dir string, p *places, do func(*ceremony.Repository, []ceremony.Site) error) error {
 	r, err := ceremony.Open(dir)
 	if err != nil {
 		return err
 	}
-	sites, err := a.sites(p)
+	sites, err := a.sites(*p)
 	if err != nil {
 		return err
 	}
 	if err := do(r, sites); err != nil {
 		return ceremonyError(err)
 	}
-	return a.placed(p)
+	return a.placed(*p)
 }
 
 func (a *app) snapshotRenewCommand() *cobra.Command {
@@ -308,7 +325,7 @@ their holders sign.`,
 		Example: `  rmodels snapshot renew ./ceremony --key online.pem --to /srv/www/testnet`,
 		Args:    args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, as []string) error {
-			return a.toSites(cmd.Context(), as[0], p, func(r *ceremony.Repository, sites []ceremony.Site) error {
+			return a.toSites(as[0], &p, func(r *ceremony.Repository, sites []ceremony.Site) error {
 				own, err := r.LoadKeys(s.passphrase, keys...)
 				if err != nil {
 					return err

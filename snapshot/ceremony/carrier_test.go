@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/resultity/rmodels/snapshot"
 )
@@ -200,6 +201,89 @@ func TestChangedOnTheWay(t *testing.T) {
 	w.must(err)
 	if !st.Restarted || len(st.Roles[1].Signed) != 1 {
 		t.Errorf("%+v", st)
+	}
+}
+
+// TestAnotherKeyUnderAKnownID: differences are read by key ID, so a root that
+// keeps an ID and changes its key is none.
+func TestAnotherKeyUnderAKnownID(t *testing.T) {
+	w := found(t, 1)
+	w.must(w.open().RenewRoot())
+	m := must1(parseMeta[metadata.RootType](metadata.ROOT, w.folder.files["staged/2.root.json"]))(t)
+	id := w.keys["targets-1"].id
+	m.Signed.Keys[id] = must1(publicKey(seededKey(t, 66).pem(t)))(t)
+	w.folder.files["staged/2.root.json"] = must1(m.ToBytes(true))(t)
+	_, err := w.open().Sign(SignOptions{Keys: []*Key{w.keys["root-1"]}, Root: true, Confirm: (&anyone{}).confirm})
+	wantErr(t, err, ErrIncomplete, "no root waits")
+	p := must1(w.open().Status())(t).Pending
+	if p.Root != nil || !strings.Contains(strings.Join(p.Warnings, "\n"), "is not the ID of its key") {
+		t.Errorf("%+v", p)
+	}
+	w.emergency()
+}
+
+// TestDatesOfACarrier: a staged document that says what the draft says, and is
+// dated to outlive everything, is signed by nobody; nor are terms that the
+// carrier made longer taken over unseen.
+func TestDatesOfACarrier(t *testing.T) {
+	for name, forge := range map[string]func(*snapshot.Snapshot, *targetsMeta){
+		"a document that outlives its term": func(d *snapshot.Snapshot, _ *targetsMeta) { d.Expires = d.Expires.AddDate(4, 0, 0) },
+		"targets that outlive their term":   func(_ *snapshot.Snapshot, m *targetsMeta) { m.Signed.Expires = m.Signed.Expires.AddDate(4, 0, 0) },
+		"a document of tomorrow": func(d *snapshot.Snapshot, m *targetsMeta) {
+			d.Created, d.Expires, m.Signed.Expires = d.Created.AddDate(0, 0, 9), d.Expires.AddDate(0, 0, 9), m.Signed.Expires.AddDate(0, 0, 9)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := found(t, 1)
+			w.must(w.open().AddModel(model("good")))
+			w.must(w.sign("targets-1", false))
+			doc := must1(snapshot.Parse(w.folder.files[stagedDocument]))(t)
+			m := must1(parseMeta[metadata.TargetsType](metadata.TARGETS, w.folder.files[stagedTargets]))(t)
+			forge(doc, m)
+			raw := must1(signedForm(doc))(t)
+			m.Signed.Targets[snapshot.TargetName] = must1(metadata.TargetFile().FromBytes(snapshot.TargetName, raw, "sha256"))(t)
+			m.ClearSignatures()
+			w.folder.files[stagedDocument], w.folder.files[stagedTargets] = raw, must1(m.ToBytes(true))(t)
+			w.must(w.sign("targets-2", false))
+			if got := must1(snapshot.Parse(w.folder.files[stagedDocument]))(t); !got.Created.Equal(w.now) || got.Expires.Sub(got.Created) != (30*day).Std() {
+				t.Errorf("%s to %s was signed", got.Created, got.Expires)
+			}
+			if got := must1(parseMeta[metadata.TargetsType](metadata.TARGETS, w.folder.files[stagedTargets]))(t); got.Signed.Expires.Sub(w.now) != (30 * day).Std() {
+				t.Errorf("targets until %s were signed", got.Signed.Expires)
+			}
+		})
+	}
+	w := found(t, 1)
+	w.folder.files[repositoryFile] = []byte(`{"network":"testnet","terms":{"root":"0s","targets":"40000h","online":"0s","document":"40000h","offlineGrace":"0s"}}`)
+	w.must(w.open().AddModel(model("good")))
+	_, err := w.open().Sign(SignOptions{Keys: []*Key{w.keys["targets-1"]}})
+	wantErr(t, err, ErrUnconfirmed)
+	if p := must1(w.open().Status())(t).Pending; !strings.Contains(strings.Join(p.Risks, "\n"), "would be valid for 40000h") {
+		t.Errorf("%q", p.Risks)
+	}
+}
+
+// TestChangedMeanwhile: who can write to the folder changes the draft while a
+// holder reads what is shown. What was shown is what is signed, or nothing is.
+func TestChangedMeanwhile(t *testing.T) {
+	for _, root := range []bool{false, true} {
+		w := found(t, 1)
+		w.must(w.open().AddModel(model("good")))
+		w.must(w.open().RenewRoot())
+		_, err := w.open().Sign(SignOptions{Keys: []*Key{w.keys["root-1"], w.keys["targets-1"]}, Root: root, Confirm: func(*Pending) error {
+			d, err := parseDraft(w.folder.files[draftFile], "testnet")
+			w.must(err)
+			d.Models = append(d.Models, model("evil"))
+			return writeJSON(w.folder, draftFile, d)
+		}})
+		if root {
+			wantErr(t, err, ErrUnconfirmed, "changed while it was signed")
+		} else {
+			w.must(err)
+		}
+		if b := w.folder.files[stagedDocument]; strings.Contains(string(b), "evil") {
+			t.Error("something else than what was shown was signed")
+		}
 	}
 }
 

@@ -114,6 +114,23 @@ func (st *state) pending() (*Pending, error) {
 	return p, err
 }
 
+// drafted is of the draft and the files beside it.
+func (st *state) drafted() (digest.Digest, error) {
+	if st.draft == nil {
+		return "", nil
+	}
+	content, err := contentOf(st.draft)
+	if err != nil {
+		return "", err
+	}
+	h := digest.SHA256.Digester()
+	fmt.Fprintf(h.Hash(), "%d %s\n", len(content), content)
+	for _, name := range slices.Sorted(maps.Keys(st.extra)) {
+		fmt.Fprintf(h.Hash(), "%s %s\n", name, digest.FromBytes(st.extra[name]))
+	}
+	return h.Digest(), nil
+}
+
 // digest is of all that the signatures would be for.
 func (st *state) digest(p *Pending, content []byte) (digest.Digest, error) {
 	sum := struct {
@@ -157,7 +174,7 @@ func (st *state) rootChange() *RootChange {
 			rc.Was, was = old.Threshold, old.KeyIDs
 		}
 		for _, id := range now.Signed.Roles[name].KeyIDs {
-			if slices.Contains(was, id) {
+			if slices.Contains(was, id) { // the same key: checkRoles holds an ID against its key
 				rc.Kept = append(rc.Kept, id)
 			} else {
 				rc.Added = append(rc.Added, id)
@@ -305,6 +322,15 @@ func member(s *snapshot.Snapshot, c snapshot.Change) jsontext.Value {
 func (st *state) risks(p *Pending) {
 	for _, rev := range unrevoked(st.document(), st.draft) {
 		p.Risks = append(p.Risks, fmt.Sprintf("the published revocation of %s would disappear", revoked(rev)))
+	}
+	if old := st.document(); old != nil {
+		was, is := old.Expires.Sub(old.Created), st.r.config.Terms.Document.Std()
+		if st.wanted() {
+			is = st.staged.doc.Expires.Sub(st.staged.doc.Created)
+		}
+		if is > was {
+			p.Risks = append(p.Risks, fmt.Sprintf("it would be valid for %s, the published one is for %s: nodes that are cut off would go on for longer", is, was))
+		}
 	}
 	if c := p.Document; c != nil && c.Against > 0 && c.Begun != c.Against && len(c.Changes) > 0 {
 		p.Risks = append(p.Risks, fmt.Sprintf("the draft was begun from snapshot %d, and %d is published: what came since would be undone; "+

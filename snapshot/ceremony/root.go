@@ -2,6 +2,7 @@ package ceremony
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -336,6 +337,13 @@ func checkRoles(root *rootMeta) error {
 	if n := len(root.Signed.Keys); n > snapshot.MaxKeys {
 		return fmt.Errorf("%w: %d keys, a root holds %d in all", snapshot.ErrInvalid, n, snapshot.MaxKeys)
 	}
+	for id, k := range root.Signed.Keys {
+		// Differences are shown by ID: another key under a known ID would pass
+		// for the one that people know.
+		if own, err := tufID(k); err != nil || own != id {
+			return errors.Join(fmt.Errorf("%w: key %.80q is not the ID of its key", snapshot.ErrInvalid, id), err)
+		}
+	}
 	for _, name := range roleNames {
 		role := root.Signed.Roles[name]
 		if role == nil {
@@ -349,6 +357,12 @@ func checkRoles(root *rootMeta) error {
 		return fmt.Errorf("%w: unknown roles %.80q", snapshot.ErrInvalid, unknown)
 	}
 	return nil
+}
+
+// tufID computes the ID of a key anew.
+func tufID(k *metadata.Key) (string, error) {
+	fresh := metadata.Key{Type: k.Type, Scheme: k.Scheme, Value: k.Value, UnrecognizedFields: k.UnrecognizedFields}
+	return fresh.ID()
 }
 
 // weaknesses says what one theft would do under a root: it may be meant, but

@@ -3,6 +3,7 @@ package ceremony
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -223,6 +224,7 @@ type signing struct {
 	*state
 	o       SignOptions
 	pending *Pending
+	shown   digest.Digest // of the draft that was confirmed
 	signed  []string
 }
 
@@ -239,6 +241,9 @@ func (r *Repository) sign(ctx context.Context, o SignOptions) (*Status, error) {
 		return nil, err
 	}
 	s := &signing{state: st, o: o, pending: p}
+	if s.shown, err = st.drafted(); err != nil {
+		return nil, err
+	}
 	for _, step := range []func() error{s.root, s.targets, s.online} {
 		before := len(s.signed)
 		if err := step(); err != nil {
@@ -372,6 +377,11 @@ func (s *signing) targets() error {
 	root := s.inForce()
 	if !s.holds(s.o.Keys, root, metadata.TARGETS) || s.draft == nil || s.draftErr != nil {
 		return nil
+	}
+	// The folder was read again since: whoever can write to it does not wait
+	// for a lock.
+	if now, err := s.drafted(); err != nil || now != s.shown {
+		return errors.Join(fmt.Errorf("%w: the draft changed while it was signed", ErrUnconfirmed), err)
 	}
 	var raw []byte
 	var tg *targetsMeta

@@ -304,6 +304,7 @@ func (st *state) judgeDocument(s *stagedSet) string {
 	if s.doc, err = snapshot.Parse(s.raw); err != nil {
 		return err.Error()
 	}
+	terms := st.r.config.Terms
 	switch next := st.targetsVersion() + 1; {
 	case tg.Signed.Version != next:
 		return fmt.Sprintf("it has version %d, %d is next: another was published meanwhile", tg.Signed.Version, next)
@@ -313,6 +314,10 @@ func (st *state) judgeDocument(s *stagedSet) string {
 		return fmt.Sprintf("it is for network %.80q", s.doc.Network)
 	case !st.now.Before(s.doc.Expires) || !st.now.Before(tg.Signed.Expires):
 		return fmt.Sprintf("it was dated %s and has expired", s.doc.Created.Format(time.RFC3339))
+	case s.doc.Created.After(st.now.Add(clockSkew)) || s.doc.Expires.Sub(s.doc.Created) > terms.Document.Std() ||
+		tg.Signed.Expires.Sub(s.doc.Created) > terms.Targets.Std():
+		return fmt.Sprintf("it is dated %s and expires %s, its targets %s: longer than this ceremony's terms", s.doc.Created.Format(time.RFC3339),
+			s.doc.Expires.Format(time.RFC3339), tg.Signed.Expires.Format(time.RFC3339))
 	}
 	if s.extra, err = st.r.extraTargets(s.doc, func(string) {}); err != nil {
 		return err.Error()
@@ -322,6 +327,9 @@ func (st *state) judgeDocument(s *stagedSet) string {
 	}
 	return ""
 }
+
+// clockSkew is how far the clocks of two holders may be apart.
+const clockSkew = time.Hour
 
 // listsExactly tells whether the metadata lists the document and extra, and
 // nothing else.
