@@ -165,6 +165,13 @@ func TestSaidWhenMade(t *testing.T) {
 	if _, err := os.Stat(dir); err == nil {
 		t.Error("something was made")
 	}
+	full := t.TempDir()
+	if err := os.WriteFile(filepath.Join(full, "notes.txt"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Init(full, InitOptions{Network: "testnet"}); err == nil || !strings.Contains(err.Error(), "is not empty") {
+		t.Errorf("%v", err)
+	}
 	_, err = Init(dir, InitOptions{Network: "testnet", RootPublicKeys: many[:40], TargetsPublicKeys: many[40:]})
 	wantErr(t, err, snapshot.ErrInvalid, "keys, a root holds 64")
 	r, err := Init(filepath.Join(t.TempDir(), "c"), InitOptions{

@@ -193,7 +193,7 @@ func (d dirFolder) remove(name string) error {
 }
 
 func (d dirFolder) list(dir string) ([]string, error) {
-	root, _, err := d.in(dir+"/x", false)
+	root, _, err := d.in(path.Join(dir, "x"), false)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
