@@ -10,19 +10,14 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
-	"time"
 
-	"github.com/go-json-experiment/json"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
 	"github.com/resultity/rmodels/cas"
-	"github.com/resultity/rmodels/internal/durable"
-	"github.com/resultity/rmodels/internal/filelock"
 )
 
 // Stored is an artifact that the store holds, in the form in which it is pushed
@@ -139,12 +134,12 @@ type LayoutResult struct {
 // into one directory by several processes wait for each other.
 func Export(ctx context.Context, dir, name string, p *Packed, ev []Evidence) (LayoutResult, error) {
 	var res LayoutResult
-	unlock, err := lockLayout(ctx, dir)
+	to, err := lockLayout(ctx, dir)
 	if err != nil {
 		return res, fmt.Errorf("export %s: %w", name, err)
 	}
-	defer unlock()
-	w := &layoutWriter{ctx: ctx, blobs: filepath.Join(dir, "blobs", "sha256"), res: &res}
+	defer to.unlock()
+	w := &layoutWriter{ctx: ctx, blobs: to.blobs, res: &res}
 	subject := ocispec.Descriptor{MediaType: p.MediaType, ArtifactType: p.Manifest.ArtifactType, Digest: p.Digest, Size: int64(len(p.Raw))}
 	named := subject
 	named.Annotations = map[string]string{ocispec.AnnotationRefName: name}
@@ -175,7 +170,7 @@ func Export(ctx context.Context, dir, name string, p *Packed, ev []Evidence) (La
 			return res, fmt.Errorf("export %s: %w", name, err)
 		}
 	}
-	if err := editIndex(dir, func(in []ocispec.Descriptor) []ocispec.Descriptor {
+	if err := to.editIndex(func(in []ocispec.Descriptor) []ocispec.Descriptor {
 		return append(slices.DeleteFunc(in, func(d ocispec.Descriptor) bool {
 			return slices.ContainsFunc(entries, func(e ocispec.Descriptor) bool { return e.Digest == d.Digest }) ||
 				d.Annotations[ocispec.AnnotationRefName] == name
@@ -189,15 +184,15 @@ func Export(ctx context.Context, dir, name string, p *Packed, ev []Evidence) (La
 // Unexport takes an artifact and its referrers out of a layout, and the blobs
 // that no other manifest there names.
 func Unexport(ctx context.Context, dir string, manifest digest.Digest) error {
-	unlock, err := lockLayout(ctx, dir)
+	from, err := lockLayout(ctx, dir)
 	if err != nil {
 		return fmt.Errorf("remove %s from %s: %w", manifest, dir, err)
 	}
-	defer unlock()
+	defer from.unlock()
 	l := &layout{path: dir}
 	live := map[digest.Digest]bool{}
 	var dead []digest.Digest
-	err = editIndex(dir, func(in []ocispec.Descriptor) []ocispec.Descriptor {
+	err = from.editIndex(func(in []ocispec.Descriptor) []ocispec.Descriptor {
 		return slices.DeleteFunc(in, func(d ocispec.Descriptor) bool {
 			raw, mediaType, rerr := l.manifest(ctx, d.Digest.String(), maxManifest)
 			var m ocispec.Manifest
@@ -229,7 +224,7 @@ func Unexport(ctx context.Context, dir string, manifest digest.Digest) error {
 		if live[d] {
 			continue
 		}
-		if err := os.Remove(l.blobPath(d)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := from.removeBlob(d); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove %s from %s: %w", manifest, dir, err)
 		}
 	}
@@ -251,67 +246,10 @@ func InLayout(ctx context.Context, dir string) (map[digest.Digest]string, error)
 	return out, nil
 }
 
-// layoutWait bounds how long a writer waits for another one of the same
-// directory, which may copy models of hundreds of gigabytes.
-const layoutWait = 10 * time.Minute
-
-// lockLayout makes the directory where there is none, keeps other writers out
-// of it and removes what a writer that was killed left in it.
-func lockLayout(ctx context.Context, dir string) (unlock func(), err error) {
-	if err := durable.MkdirAll(filepath.Join(dir, "blobs", "sha256"), 0o755); err != nil {
-		return nil, err
-	}
-	l, err := filelock.Take(ctx, filepath.Join(dir, ".lock"), filelock.Exclusive, layoutWait)
-	if err != nil {
-		return nil, err
-	}
-	for _, d := range []string{dir, filepath.Join(dir, "blobs", "sha256")} {
-		if err := durable.RemoveTemporary(d); err != nil {
-			l.Unlock()
-			return nil, err
-		}
-	}
-	version := filepath.Join(dir, ocispec.ImageLayoutFile)
-	if _, err := os.Stat(version); errors.Is(err, fs.ErrNotExist) {
-		var b []byte
-		if b, err = marshal(ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion}); err == nil {
-			err = durable.WriteFile(version, b, 0o644)
-		}
-		if err != nil {
-			l.Unlock()
-			return nil, err
-		}
-	}
-	return l.Unlock, nil
-}
-
-// editIndex changes index.json in one step.
-func editIndex(dir string, change func([]ocispec.Descriptor) []ocispec.Descriptor) error {
-	path := filepath.Join(dir, ocispec.ImageIndexFile)
-	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
-	b, err := durable.ReadFile(path, maxManifest)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case errors.Is(err, durable.ErrTooLong):
-		return fmt.Errorf("%w: %w", ErrTooLarge, err)
-	case err != nil:
-		return err
-	default:
-		if err := json.Unmarshal(b, &index); err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-	}
-	index.Manifests = change(index.Manifests)
-	if b, err = marshal(index); err != nil {
-		return err
-	}
-	return durable.WriteFile(path, b, 0o644)
-}
-
 // layoutWriter puts blobs under their digests, durably and compared.
 type layoutWriter struct {
 	ctx   context.Context
-	blobs string
+	blobs *os.Root
 	res   *LayoutResult
 }
 
@@ -322,8 +260,8 @@ func (w *layoutWriter) bytes(b []byte) error {
 }
 
 func (w *layoutWriter) blob(d digest.Digest, size int64, open func() (io.ReadCloser, error)) error {
-	path := filepath.Join(w.blobs, d.Encoded())
-	if w.present(path, d, size) {
+	name := d.Encoded()
+	if w.present(name, d, size) {
 		w.res.Present += size
 		return nil
 	}
@@ -332,11 +270,11 @@ func (w *layoutWriter) blob(d digest.Digest, size int64, open func() (io.ReadClo
 		return err
 	}
 	defer src.Close()
-	f, err := os.OpenFile(durable.Temporary(path), os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	f, tmp, err := createIn(w.blobs, name)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
+	defer w.blobs.Remove(tmp)
 	defer f.Close()
 	h := sha256.New()
 	if _, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(f, h)}, &contextReader{w.ctx, src}, make([]byte, 1<<20)); err != nil {
@@ -353,21 +291,21 @@ func (w *layoutWriter) blob(d digest.Digest, size int64, open func() (io.ReadClo
 	}
 	// What is compared must come from the disk and not from memory.
 	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
-	if err := w.verified(f.Name(), d, size); err != nil {
+	if err := w.verified(f, d, size); err != nil {
 		return fmt.Errorf("the copy of %s does not read back: %w", d, err)
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
+	if err := w.blobs.Rename(tmp, name); err != nil {
 		return err
 	}
 	w.res.Blobs++
 	w.res.Bytes += size
-	return durable.OS.SyncDir(w.blobs)
+	return syncIn(w.blobs)
 }
 
 // present reports whether the layout holds a blob already, on its disk: an
 // export that died may have left it in memory alone.
-func (w *layoutWriter) present(path string, d digest.Digest, size int64) bool {
-	f, err := durable.Open(path)
+func (w *layoutWriter) present(name string, d digest.Digest, size int64) bool {
+	f, err := openIn(w.blobs, name)
 	if err != nil {
 		return false
 	}
@@ -376,28 +314,23 @@ func (w *layoutWriter) present(path string, d digest.Digest, size int64) bool {
 		return false
 	}
 	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
-	return w.verified(path, d, size) == nil && durable.OS.SyncDir(w.blobs) == nil
+	return w.verified(f, d, size) == nil && syncIn(w.blobs) == nil
 }
 
 // verified reads a blob of the layout whole and compares it with its digest.
-func (w *layoutWriter) verified(path string, d digest.Digest, size int64) error {
-	f, err := durable.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
+func (w *layoutWriter) verified(f *os.File, d digest.Digest, size int64) error {
 	st, err := f.Stat()
 	if err != nil {
 		return err
 	}
 	if st.Size() != size {
-		return fmt.Errorf("%s: %d bytes, want %d", path, st.Size(), size)
+		return fmt.Errorf("%s: %d bytes, want %d", f.Name(), st.Size(), size)
 	}
 	h := sha256.New()
-	if _, err := io.CopyBuffer(h, &contextReader{w.ctx, f}, make([]byte, 1<<20)); err != nil {
+	if _, err := io.CopyBuffer(h, &contextReader{w.ctx, io.NewSectionReader(f, 0, size)}, make([]byte, 1<<20)); err != nil {
 		return err
 	}
-	return sameDigest(d, h, path)
+	return sameDigest(d, h, f.Name())
 }
 
 func sameDigest(d digest.Digest, h hash.Hash, source string) error {

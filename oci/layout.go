@@ -48,10 +48,6 @@ func (l *layout) fail(what string, err error) error {
 	return &SourceError{Source: l.String(), What: what, Err: fmt.Errorf("%w: %w", class, err)}
 }
 
-func (l *layout) blobPath(d digest.Digest) string {
-	return filepath.Join(l.path, "blobs", d.Algorithm().String(), d.Encoded())
-}
-
 // section reads a part of a file and closes all of it.
 type section struct {
 	*io.SectionReader
