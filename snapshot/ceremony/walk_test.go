@@ -271,9 +271,9 @@ func (w *world) fork(seed uint64) *world {
 // TestWalks: after any history of verbs, carriers' tricks and crashes, nodes
 // were never taken back, nothing of a stranger's was published, no revocation
 // was lost, and an emergency revocation is published with at most two commands
-// for each holder.
+// for each holder. RMODELS_WALKS says how many; make walks takes 10,000.
 func TestWalks(t *testing.T) {
-	walks := 200
+	walks := 100
 	if n, err := strconv.Atoi(os.Getenv("RMODELS_WALKS")); err == nil {
 		walks = n
 	}
