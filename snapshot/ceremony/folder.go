@@ -216,7 +216,8 @@ func (d dirFolder) list(dir string) ([]string, error) {
 	return names, nil
 }
 
-// lock takes the directory itself: a lock file would travel with it.
+// lock takes the directory itself: a lock file would travel with it, and on a
+// memory stick without modes it could not be its owner's alone.
 func (d dirFolder) lock(ctx context.Context) (func(), error) {
 	f, err := os.Open(string(d))
 	if err != nil {
