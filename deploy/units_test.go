@@ -46,7 +46,7 @@ func TestUnits(t *testing.T) {
 		if v := set["TimeoutStartSec"]; !regexp.MustCompile(`^[1-9][0-9]*(min|h)$`).MatchString(v) {
 			t.Errorf("%s: TimeoutStartSec is %q: a service that hangs keeps its timer from starting it again", unit, v)
 		}
-		if strings.Contains(set["ExecStart"], " sync ") && set["Environment"] != "HOME=/root" {
+		if !strings.Contains(set["ExecStart"], " gc ") && set["Environment"] != "HOME=/root" {
 			t.Errorf("%s: no HOME: root's registry login is not found", unit)
 		}
 	}

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/durable"
 )
 
 // Fsck checks the store, and that the records of all networks of the state
@@ -42,14 +44,36 @@ func (n *Node) Fsck(ctx context.Context, o cas.FsckOptions) ([]cas.Finding, erro
 		if err != nil {
 			return nil, err
 		}
-		found = append(found, fs...)
+		found = append(append(found, fs...), x.leftovers()...)
 	}
 	return found, nil
 }
 
+// leftovers are what writers that were killed left in a network's state.
+func (n *Node) leftovers() []cas.Finding {
+	var out []cas.Finding
+	for dir, remedy := range map[string]string{
+		n.dir: remedySync, n.models.dir: remedySync, n.runtimes.dir: remedySync, n.runsDir(): remedySync,
+		n.trustDir(): remedyAccept, filepath.Join(n.trustDir(), "roots"): remedyAccept, filepath.Dir(n.floorPath()): remedyAccept,
+	} {
+		names, err := durable.OS.ReadNames(dir)
+		if err != nil {
+			continue // it comes with the first file
+		}
+		for _, name := range names {
+			if durable.IsTemporary(name) {
+				out = append(out, cas.Finding{Kind: "temporary", Name: filepath.Join(dir, name), Problem: "left by a writer that was killed, or being written now", Remedy: remedy})
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b cas.Finding) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
 const (
-	remedySync  = "set it right with: rmodels sync"
-	remedyAgain = "fetch it again with: rmodels verify --repair"
+	remedySync   = "set it right with: rmodels sync"
+	remedyAccept = "it goes with the next snapshot: rmodels snapshot refresh"
+	remedyAgain  = "fetch it again with: rmodels verify --repair"
 )
 
 // compareRoots holds the records of a network against the roots and trees of

@@ -220,6 +220,35 @@ func TestStrangersLockNothing(t *testing.T) {
 	}
 }
 
+// A refresh brings a revocation beside a pass that is at work, and brings
+// nothing else in.
+func TestRefresh(t *testing.T) {
+	w, n := judging(t, "tiny")
+	w.sync(n)
+	lk, err := takeLock(context.Background(), filepath.Join(n.dir, "sync.lock"), "test", 0)
+	w.must(err)
+	defer lk.Unlock()
+	w.must(w.repo.Revoke(snapshot.Revocation{Digest: w.state(n, "tiny@v1", Active).Manifest}))
+	w.list("late", "v1", w.push("late", w.key, "late"))
+	w.publish()
+	w.requests()
+	n.engine = nil // is not asked
+	acc, res, err := n.Refresh(context.Background(), SyncOptions{Source: snapshot.DirSource(w.site)})
+	w.must(err)
+	if !res.Changed || acc.Document.Sequence != 2 || len(res.Outcomes) != 1 || res.Outcomes[0].After != Failed {
+		t.Errorf("snapshot %d: %+v", acc.Document.Sequence, res)
+	}
+	if s := w.onDisk(n, "tiny@v1"); s != Failed {
+		t.Errorf("it is %s", s)
+	}
+	if asked := w.requests(); len(asked) > 0 {
+		t.Errorf("a registry was asked: %q", asked)
+	}
+	if _, res, err = n.Refresh(context.Background(), SyncOptions{Source: snapshot.DirSource(w.site)}); err != nil || res.Changed || len(res.Outcomes) > 0 {
+		t.Errorf("again: %+v, %v", res, err)
+	}
+}
+
 // Between the acceptance of a snapshot and its effect on the records, and while
 // a long action keeps a record, every reader shows what the snapshot makes of
 // it, and nobody uses the model.

@@ -194,6 +194,27 @@ func (rs records) removeTemporary(ctx context.Context) {
 	}
 }
 
+// oldTemporary is how old a temporary file is that nobody writes any more.
+const oldTemporary = time.Hour
+
+// removeOld removes temporary files of writers that hold no lock: marks, and
+// what a run needs.
+func (n *Node) removeOld(dir string) {
+	names, err := durable.OS.ReadNames(dir)
+	if err != nil {
+		return // it comes with its first file
+	}
+	for _, name := range names {
+		path := filepath.Join(dir, name)
+		if fi, err := os.Lstat(path); err != nil || !durable.IsTemporary(name) || !fi.Mode().IsRegular() || time.Since(fi.ModTime()) < oldTemporary {
+			continue
+		}
+		if err := os.Remove(path); err != nil {
+			n.o.Log.Warn("what a killed writer left cannot be removed", "file", path, "error", err)
+		}
+	}
+}
+
 // lock takes the lock of one key without waiting; [ErrBusy] names the holder.
 func (rs records) lock(ctx context.Context, id string) (*filelock.Lock, error) {
 	if err := durable.MkdirAll(rs.dir, 0o755); err != nil {

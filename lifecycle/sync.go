@@ -63,19 +63,11 @@ func (n *Node) Sync(ctx context.Context, o SyncOptions) (*SyncResult, error) {
 	start := time.Now()
 	res := new(SyncResult)
 	defer func() { res.Seconds = time.Since(start).Seconds() }()
-	if !o.DryRun {
-		if err := n.withdrawStored(ctx, res); err != nil && !errors.Is(err, snapshot.ErrCache) { // a damaged cache is healed by the next acceptance
-			return res, err
-		}
-	}
-	acc, err := n.refresh(ctx, o, res)
+	acc, err := n.newest(ctx, o, res)
 	if err != nil {
 		return res, err
 	}
 	if !o.DryRun {
-		if err := n.withdraw(ctx, acc, res); err != nil {
-			return res, err
-		}
 		if len(o.Only) == 0 {
 			lk, err := takeLock(ctx, filepath.Join(n.dir, "sync.lock"), "sync of "+n.o.Network, o.Wait)
 			if err != nil {
@@ -127,6 +119,33 @@ func (n *Node) Sync(ctx context.Context, o SyncOptions) (*SyncResult, error) {
 		n.forgetImages(ctx, acc)
 	}
 	return res, ctx.Err()
+}
+
+// Refresh looks for a newer snapshot and takes out of use what that withdraws,
+// as a pass does before all else; it brings nothing in. It waits for no pass.
+func (n *Node) Refresh(ctx context.Context, o SyncOptions) (*snapshot.Accepted, *SyncResult, error) {
+	start := time.Now()
+	res := new(SyncResult)
+	defer func() { res.Seconds = time.Since(start).Seconds() }()
+	o.DryRun = false
+	acc, err := n.newest(ctx, o, res)
+	return acc, res, err
+}
+
+// newest returns the snapshot to act upon, once what it withdraws is out of
+// use.
+func (n *Node) newest(ctx context.Context, o SyncOptions, res *SyncResult) (*snapshot.Accepted, error) {
+	if o.DryRun {
+		return n.refresh(ctx, o, res)
+	}
+	if err := n.withdrawStored(ctx, res); err != nil && !errors.Is(err, snapshot.ErrCache) { // a damaged cache is healed by the next acceptance
+		return nil, err
+	}
+	acc, err := n.refresh(ctx, o, res)
+	if err != nil {
+		return nil, err
+	}
+	return acc, n.withdraw(ctx, acc, res)
 }
 
 // refresh returns the snapshot to act upon. A source that fails or lies is
@@ -270,6 +289,8 @@ func (n *Node) rejected(err error, source string) error {
 func (n *Node) mend(ctx context.Context) error {
 	n.models.removeTemporary(ctx)
 	n.runtimes.removeTemporary(ctx)
+	n.removeOld(n.dir)
+	n.removeOld(n.runsDir())
 	ids, err := n.models.ids()
 	if err != nil {
 		return err

@@ -6,7 +6,9 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
+	"github.com/resultity/rmodels/cas"
 	"github.com/resultity/rmodels/internal/durable"
 )
 
@@ -33,6 +35,24 @@ func TestLeftoversOfTheState(t *testing.T) {
 	}
 	for _, path := range append(left, gone...) {
 		w.must(os.WriteFile(path, nil, 0o600))
+	}
+	old := durable.Temporary(filepath.Join(n.dir, markWithdrawn+".json"))
+	fresh := durable.Temporary(filepath.Join(n.dir, markWithdrawn+".json"))
+	for _, path := range []string{old, fresh} {
+		w.must(os.WriteFile(path, nil, 0o600))
+	}
+	w.must(os.Chtimes(old, time.Now(), time.Now().Add(-2*time.Hour)))
+	gone, left = append(gone, old), append(left, fresh)
+	named := map[string]bool{}
+	fs, err := n.Fsck(context.Background(), cas.FsckOptions{})
+	w.must(err)
+	for _, f := range fs {
+		named[f.Name] = f.Kind == "temporary" && f.Remedy != ""
+	}
+	for _, path := range append(gone, stay) {
+		if !named[path] {
+			t.Errorf("fsck does not name %s", path)
+		}
 	}
 	w.must(w.repo.RemoveModel("busy", "v1"))
 	w.publish()

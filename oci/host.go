@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -9,7 +10,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -108,10 +108,8 @@ func (c *Client) credential(ctx context.Context, name, addr string) (auth.Creden
 		if c.dockerErr = checkDockerConfig(c.o.DockerConfig); c.dockerErr != nil {
 			return
 		}
-		if c.o.DockerConfig != "" {
-			c.docker, c.dockerErr = credentials.NewStore(c.o.DockerConfig, credentials.StoreOptions{})
-		} else if _, err := os.UserHomeDir(); err == nil || os.Getenv("DOCKER_CONFIG") != "" {
-			c.docker, c.dockerErr = credentials.NewStoreFromDocker(credentials.StoreOptions{})
+		if path := cmp.Or(c.o.DockerConfig, dockerConfigPath()); path != "" {
+			c.docker, c.dockerErr = credentials.NewStore(path, credentials.StoreOptions{})
 		}
 	})
 	if c.dockerErr != nil {

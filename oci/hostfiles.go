@@ -1,12 +1,12 @@
 package oci
 
 import (
-	"cmp"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strings"
 
@@ -38,13 +38,32 @@ func LoadKeyPair(certFile, keyFile string) (tls.Certificate, error) {
 // maxDockerConfig bounds docker's config.json.
 const maxDockerConfig = 4 << 20
 
+// dockerConfigPath is where docker keeps its configuration. A service of systemd
+// has no HOME: the user's entry in passwd names the directory then. It is empty
+// where there is none.
+func dockerConfigPath() string {
+	dir := os.Getenv("DOCKER_CONFIG")
+	if dir == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			u, err := user.Current()
+			if err != nil || u.HomeDir == "" {
+				return ""
+			}
+			home = u.HomeDir
+		}
+		dir = filepath.Join(home, ".docker")
+	}
+	return filepath.Join(dir, "config.json")
+}
+
 // checkDockerConfig refuses a docker configuration of other users: it names
 // programs that are run, and may hold passwords.
 func checkDockerConfig(path string) error {
 	if path == "" {
-		home, _ := os.UserHomeDir()
-		dir := cmp.Or(os.Getenv("DOCKER_CONFIG"), filepath.Join(home, ".docker"))
-		path = filepath.Join(dir, "config.json")
+		if path = dockerConfigPath(); path == "" {
+			return nil
+		}
 	}
 	b, err := durable.ReadOwn(path, maxDockerConfig)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -28,7 +28,7 @@ func (a *app) snapshotCommand() *cobra.Command {
 		&cobra.Group{ID: "node", Title: "For node operators:"},
 		&cobra.Group{ID: "publish", Title: "For publishers:"},
 	)
-	for _, sub := range []*cobra.Command{a.snapshotShowCommand(), a.snapshotApplyCommand(), a.snapshotForgetTimeCommand()} {
+	for _, sub := range []*cobra.Command{a.snapshotShowCommand(), a.snapshotRefreshCommand(), a.snapshotApplyCommand(), a.snapshotForgetTimeCommand()} {
 		sub.GroupID = "node"
 		c.AddCommand(sub)
 	}
@@ -197,6 +197,60 @@ is right: nothing else tells an old snapshot from a new one.`,
 				}
 				line(w, "the latest time seen was %s, and is %s now", was.Format(time.RFC3339), now.Format(time.RFC3339))
 			})
+		},
+	}
+}
+
+func (a *app) snapshotRefreshCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "refresh",
+		Short: "Look for a newer snapshot and withdraw what it withdraws",
+		Long: `refresh asks the snapshot's source, accepts a newer snapshot and takes out of
+use what that revokes, disables or no longer lists. It fetches and tests no
+model, waits for no sync and takes a moment, so that cron may run it every
+minute: a revocation does not wait for a sync that takes hours.`,
+		Example: `  rmodels snapshot refresh
+  rmodels snapshot refresh --quiet       # from cron`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			n, cfg, err := a.node("snapshot refresh")
+			if err != nil {
+				return err
+			}
+			o := lifecycle.SyncOptions{SourceName: cfg.Snapshot.Source}
+			if o.Source, err = snapshotSource(cfg); err != nil {
+				return err
+			}
+			acc, res, err := n.Refresh(cmd.Context(), o)
+			if err != nil {
+				return a.stopped(res, err)
+			}
+			err = a.result(struct {
+				Sequence  int64               `json:"sequence"`
+				Snapshot  string              `json:"snapshot"`
+				Freshness snapshot.Freshness  `json:"freshness"`
+				Changed   bool                `json:"changed"` // a newer one was accepted
+				Outcomes  []lifecycle.Outcome `json:"outcomes"`
+				Failure   *lifecycle.Failure  `json:"snapshotFailure,omitzero"`
+			}{acc.Document.Sequence, acc.Digest.String(), acc.Freshness, res.Changed, append([]lifecycle.Outcome{}, res.Outcomes...), res.SnapshotFailure}, func(w io.Writer) {
+				if f := res.SnapshotFailure; f != nil {
+					line(w, "snapshot: %s", f.Reason)
+				}
+				word := "unchanged"
+				if res.Changed {
+					word = "new"
+				}
+				if outcomeTable(w, res, a.quiet) || !a.quiet || res.Changed {
+					line(w, "network %s, snapshot %d (%s, %s): %s withdrawn", n.Network(), acc.Document.Sequence, acc.Freshness, word, amount.Count(len(res.Outcomes), "model"))
+				}
+			})
+			if err != nil {
+				return err
+			}
+			if code := passCode(res, false); code != exitOK {
+				return exitError{code, passFailure(res)}
+			}
+			return nil
 		},
 	}
 }
