@@ -187,8 +187,8 @@ func TestQuarantinedBytesStay(t *testing.T) {
 	w.state(n, "failed@v1", Failed)
 	w.must(w.repo.SetEnabled("disabled", "v1", false))
 	w.must(w.repo.Revoke(snapshot.Revocation{Digest: w.state(n, "revoked@v1", Active).Manifest}))
-	w.publish()
-	w.sync(n)
+	_, _, err := n.Apply(ctx, w.publish(), "test")
+	w.must(err)
 	st, err := n.Store()
 	w.must(err)
 	for id, want := range map[string]bool{"failed@v1": true, "disabled@v1": false, "revoked@v1": false} {
@@ -205,5 +205,29 @@ func TestQuarantinedBytesStay(t *testing.T) {
 	w.state(n, "disabled@v1", Absent)
 	if r := w.state(n, "revoked@v1", Failed); r.Tree != "" {
 		t.Errorf("%+v", r)
+	}
+}
+
+// Verify says why a model is in quarantine, and changes nothing of it.
+func TestVerifyOfAQuarantine(t *testing.T) {
+	ctx := context.Background()
+	w, n := judging(t, "tiny")
+	w.sync(n)
+	w.must(w.repo.Revoke(snapshot.Revocation{Digest: w.state(n, "tiny@v1", Active).Manifest, Reason: "stolen"}))
+	w.publish()
+	w.sync(n)
+	before := w.state(n, "tiny@v1", Failed)
+	for range 2 {
+		vs, err := n.Verify(ctx, VerifyOptions{})
+		w.must(err)
+		if len(vs) != 1 || vs[0].OK || vs[0].Failure == nil || vs[0].Failure.Cause != CauseRevoked {
+			t.Errorf("%+v", vs)
+		}
+	}
+	if r := w.state(n, "tiny@v1", Failed); r.Failures != before.Failures || r.Tree != before.Tree || !r.RetryAfter.Equal(before.RetryAfter) {
+		t.Errorf("before %+v\nafter %+v", before, r)
+	}
+	if ins, _ := n.Incidents("", 0); len(ins) != 1 {
+		t.Errorf("incidents: %+v", ins)
 	}
 }

@@ -172,6 +172,9 @@ func (n *Node) verifyRecord(ctx context.Context, acc *snapshot.Accepted, r *Reco
 		return nil // not what is listed: the next sync takes it out of use
 	}
 	v.Decision = n.readmit(acc, m.Policy, m.Reference, r.Receipt, n.modelRef(r.ID()))
+	if !v.Decision.Allowed && r.State == Failed {
+		return refusal(v.Decision, r.Manifest, r.Receipt.source()) // it is in quarantine for that already
+	}
 	if !v.Decision.Allowed {
 		return n.settle(ctx, acc, r, refusal(v.Decision, r.Manifest, r.Receipt.source()))
 	}
