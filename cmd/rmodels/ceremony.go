@@ -26,18 +26,40 @@ const passphraseEnv = "RMODELS_PASSPHRASE"
 
 // ceremonyError gives a refusal of package ceremony its exit code.
 func ceremonyError(err error) error {
-	for _, wrong := range []error{ceremony.ErrUnconfirmed, ceremony.ErrUnlisted, ceremony.ErrUnsigned} {
+	if err == nil {
+		return nil
+	}
+	for _, wrong := range []error{ceremony.ErrUnconfirmed, ceremony.ErrUnlisted, ceremony.ErrUnsigned, ceremony.ErrIncomplete} {
 		if errors.Is(err, wrong) {
 			return usageError{err}
 		}
 	}
-	for _, refused := range []error{ceremony.ErrBehind, ceremony.ErrOtherLine, ceremony.ErrForeign, ceremony.ErrUnrevoked} {
-		if errors.Is(err, refused) {
-			return exitError{exitSnapshot, lifecycle.Failure{Cause: lifecycle.CauseSnapshot, Reason: err.Error()}}
+	f := *lifecycle.AsFailure(err)
+	f.Hint = "" // what a class of errors asks of a node is no advice to a publisher
+	for _, x := range []struct {
+		refused error
+		hint    string
+	}{
+		{ceremony.ErrBehind, "bring the folder up to date with: rmodels snapshot update DIR --from SITE"},
+		{ceremony.ErrOtherLine, "find out which of the two is meant: update --from SITE --replace gives up this folder's, publish --replace the other"},
+		{ceremony.ErrForeign, "find out which network is meant: a root.json that was kept elsewhere says it (update --from SITE --pinned FILE)"},
+		{ceremony.ErrUnrevoked, "add it again with: rmodels snapshot revoke; if it is to disappear: publish --unrevoke"},
+	} {
+		if errors.Is(err, x.refused) {
+			f.Cause, f.Hint = lifecycle.CauseSnapshot, x.hint
+			break
 		}
 	}
-	return err
+	return publisherError{err, f}
 }
+
+// publisherError is a failure of the publisher's side, with a publisher's hint.
+type publisherError struct {
+	error
+	failure lifecycle.Failure
+}
+
+func (e publisherError) Unwrap() error { return e.error }
 
 // edited is what an edit that the document does not bear means: wrong usage.
 func edited(err error) error {
@@ -247,6 +269,15 @@ on under the root before.`,
 				}
 				public = string(b)
 			}
+			if strings.HasSuffix(old, ".pub") || strings.ContainsRune(old, os.PathSeparator) {
+				b, err := readCapped(old, keyMax)
+				if err != nil {
+					return err
+				}
+				if old, err = ceremony.KeyID(string(b)); err != nil {
+					return usageError{err}
+				}
+			}
 			if old != "" || public != "" {
 				if err := r.RotateKey(role, old, public); err != nil {
 					return usageError{err}
@@ -267,7 +298,7 @@ on under the root before.`,
 	}
 	f := c.Flags()
 	f.StringVar(&role, "role", "targets", "root, targets or online")
-	f.StringVar(&old, "old", "", "ID of the key that loses the role, or the beginning of it")
+	f.StringVar(&old, "old", "", "key that loses the role: its .pub file, its key ID or digest, or the beginning of one")
 	f.StringVar(&file, "new", "", "public key file (PEM) that gains the role")
 	f.IntVar(&threshold, "threshold", 0, "signatures that the role needs")
 	f.BoolVar(&renew, "renew", false, "begin the root's term anew")

@@ -27,9 +27,13 @@ given keys. With fewer keys than the threshold the result says who is missing;
 carry the directory (without keys) to the next holder and sign there.
 
 A root that waits is signed with --root alone, for it hands the network over:
-root keys sign nothing else. On a terminal sign asks first. Without one, a root
-and whatever has risks is refused until --yes names the digest that status,
-diff and the refusal itself print.
+root keys sign nothing else. On a terminal sign asks first. Without one, root and
+targets keys sign nothing until --yes names the digest that status, diff and the
+refusal itself print; the online key signs alone what has no risks.
+
+A risk is what nodes could not take back or tired hands would overlook: a
+published revocation that would disappear, a longer validity than before, a draft
+begun from an older snapshot, signatures of others that would be dropped.
 
 Beside each key FILE sign keeps FILE.seen: what its holder has seen published.
 A directory that is older than that, or another network's, is refused.`,
@@ -116,6 +120,9 @@ func printPending(w io.Writer, p *ceremony.Pending, dir string) {
 	if p.Root == nil && p.Document == nil {
 		line(w, "nothing differs from what was published")
 	}
+	line(w, "network %s", p.Network)
+	line(w, "valid for: document %s, targets %s, snapshot and timestamp %s, a new root %s; offline grace %s",
+		p.Terms.Document, p.Terms.Targets, p.Terms.Online, p.Terms.Root, p.Terms.OfflineGrace)
 	if c := p.Root; c != nil {
 		against := "the first root"
 		if c.Against > 0 {
@@ -129,10 +136,10 @@ func printPending(w io.Writer, p *ceremony.Pending, dir string) {
 			}
 			line(w, "  %-10s %s needed, keys: %d", r.Role, threshold, len(r.Added)+len(r.Kept))
 			for _, id := range r.Added {
-				line(w, "    added    %s", id)
+				line(w, "    added    key ID %s, digest %s", id, p.Keys[id])
 			}
 			for _, id := range r.Removed {
-				line(w, "    removed  %s", id)
+				line(w, "    removed  key ID %s, digest %s", id, p.Keys[id])
 			}
 		}
 	}
@@ -184,6 +191,11 @@ func shortAll(ids []string) string {
 	return strings.Join(all, ", ")
 }
 
+// keyNames are both names of a key, as keygen prints them.
+func keyNames(p *ceremony.Pending, id string) string {
+	return fmt.Sprintf("key ID %s (digest %s)", short(id), short(p.Keys[id].Encoded()))
+}
+
 func printSigned(w io.Writer, res *ceremony.Status, dir string) {
 	printPending(w, res.Pending, dir)
 	for _, x := range res.Roles {
@@ -193,10 +205,10 @@ func printSigned(w io.Writer, res *ceremony.Status, dir string) {
 		}
 		line(w, "%-10s version %d: %s, %d needed, %s", x.Role, x.Version, amount.Count(len(x.Signed), "signature"), x.Threshold, expires)
 		for _, id := range x.Signed {
-			line(w, "             %s signed", short(id))
+			line(w, "             %s signed", keyNames(res.Pending, id))
 		}
 		for _, id := range x.Missing {
-			line(w, "             %s has not signed", short(id))
+			line(w, "             %s has not signed", keyNames(res.Pending, id))
 		}
 	}
 	if len(res.Signed) > 0 {
@@ -221,6 +233,8 @@ func printSigned(w io.Writer, res *ceremony.Status, dir string) {
 type places struct {
 	to, bundle string
 	pending    *ceremony.Pending // what was new
+	expires    time.Time         // of a renewed timestamp
+	warnings   []string
 }
 
 func (a *app) sites(p places) ([]ceremony.Site, error) {
@@ -240,10 +254,18 @@ func (a *app) sites(p places) ([]ceremony.Site, error) {
 
 func (a *app) placed(p places) error {
 	return a.result(struct {
-		To      string            `json:"to"`
-		Bundle  string            `json:"bundle"`
-		Pending *ceremony.Pending `json:"pending,omitzero"` // what was new
-	}{p.to, p.bundle, p.pending}, func(w io.Writer) {
+		To       string            `json:"to"`
+		Bundle   string            `json:"bundle"`
+		Pending  *ceremony.Pending `json:"pending,omitzero"` // what was new
+		Expires  time.Time         `json:"expires,omitzero"` // of a renewed timestamp
+		Warnings []string          `json:"warnings,omitzero"`
+	}{p.to, p.bundle, p.pending, p.expires, p.warnings}, func(w io.Writer) {
+		for _, x := range p.warnings {
+			line(w, "warning: %s", x)
+		}
+		if !p.expires.IsZero() {
+			line(w, "the timestamp is valid until %s", p.expires.Format(time.RFC3339))
+		}
 		if p.pending != nil {
 			printPending(w, p.pending, "")
 		}
@@ -325,12 +347,25 @@ their holders sign.`,
 		Example: `  rmodels snapshot renew ./ceremony --key online.pem --to /srv/www/testnet`,
 		Args:    args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, as []string) error {
+			o.Warn = func(why string) { p.warnings = append(p.warnings, why) }
 			return a.toSites(as[0], &p, func(r *ceremony.Repository, sites []ceremony.Site) error {
 				own, err := r.LoadKeys(s.passphrase, keys...)
 				if err != nil {
 					return err
 				}
-				return r.Renew(cmd.Context(), own, o, sites...)
+				if err := r.Renew(cmd.Context(), own, o, sites...); err != nil {
+					return err
+				}
+				st, err := r.Status()
+				if err != nil {
+					return err
+				}
+				for _, t := range st.Terms {
+					if t.What == "timestamp" {
+						p.expires = t.Expires
+					}
+				}
+				return nil
 			})
 		},
 	}

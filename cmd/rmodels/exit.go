@@ -93,6 +93,9 @@ func exitCode(err error) int {
 	if errors.Is(err, context.Canceled) {
 		return exitInterrupted
 	}
+	if e, ok := errors.AsType[publisherError](err); ok {
+		return codeOf(e.failure.Cause)
+	}
 	if errors.Is(err, lifecycle.ErrNoNode) { // a command before init
 		return exitUsage
 	}

@@ -234,6 +234,9 @@ func (a *app) printError(args []string, err error, code int) {
 		}
 		f = e.failure
 	}
+	if e, ok := errors.AsType[publisherError](err); ok {
+		f = e.failure
+	}
 	if _, ok := errors.AsType[usageError](err); ok {
 		f.Cause, f.Hint = "usage", "" // what a class of errors asks of a node is no advice here
 	}

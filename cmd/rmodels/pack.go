@@ -20,6 +20,7 @@ import (
 	"github.com/resultity/rmodels/oci"
 	"github.com/resultity/rmodels/policy"
 	"github.com/resultity/rmodels/snapshot"
+	"github.com/resultity/rmodels/snapshot/ceremony"
 )
 
 // filepathAnnotation is where ModelPack puts a layer's path (model-spec, annotations).
@@ -293,6 +294,11 @@ func (a *app) keygenCommand() *cobra.Command {
 					return usageError{fmt.Errorf("%s exists: keys are not overwritten", f)}
 				}
 			}
+			if dir := filepath.Dir(as[0]); dir != "." {
+				if _, err := os.Stat(dir); err != nil {
+					return usageError{fmt.Errorf("keys go into a directory that exists: %w", err)}
+				}
+			}
 			if err := durable.WriteFile(as[0]+".key", private, 0o600); err != nil {
 				return err
 			}
@@ -303,9 +309,14 @@ func (a *app) keygenCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.result(map[string]string{"private": as[0] + ".key", "public": as[0] + ".pub", "digest": name.String()}, func(w io.Writer) {
-				line(w, "%s.key is secret; %s.pub goes into the policy", as[0], as[0])
-				line(w, "snapshots revoke it as %s", name)
+			id, err := ceremony.KeyID(string(public))
+			if err != nil {
+				return err
+			}
+			return a.result(map[string]string{"private": as[0] + ".key", "public": as[0] + ".pub", "digest": name.String(), "keyID": id}, func(w io.Writer) {
+				line(w, "%s.key is secret; %s.pub is handed out: into a policy for a signer of artifacts, to snapshot init or rotate for a key of a role", as[0], as[0])
+				line(w, "digest %s (of a signer: snapshot revoke --key)", name)
+				line(w, "key ID %s (of a role: status, diff, rotate --old)", id)
 			})
 		},
 	}

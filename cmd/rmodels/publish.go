@@ -35,6 +35,7 @@ func (a *app) publishCommands() []*cobra.Command {
 func (a *app) snapshotInitCommand() *cobra.Command {
 	var o ceremony.InitOptions
 	var rootPublic, targetsPublic []string
+	var onlinePublic string
 	var encrypt bool
 	var sec secrets
 	c := &cobra.Command{
@@ -74,6 +75,13 @@ directory of its own, with --encrypt under a passphrase.`,
 					}
 					*k.into = append(*k.into, string(b))
 				}
+			}
+			if onlinePublic != "" {
+				b, err := readCapped(onlinePublic, keyMax)
+				if err != nil {
+					return err
+				}
+				o.OnlinePublicKey = string(b)
 			}
 			if encrypt {
 				o.Passphrase = sec.newPassphrase
@@ -117,6 +125,7 @@ directory of its own, with --encrypt under a passphrase.`,
 	f.IntVar(&o.TargetsThreshold, "targets-threshold", 0, "snapshot signatures needed (default 2)")
 	f.StringArrayVar(&rootPublic, "root-public-key", nil, "public key (PEM) of a root key holder, in place of making one; may be repeated")
 	f.StringArrayVar(&targetsPublic, "targets-public-key", nil, "public key (PEM) of a snapshot signer, in place of making one; may be repeated")
+	f.StringVar(&onlinePublic, "online-public-key", "", "public key (PEM) for snapshot and timestamp, in place of making one in DIR/keys, which travels with the directory")
 	f.StringArrayVar(&o.Holders, "holder", nil, "directory of one holder, such as a memory stick, for one root key and one targets key; may be repeated; default DIR/keys for all")
 	f.BoolVar(&encrypt, "encrypt", false, "encrypt the root and targets keys that are made with passphrases")
 	sec.flags(f)

@@ -37,7 +37,8 @@ func TestSources(t *testing.T) {
 	ceremony, site, push := filepath.Join(dir, "ceremony"), filepath.Join(dir, "site"), filepath.Join(dir, "push.json")
 	repository := "oci://" + host + "/net/snapshots:lab"
 	rmodels(exitOK, "snapshot", "init", ceremony, "--network", "lab")
-	rmodels(exitOK, "snapshot", "sign", ceremony)
+	rmodels(exitUsage, "snapshot", "sign", ceremony) // without a terminal nothing is signed that was not named
+	rmodels(exitOK, "snapshot", "sign", ceremony, "--yes", digestIn(t, rmodels(exitOK, "snapshot", "diff", ceremony, "--output", "json")))
 	rmodels(exitOK, "snapshot", "publish", ceremony, "--to", site, "--bundle", push)
 	rmodels(exitOK, "snapshot", "publish", ceremony, "--to", repository)
 	for name, source := range map[string]string{"directory": site, "OCI repository": repository, "push": ""} {
@@ -92,13 +93,7 @@ func TestOwnKeys(t *testing.T) {
 	// looked is the digest of what a holder has looked at.
 	looked := func(desk string) string {
 		t.Helper()
-		var p struct {
-			Digest string `json:"digest"`
-		}
-		if err := json.Unmarshal([]byte(rmodels(exitOK, "snapshot", "diff", desk, "--output", "json")), &p); err != nil {
-			t.Fatal(err)
-		}
-		return p.Digest
+		return digestIn(t, rmodels(exitOK, "snapshot", "diff", desk, "--output", "json"))
 	}
 	key := func(name string) string { return filepath.Join(dir, name) }
 	for _, name := range []string{"alice-root", "bob-root", "alice", "bob"} {
@@ -140,4 +135,119 @@ func TestOwnKeys(t *testing.T) {
 	at := []string{"--state-dir", filepath.Join(dir, "state"), "--network", "lab"}
 	rmodels(exitOK, append([]string{"init", "--root", filepath.Join(desk, "root.json")}, at...)...)
 	rmodels(exitOK, append([]string{"snapshot", "apply", push}, at...)...)
+}
+
+// digestIn is the member of that name of what a command printed.
+func digestIn(t *testing.T, printed string) string {
+	t.Helper()
+	var p struct {
+		Digest string `json:"digest"`
+	}
+	if err := json.Unmarshal([]byte(printed), &p); err != nil || p.Digest == "" {
+		t.Fatalf("%v: %s", err, printed)
+	}
+	return p.Digest
+}
+
+// TestRefusalsOfACeremonyAreSaid: what would take a network back is refused
+// with its reason and with what a publisher does about it, not a node.
+func TestRefusalsOfACeremonyAreSaid(t *testing.T) {
+	none := filepath.Join(t.TempDir(), "none.toml")
+	if err := os.WriteFile(none, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("RMODELS_CONFIG", none)
+	said := ""
+	rmodels := func(want int, args ...string) string {
+		t.Helper()
+		var out, errs bytes.Buffer
+		if got := run(args, &out, &errs); got != want {
+			t.Fatalf("rmodels %s: exit code %d, want %d\n%s%s", strings.Join(args, " "), got, want, &out, &errs)
+		}
+		said = errs.String()
+		return out.String()
+	}
+	dir := t.TempDir()
+	desk, backup, other, site := filepath.Join(dir, "desk"), filepath.Join(dir, "backup"), filepath.Join(dir, "other"), filepath.Join(dir, "site")
+	sign := func(desk string) {
+		t.Helper()
+		rmodels(exitOK, "snapshot", "sign", desk, "--yes", digestIn(t, rmodels(exitOK, "snapshot", "diff", desk, "--output", "json")))
+	}
+	rmodels(exitOK, "snapshot", "init", desk, "--network", "lab")
+	rmodels(exitUsage, "snapshot", "publish", desk, "--to", site) // signatures are missing: not an accident
+	sign(desk)
+	rmodels(exitOK, "snapshot", "publish", desk, "--to", site)
+	if err := os.CopyFS(backup, os.DirFS(desk)); err != nil {
+		t.Fatal(err)
+	}
+	if err := filepath.WalkDir(filepath.Join(backup, "keys"), func(name string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			err = os.Chmod(name, 0o600)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	sign(desk)
+	rmodels(exitOK, "snapshot", "publish", desk, "--to", site)
+	rmodels(exitOK, "snapshot", "init", other, "--network", "lab")
+	sign(other)
+	for _, x := range []struct {
+		args []string
+		want []string
+	}{
+		{[]string{"snapshot", "publish", backup, "--to", site}, []string{"this ceremony is behind what was published", "next:", "snapshot update DIR --from SITE"}},
+		{[]string{"snapshot", "publish", other, "--to", site}, []string{"another network's root", "next:", "--pinned FILE"}},
+	} {
+		rmodels(exitSnapshot, x.args...)
+		for _, want := range x.want {
+			if !strings.Contains(said, want) {
+				t.Errorf("%q does not say %q", said, want)
+			}
+		}
+		if strings.Contains(said, "the node goes on") {
+			t.Errorf("a node's hint: %s", said)
+		}
+	}
+}
+
+// TestKeygenNamesAKey: both names of a key are printed where it is made, and
+// its public half is a name, too.
+func TestKeygenNamesAKey(t *testing.T) {
+	dir := t.TempDir()
+	rmodels := func(want int, args ...string) string {
+		t.Helper()
+		var out, errs bytes.Buffer
+		if got := run(args, &out, &errs); got != want {
+			t.Fatalf("rmodels %s: exit code %d, want %d\n%s%s", strings.Join(args, " "), got, want, &out, &errs)
+		}
+		return out.String() + errs.String()
+	}
+	key := func(name string) string { return filepath.Join(dir, name) }
+	printed := map[string]string{}
+	for _, name := range []string{"a", "b", "c"} {
+		printed[name] = rmodels(exitOK, "keygen", key(name))
+	}
+	if out := rmodels(exitUsage, "keygen", key("gone/d")); !strings.Contains(out, key("gone")+":") {
+		t.Errorf("the directory that is missing is not named: %s", out)
+	}
+	rmodels(exitOK, "keygen", key("d"))
+	desk := key("desk")
+	rmodels(exitOK, "snapshot", "init", desk, "--network", "lab", "--online-public-key", key("c.pub"),
+		"--root-public-key", key("a.pub"), "--targets-public-key", key("a.pub"), "--targets-public-key", key("b.pub"))
+	diff := rmodels(exitOK, "snapshot", "diff", desk)
+	for name, out := range printed {
+		for _, what := range []string{"digest ", "key ID "} {
+			_, rest, ok := strings.Cut(out, what)
+			if id, _, _ := strings.Cut(rest, " "); !ok || !strings.Contains(diff, what+id) {
+				t.Errorf("%s: %s%s is not in %s", name, what, id, diff)
+			}
+		}
+	}
+	rmodels(exitOK, "snapshot", "rotate", desk, "--role", "targets", "--old", key("b.pub"), "--new", key("d.pub"))
+	_, id, _ := strings.Cut(printed["b"], "key ID ")
+	id, _, _ = strings.Cut(id, " ")
+	if out := rmodels(exitOK, "snapshot", "diff", desk); strings.Contains(out, id) {
+		t.Errorf("%s has its role still: %s", id, out)
+	}
 }

@@ -64,7 +64,8 @@ END
 
 # sign_and_publish NUMBER
 sign_and_publish() {
-  publisher rmodels snapshot sign "$ceremony"
+  publisher rmodels snapshot diff "$ceremony"
+  publisher rmodels snapshot sign "$ceremony" --yes "$(sed -n 's/^digest //p' "$demo/log/printed")"
   publisher rmodels snapshot publish "$ceremony" --to "$publisher/site" --bundle "$publisher/snapshot-$1.bundle.json"
 }
 

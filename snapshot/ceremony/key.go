@@ -145,6 +145,15 @@ func publicKey(data string) (*metadata.Key, error) {
 	return k, nil
 }
 
+// KeyID is the TUF key ID of a public key in PEM: the name that a root gives it.
+func KeyID(public string) (string, error) {
+	k, err := publicKey(public)
+	if err != nil {
+		return "", err
+	}
+	return k.ID()
+}
+
 // PublicKeyPEM is the public half of a private key file, to hand to whoever
 // runs [Init] or [Repository.RotateKey].
 func PublicKeyPEM(file string) (string, error) {
@@ -251,6 +260,9 @@ type memory struct {
 	Sequence int64         `json:"sequence"`
 	Document digest.Digest `json:"document,omitzero"`
 	Targets  int64         `json:"targetsVersion"`
+	// Online is the longest term that this key has signed a timestamp for when
+	// it was confirmed; 0: none was.
+	Online snapshot.Duration `json:"onlineTerm,omitzero"`
 }
 
 const (
@@ -318,7 +330,8 @@ func (st *state) first() (digest.Digest, error) {
 
 // remember keeps what the holders of keys have now seen. A key on a medium
 // that cannot be written is no reason not to sign.
-func (st *state) remember(keys []*Key) (warnings []string) {
+// online is the term that was confirmed for snapshot and timestamp, 0 for none.
+func (st *state) remember(keys []*Key, online snapshot.Duration) (warnings []string) {
 	first, err := st.first()
 	if err != nil {
 		return nil
@@ -328,6 +341,10 @@ func (st *state) remember(keys []*Key) (warnings []string) {
 		m.Document = st.published.acc.Digest
 	}
 	for _, k := range keys {
+		m := m
+		if m.Online = k.memory.Online; online > 0 && st.holds([]*Key{k}, st.inForce(), metadata.TIMESTAMP) {
+			m.Online = online
+		}
 		if k.memory == m {
 			continue
 		}

@@ -20,15 +20,24 @@ import (
 // and a confirmation names its digest.
 type Pending struct {
 	// Digest is of the difference and of what it is to: a confirmation that
-	// names it is for nothing else. Dates are left out, they are set when signed.
-	Digest digest.Digest `json:"digest"`
+	// names it is for nothing else. Dates are set when signed: the terms that
+	// they follow from are in it instead.
+	Digest  digest.Digest `json:"digest"`
+	Network string        `json:"network"`
+	// Terms say for how long what is signed is valid; the offline grace is that
+	// of the draft.
+	Terms Terms `json:"terms"`
 	// Signs are the roles that the keys at hand would sign for, of root and
 	// targets; of Sign alone. A root that only waits is shown and not signed.
 	Signs    []string        `json:"signs,omitzero"`
 	Root     *RootChange     `json:"root,omitzero"`     // a root that waits for signatures or for publication
 	Document *DocumentChange `json:"document,omitzero"` // nil: nothing differs from what was published
 	Dropped  []Dropped       `json:"dropped,omitzero"`  // signatures that no longer count
-	// Risks have to be confirmed before a targets key signs.
+	// Keys are the keys that a root here names, by key ID, and their digests
+	// (SHA-256 of the SubjectPublicKeyInfo, which keygen prints).
+	Keys map[string]digest.Digest `json:"keys,omitzero"`
+	// Risks have to be confirmed before any key signs: what nodes could not take
+	// back, or what tired hands would overlook.
 	Risks    []string `json:"risks,omitzero"`
 	Warnings []string `json:"warnings,omitzero"`
 }
@@ -85,8 +94,14 @@ type Dropped struct {
 
 // pending computes the difference. It needs no key.
 func (st *state) pending() (*Pending, error) {
-	p := &Pending{Warnings: slices.Clone(st.problems)}
+	p := &Pending{Network: st.r.config.Network, Terms: st.r.config.Terms, Warnings: slices.Clone(st.problems)}
 	var content []byte
+	p.Keys = map[string]digest.Digest{}
+	for _, by := range st.rootAuthorities() {
+		for id, k := range by.Signed.Keys {
+			p.Keys[id] = snapshot.KeyDigest(k)
+		}
+	}
 	root := st.inForce()
 	if st.waiting != nil {
 		p.Root = st.rootChange()
@@ -99,6 +114,7 @@ func (st *state) pending() (*Pending, error) {
 	}
 	if st.draft != nil && st.draftErr == nil {
 		var err error
+		p.Terms.OfflineGrace = st.draft.OfflineGrace
 		if p.Document, content, err = st.documentChange(); err != nil {
 			return nil, err
 		}
@@ -141,7 +157,9 @@ func (st *state) digest(p *Pending, content []byte) (digest.Digest, error) {
 		AgainstDocument digest.Digest            `json:"againstDocument"`
 		Files           map[string]digest.Digest `json:"files"`
 		Dropped         []Dropped                `json:"dropped"`
-	}{Network: st.r.config.Network, Document: digest.FromBytes(content), Files: map[string]digest.Digest{}, Dropped: p.Dropped}
+		Terms           Terms                    `json:"terms"`
+		Risks           []string                 `json:"risks"`
+	}{Network: p.Network, Document: digest.FromBytes(content), Files: map[string]digest.Digest{}, Dropped: p.Dropped, Terms: p.Terms, Risks: p.Risks}
 	var err error
 	if st.waiting != nil {
 		if sum.Root, err = signedDigest(st.waiting.meta); err != nil {
@@ -324,17 +342,21 @@ func (st *state) risks(p *Pending) {
 		p.Risks = append(p.Risks, fmt.Sprintf("the published revocation of %s would disappear", revoked(rev)))
 	}
 	if old := st.document(); old != nil {
-		was, is := old.Expires.Sub(old.Created), st.r.config.Terms.Document.Std()
-		if st.wanted() {
-			is = st.staged.doc.Expires.Sub(st.staged.doc.Created)
-		}
-		if is > was {
-			p.Risks = append(p.Risks, fmt.Sprintf("it would be valid for %s, the published one is for %s: nodes that are cut off would go on for longer", is, was))
-		}
+		st.longer(p, "it", st.r.config.Terms.Document.Std(), old.Expires.Sub(old.Created))
+		st.longer(p, "its targets", st.r.config.Terms.Targets.Std(), st.published.acc.TargetsExpires.Sub(old.Created))
 	}
 	if c := p.Document; c != nil && c.Against > 0 && c.Begun != c.Against && len(c.Changes) > 0 {
 		p.Risks = append(p.Risks, fmt.Sprintf("the draft was begun from snapshot %d, and %d is published: what came since would be undone; "+
-			"to begin again from it: rmodels snapshot reset %s", c.Begun, c.Against, st.r.dir))
+			"to begin again from it: rmodels snapshot reset", c.Begun, c.Against))
+	}
+}
+
+// longer names a term that grew. It is the terms that are compared, also where
+// a holder has dated it already: the risks are in the digest, which the next
+// holder compares with that one's.
+func (*state) longer(p *Pending, what string, is, was time.Duration) {
+	if is > was {
+		p.Risks = append(p.Risks, fmt.Sprintf("%s would be valid for %s, the published one is for %s: nodes that are cut off would go on for longer", what, is, was))
 	}
 }
 

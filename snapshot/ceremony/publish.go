@@ -116,6 +116,8 @@ type PublishOptions struct {
 	// Replace overwrites what is there though it does not verify, or though
 	// nodes that have it will refuse this: after a theft or a damage.
 	Replace bool
+	// Warn is told what a renewal did otherwise than the folder says; nil: nobody.
+	Warn func(string)
 }
 
 // Publish makes what is staged final and writes the newest set to the sites,
@@ -348,7 +350,11 @@ func (r *Repository) Renew(ctx context.Context, keys []*Key, o PublishOptions, s
 			return fmt.Errorf("%w: the online key is needed", snapshot.ErrKey)
 		}
 		targets := st.published.files[snapshot.MetadataFile(metadata.TARGETS, acc.TargetsVersion)]
-		on, err := st.makeOnline(root, acc.TargetsVersion, targets, keys)
+		term, why := st.onlineTerm(keys)
+		if why != "" && o.Warn != nil {
+			o.Warn(fmt.Sprintf("%s: the timestamp is for %s; if longer is meant, confirm it once with: rmodels snapshot sign %s", why, term.Std(), r.dir))
+		}
+		on, err := st.makeOnline(root, acc.TargetsVersion, targets, term, keys)
 		if err != nil {
 			return err
 		}
@@ -361,7 +367,7 @@ func (r *Repository) Renew(ctx context.Context, keys []*Key, o PublishOptions, s
 		if err := r.release(ctx, st, next, o, sites); err != nil {
 			return err
 		}
-		st.remember(keys)
+		st.remember(keys, 0)
 		return nil
 	})
 }

@@ -260,12 +260,14 @@ func tufRoles(role string) ([]string, error) {
 	return nil, fmt.Errorf("%w: role %.80q, must be %s, %s or %s", snapshot.ErrKey, role, metadata.ROOT, metadata.TARGETS, RoleOnline)
 }
 
-// findKey takes a key ID of the role, or the beginning of exactly one.
+// findKey takes a key ID of the role or the digest of its key, or the beginning
+// of exactly one.
 func findKey(root *rootMeta, role, id string) (string, error) {
 	var found []string
 	if root.Signed.Roles[role] != nil {
 		for _, k := range root.Signed.Roles[role].KeyIDs {
-			if strings.HasPrefix(k, id) {
+			d := snapshot.KeyDigest(root.Signed.Keys[k])
+			if strings.HasPrefix(k, id) || strings.HasPrefix(d.String(), id) || strings.HasPrefix(d.Encoded(), id) {
 				found = append(found, k)
 			}
 		}

@@ -24,8 +24,8 @@ type SignOptions struct {
 	// ends the signing. It is called for every signature of root and targets.
 	Confirm func(*Pending) error
 	// Confirmed is the digest of what was confirmed elsewhere, as status shows
-	// it. Where what would be signed is a root or has risks, this or Confirm is
-	// needed.
+	// it. A root or a document is signed with this or Confirm alone, and the
+	// online key signs what has risks with them alone.
 	Confirmed digest.Digest
 }
 
@@ -51,6 +51,7 @@ type signing struct {
 	pending *Pending
 	shown   digest.Digest // of the draft that was confirmed
 	signed  []string
+	agreed  snapshot.Duration // the term that the online key has signed for, 0: it has not
 }
 
 func (r *Repository) sign(ctx context.Context, o SignOptions) (*Status, error) {
@@ -85,7 +86,7 @@ func (r *Repository) sign(ctx context.Context, o SignOptions) (*Status, error) {
 	if len(s.signed) == 0 {
 		p.Warnings = append(p.Warnings, "these keys signed nothing: what they may sign has their signatures, or their role has ended")
 	}
-	p.Warnings = append(p.Warnings, s.remember(o.Keys)...)
+	p.Warnings = append(p.Warnings, s.remember(o.Keys, s.agreed)...)
 	// A first root is kept for nodes when a holder has just signed it: nothing
 	// else says that it is this network's.
 	if s.published != nil || slices.Contains(s.signed, metadata.ROOT) {
@@ -140,12 +141,18 @@ func (st *state) pendingFor(o *SignOptions) (*Pending, error) {
 	if targets {
 		p.Signs = append(p.Signs, metadata.TARGETS)
 	}
-	needs := signsRoot || targets && len(p.Risks) > 0
+	online := st.holds(o.Keys, root, metadata.SNAPSHOT) && st.holds(o.Keys, root, metadata.TIMESTAMP)
+	if online {
+		if _, why := st.onlineTerm(o.Keys); why != "" {
+			p.Risks = append(p.Risks, why)
+		}
+	}
+	needs := signsRoot || targets || online && len(p.Risks) > 0
 	switch {
-	case o.Confirmed != "" && o.Confirmed != p.Digest && (signsRoot || targets):
+	case o.Confirmed != "" && o.Confirmed != p.Digest:
 		return p, &UnconfirmedError{p, fmt.Sprintf("what was confirmed is %s, what would be signed is %s", o.Confirmed, p.Digest)}
 	case o.Confirmed != "":
-	case o.Confirm != nil && (signsRoot || targets):
+	case o.Confirm != nil && needs:
 		if err := o.Confirm(p); err != nil {
 			return nil, err
 		}
@@ -285,11 +292,12 @@ func (s *signing) online() error {
 	if !verifies(root, metadata.TARGETS, set.targetsMeta) {
 		return nil
 	}
-	on, err := s.makeOnline(root, set.targetsMeta.Signed.Version, set.targets, s.o.Keys)
+	on, err := s.makeOnline(root, set.targetsMeta.Signed.Version, set.targets, s.r.config.Terms.Online, s.o.Keys)
 	if err != nil {
 		return err
 	}
 	s.signed = append(s.signed, metadata.SNAPSHOT, metadata.TIMESTAMP)
+	s.agreed = s.r.config.Terms.Online
 	if err := s.r.files.write(stagedSnapshot, on.snapshot); err != nil {
 		return err
 	}
@@ -302,9 +310,27 @@ type online struct {
 	snapshot, timestamp []byte
 }
 
+// onlineTerm is for how long the online key signs without being asked: the
+// ceremony's term, but no longer than that which this key has signed for
+// before, or the default. The folder travels and may say anything; why names
+// what it says in excess.
+func (st *state) onlineTerm(keys []*Key) (term snapshot.Duration, why string) {
+	term = st.r.config.Terms.Online
+	limit := defaultOnline
+	for _, k := range keys {
+		if k.memory.Online > 0 && slices.Contains(st.inForce().Signed.Roles[metadata.TIMESTAMP].KeyIDs, k.id) {
+			limit = k.memory.Online
+		}
+	}
+	if term > limit {
+		return limit, fmt.Sprintf("snapshot and timestamp would be valid for %s, this key has signed for %s: nodes that are cut off would go on for longer", term.Std(), limit.Std())
+	}
+	return term, ""
+}
+
 // makeOnline signs the next snapshot and timestamp over a targets file.
-func (st *state) makeOnline(root *rootMeta, targetsVersion int64, targets []byte, keys []*Key) (online, error) {
-	expires := st.now.Add(st.r.config.Terms.Online.Std())
+func (st *state) makeOnline(root *rootMeta, targetsVersion int64, targets []byte, term snapshot.Duration, keys []*Key) (online, error) {
+	expires := st.now.Add(term.Std())
 	var on online
 	var stamp int64
 	on.version, stamp = st.nextOnline()

@@ -1,0 +1,140 @@
+package ceremony
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/resultity/rmodels/snapshot"
+)
+
+// stretch makes one of the folder's terms five years, as a carrier can.
+func (w *world) stretch(term, was string) {
+	w.t.Helper()
+	b := w.folder.files[repositoryFile]
+	now := bytes.Replace(b, []byte(`"`+term+`": "`+was+`"`), []byte(`"`+term+`": "43800h0m0s"`), 1)
+	if bytes.Equal(b, now) {
+		w.t.Fatalf("no %s of %s in %s", term, was, b)
+	}
+	w.folder.files[repositoryFile] = now
+}
+
+// TestTermsAreConfirmed: for how long a signature is valid stands in a file
+// that travels. A digest that was looked at is for the terms, too, and the
+// terms are shown, also of the first snapshot.
+func TestTermsAreConfirmed(t *testing.T) {
+	for term, was := range map[string]string{"targets": "720h0m0s", "document": "720h0m0s", "online": "168h0m0s", "root": "8760h0m0s"} {
+		t.Run(term, func(t *testing.T) {
+			w := found(t, 1)
+			w.must(w.open().AddModel(model("good")))
+			honest := must1(w.open().Status())(t).Pending
+			w.stretch(term, was)
+			before := w.folder.clone()
+			for _, holder := range []string{"targets-1", "online"} {
+				_, err := w.open().Sign(SignOptions{Keys: []*Key{w.keys[holder]}, Confirmed: honest.Digest})
+				u, ok := errors.AsType[*UnconfirmedError](err)
+				if !ok {
+					t.Fatalf("%s signed for another term than was confirmed: %v", holder, err)
+				}
+				shown := map[string]snapshot.Duration{"targets": u.Pending.Terms.Targets, "document": u.Pending.Terms.Document, "online": u.Pending.Terms.Online, "root": u.Pending.Terms.Root}
+				if shown[term].Std() != 43800*time.Hour {
+					t.Errorf("the term is not shown: %+v", u.Pending.Terms)
+				}
+			}
+			if len(w.folder.files) != len(before.files) {
+				t.Error("something was written before it was confirmed")
+			}
+			if p := must1(w.open().Status())(t).Pending; (term == "targets" || term == "document") && !strings.Contains(strings.Join(p.Risks, "; "), "43800h") {
+				t.Errorf("a longer term is no risk: %q", p.Risks)
+			}
+		})
+	}
+}
+
+// TestNothingIsSignedUnnamed: without somebody to ask, root and targets keys
+// sign what was named by its digest alone, and the online key what has no risks.
+func TestNothingIsSignedUnnamed(t *testing.T) {
+	w := found(t, 1)
+	w.must(w.open().AddModel(model("good")))
+	_, err := w.open().Sign(SignOptions{Keys: []*Key{w.keys["targets-1"]}})
+	u, ok := errors.AsType[*UnconfirmedError](err)
+	if !ok {
+		t.Fatalf("signed without a look: %v", err)
+	}
+	for _, holder := range []string{"targets-1", "targets-2"} {
+		_, err = w.open().Sign(SignOptions{Keys: []*Key{w.keys[holder]}, Confirmed: u.Pending.Digest})
+		w.must(err)
+	}
+	_, err = w.open().Sign(SignOptions{Keys: []*Key{w.keys["online"]}})
+	w.must(err)
+	w.stretch("online", "168h0m0s")
+	if _, err = w.open().Sign(SignOptions{Keys: []*Key{w.keys["online"]}}); !errors.Is(err, ErrUnconfirmed) {
+		t.Fatalf("the online key signed what has risks: %v", err)
+	}
+	_, err = w.open().Sign(SignOptions{Keys: []*Key{w.keys["online"]}, Confirmed: digest.FromString("another")})
+	if !errors.Is(err, ErrUnconfirmed) {
+		t.Fatalf("the online key signed another digest: %v", err)
+	}
+}
+
+// TestRenewKeepsItsTerm: cron is asked nothing, so it obeys no longer term than
+// its key was confirmed for, says so, and keeps the network fresh all the same.
+func TestRenewKeepsItsTerm(t *testing.T) {
+	w := found(t, 1)
+	renewed := func(keys ...*Key) (until time.Time, warned string) {
+		t.Helper()
+		w.now = w.now.Add(time.Hour)
+		o := PublishOptions{Warn: func(why string) { warned += why }}
+		w.must(w.open().Renew(context.Background(), keys, o, newSite(w.site)))
+		return must1(w.open().published(context.Background()))(t).acc.TimestampExpires, warned
+	}
+	week := 168 * time.Hour
+	if until, warned := renewed(w.keys["online"]); !until.Equal(w.now.Add(week)) || warned != "" {
+		t.Errorf("valid until %s: %s", until, warned)
+	}
+	w.stretch("online", "168h0m0s")
+	if until, warned := renewed(w.keys["online"]); !until.Equal(w.now.Add(week)) || !strings.Contains(warned, "43800h") {
+		t.Errorf("valid until %s: %q", until, warned)
+	}
+	// A key that remembers nothing is held to the default.
+	if until, warned := renewed(seededKey(t, 21)); !until.Equal(w.now.Add(week)) || warned == "" {
+		t.Errorf("valid until %s: %q", until, warned)
+	}
+	// Confirmed once it holds, and not beyond.
+	p := must1(w.open().Status())(t).Pending
+	_, err := w.open().Sign(SignOptions{Keys: []*Key{w.keys["online"]}, Confirmed: p.Digest})
+	w.must(err)
+	w.must(w.publish())
+	if until, warned := renewed(w.keys["online"]); !until.Equal(w.now.Add(43800*time.Hour)) || warned != "" {
+		t.Errorf("valid until %s: %q", until, warned)
+	}
+}
+
+// TestKeyByEveryName: a key is named by its key ID, by its digest, or by the
+// beginning of one of them that no other key has.
+func TestKeyByEveryName(t *testing.T) {
+	w := found(t, 1)
+	k := w.keys["targets-3"]
+	id := must1(KeyID(k.pem(t)))(t)
+	if id != k.id {
+		t.Fatalf("key ID %s, want %s", id, k.id)
+	}
+	sum := must1(w.open().Status())(t).Pending.Keys[id]
+	for _, name := range []string{id, id[:12], sum.String(), sum.String()[:19], sum.Encoded()[:12]} {
+		before := w.folder.clone()
+		w.must(w.open().RotateKey("targets", name, ""))
+		c := must1(w.open().Status())(t).Pending
+		if got := c.Root.Roles[1].Removed; len(got) != 1 || got[0] != id {
+			t.Errorf("%s: removed %q", name, got)
+		}
+		w.folder = before
+	}
+	if err := w.open().RotateKey("targets", "sha256:", ""); !errors.Is(err, snapshot.ErrKey) {
+		t.Errorf("a name of all keys: %v", err)
+	}
+}
