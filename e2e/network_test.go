@@ -199,7 +199,11 @@ func (n *network) list(name, version string, o tinygguf.Options, change object) 
 // publish signs the draft, hands it out and returns its push file.
 func (n *network) publish() string {
 	n.t.Helper()
-	n.run("snapshot", "sign", n.ceremony).ok()
+	var pending struct {
+		Digest string `json:"digest"`
+	}
+	n.run("snapshot", "diff", n.ceremony, "--output", "json").ok().json(&pending)
+	n.run("snapshot", "sign", n.ceremony, "--yes", pending.Digest).ok()
 	n.sequence++
 	bundle := filepath.Join(n.dir, fmt.Sprintf("snapshot-%d.json", n.sequence))
 	n.run("snapshot", "publish", n.ceremony, "--to", n.site, "--bundle", bundle).ok()

@@ -29,7 +29,7 @@ func ceremonyError(err error) error {
 	if err == nil {
 		return nil
 	}
-	for _, wrong := range []error{ceremony.ErrUnconfirmed, ceremony.ErrUnlisted, ceremony.ErrUnsigned, ceremony.ErrIncomplete} {
+	for _, wrong := range []error{ceremony.ErrUnconfirmed, ceremony.ErrUnlisted, ceremony.ErrUnsigned, ceremony.ErrIncomplete, ceremony.ErrNoneAside, snapshot.ErrKey} {
 		if errors.Is(err, wrong) {
 			return usageError{err}
 		}

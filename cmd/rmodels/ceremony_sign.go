@@ -154,6 +154,9 @@ func printPending(w io.Writer, p *ceremony.Pending, dir string) {
 		}
 		for _, x := range c.Changes {
 			line(w, "  %-8s %s", x.Verb, strings.TrimSpace(x.Kind+" "+x.Name))
+			for _, hit := range x.Hits {
+				line(w, "    hits %s", hit)
+			}
 			for _, v := range x.Values {
 				what := strings.TrimSpace(v.Member)
 				if v.Was != "" {
@@ -197,13 +200,21 @@ func keyNames(p *ceremony.Pending, id string) string {
 }
 
 func printSigned(w io.Writer, res *ceremony.Status, dir string) {
-	printPending(w, res.Pending, dir)
+	p := *res.Pending
+	if len(res.Signed) > 0 { // it has been: the end says what
+		p.Signs = nil
+	}
+	printPending(w, &p, dir)
 	for _, x := range res.Roles {
 		expires := "not signed yet"
 		if !x.Expires.IsZero() {
 			expires = "expires " + x.Expires.Format(time.RFC3339)
 		}
-		line(w, "%-10s version %d: %s, %d needed, %s", x.Role, x.Version, amount.Count(len(x.Signed), "signature"), x.Threshold, expires)
+		if x.Version == 0 {
+			line(w, "%-10s %s, %s needed", x.Role, expires, amount.Count(x.Threshold, "signature"))
+		} else {
+			line(w, "%-10s version %d: %s, %d needed, %s", x.Role, x.Version, amount.Count(len(x.Signed), "signature"), x.Threshold, expires)
+		}
 		for _, id := range x.Signed {
 			line(w, "             %s signed", keyNames(res.Pending, id))
 		}
@@ -222,6 +233,8 @@ func printSigned(w io.Writer, res *ceremony.Status, dir string) {
 		line(w, "the draft holds changes that nobody has signed: who holds a key of targets runs: rmodels snapshot sign %s --key FILE", dir)
 	}
 	switch {
+	case res.Published:
+		line(w, "snapshot %d is published; nothing waits", res.Sequence)
 	case res.Complete:
 		line(w, "snapshot %d is signed; hand it out with: rmodels snapshot publish %s --to DIRECTORY", res.Sequence, dir)
 	case !res.Draft:

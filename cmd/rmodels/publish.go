@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -359,7 +360,13 @@ func (a *app) snapshotEnableCommand(verb string, enabled bool) *cobra.Command {
 			if err := r.SetEnabled(name, version, enabled, flagsOf(only)...); err != nil {
 				return edited(err)
 			}
-			return a.drafted(r, as[1]+" is "+verb+"d in the draft")
+			var warnings []string
+			if d, err := r.Draft(); err == nil && enabled {
+				if m, ok := d.Model(name, version); ok && slices.ContainsFunc(d.Revocations, func(r snapshot.Revocation) bool { return r.Digest == m.Digest() }) {
+					warnings = append(warnings, as[1]+" is revoked: nodes go on refusing it")
+				}
+			}
+			return a.drafted(r, as[1]+" is "+verb+"d in the draft", warnings...)
 		},
 	}
 	c.Flags().BoolVar(&only, "only", false, onlyHelp)

@@ -328,15 +328,16 @@ type draftResult struct {
 	Models   []string `json:"models"`
 	Runtimes []string `json:"runtimes"`
 	Policies []string `json:"policies"`
+	Warnings []string `json:"warnings,omitzero"`
 }
 
 // drafted prints where the draft stands after a change.
-func (a *app) drafted(r *ceremony.Repository, did string) error {
+func (a *app) drafted(r *ceremony.Repository, did string, warnings ...string) error {
 	d, err := r.Draft()
 	if err != nil {
 		return err
 	}
-	res := draftResult{Network: d.Network, Sequence: d.Sequence, Models: []string{}, Runtimes: []string{}, Policies: []string{}}
+	res := draftResult{Network: d.Network, Sequence: d.Sequence, Models: []string{}, Runtimes: []string{}, Policies: []string{}, Warnings: warnings}
 	for _, m := range d.Models {
 		id := m.ID()
 		if !m.Enabled {
@@ -353,5 +354,8 @@ func (a *app) drafted(r *ceremony.Repository, did string) error {
 	slices.Sort(res.Models)
 	return a.result(res, func(w io.Writer) {
 		line(w, "%s; the draft lists %s, %s, %s", did, amount.Count(len(res.Models), "model"), amount.Count(len(res.Runtimes), "runtime"), amount.Count(len(res.Policies), "policy"))
+		for _, x := range warnings {
+			line(w, "warning: %s", x)
+		}
 	})
 }

@@ -12,6 +12,10 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/resultity/rmodels/snapshot"
+	"github.com/resultity/rmodels/snapshot/ceremony"
 )
 
 // TestSources: from an empty directory to a node that accepts, by each of the
@@ -249,5 +253,60 @@ func TestKeygenNamesAKey(t *testing.T) {
 	id, _, _ = strings.Cut(id, " ")
 	if out := rmodels(exitOK, "snapshot", "diff", desk); strings.Contains(out, id) {
 		t.Errorf("%s has its role still: %s", id, out)
+	}
+}
+
+// TestEnableOfWhatIsRevoked: the model stays out of use, and that is said.
+func TestEnableOfWhatIsRevoked(t *testing.T) {
+	dir := t.TempDir()
+	desk := filepath.Join(dir, "desk")
+	r, err := ceremony.Init(desk, ceremony.InitOptions{Network: "lab"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, add := range []func() error{
+		func() error {
+			public, err := ceremony.GenerateKeyFile(filepath.Join(dir, "ci.key"), nil)
+			if err != nil {
+				return err
+			}
+			return r.AddPolicy(snapshot.Policy{
+				Name: "acme", Images: []snapshot.ImageGlob{{Glob: "registry.example/**"}}, Threshold: 1,
+				Authorities: []snapshot.Authority{{Name: "ci", SignatureFormat: "bundle", Key: &snapshot.Key{Data: public}}},
+			})
+		},
+		func() error {
+			return r.AddRuntime(snapshot.Runtime{
+				Name: "llama", Version: "1.2.3", Policy: "acme", Reference: "registry.example/rt/llama@" + digest.FromString("rt").String(),
+				Protocol: "openai-chat", Port: 8080, Args: []string{"-m", "{{.Model}}"}, GPU: "none",
+			})
+		},
+		func() error {
+			return r.AddModel(snapshot.Model{
+				Name: "tiny", Version: "v1", Policy: "acme", Reference: "registry.example/acme/tiny@" + digest.FromString("tiny").String(), Size: 1,
+				Compat:     snapshot.Compat{Runtime: "llama"},
+				Validation: snapshot.Validation{Request: []byte(`{"messages":[]}`), Expect: snapshot.Expect{Contains: "x"}},
+			})
+		},
+	} {
+		if err := add(); err != nil {
+			t.Fatal(i, err)
+		}
+	}
+	for _, args := range [][]string{{"enable", desk, "tiny@v1"}, {"revoke", desk, "--digest", digest.FromString("tiny").String()}, {"enable", desk, "tiny@v1"}} {
+		var out, errs bytes.Buffer
+		if got := run(append([]string{"snapshot"}, args...), &out, &errs); got != exitOK {
+			t.Fatalf("%q: %d %s", args, got, &errs)
+		}
+		if args[0] == "revoke" {
+			continue
+		}
+		d, err := r.Draft()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(out.String(), "is revoked") != (len(d.Revocations) > 0) {
+			t.Errorf("%d revocations: %s", len(d.Revocations), &out)
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 
 	"github.com/resultity/rmodels/snapshot"
@@ -82,8 +83,12 @@ func (r *Repository) Resume() error {
 			return err
 		}
 		b, err := r.files.read(asideFile, maxDraft)
+		if errors.Is(err, fs.ErrNotExist) {
+			// The file's name is nothing that a person has made.
+			return fmt.Errorf("%w in %s: edits that were made elsewhere, or before this folder was replaced by another, are not here", ErrNoneAside, r.dir)
+		}
 		if err != nil {
-			return fmt.Errorf("no edits were set aside: %w", err)
+			return fmt.Errorf("the edits that were set aside: %w", err)
 		}
 		later, err := parseDraft(b, r.config.Network)
 		if err != nil {

@@ -84,6 +84,11 @@ func (r *Repository) edit(withdraws bool, flags []Flag, change func(*state, *sna
 		if err != nil {
 			return err
 		}
+		// A draft that says what was published is begun from that, whatever it was
+		// begun from before: earlier versions left the mark of their first.
+		if st.document() != nil && sameContent(next, st.document()) {
+			next.Sequence = st.sequence()
+		}
 		if err := r.apply(st, next, change); err != nil {
 			if withdraws && st.draftErr != nil && st.document() != nil {
 				return r.editPublished(st, change)

@@ -34,9 +34,17 @@ var (
 	ErrUnrevoked = errors.New("a published revocation is missing")
 	// ErrUnsigned: the draft says something that nobody has signed.
 	ErrUnsigned = errors.New("the draft differs from what is signed")
+	// ErrNoneAside: no edits were set aside that could be taken up.
+	ErrNoneAside error = noneAsideError{}
 	// ErrUnlisted: a revocation matches nothing that is listed.
 	ErrUnlisted = errors.New("the revocation matches nothing that is listed")
 )
+
+// noneAsideError is a kind of [fs.ErrNotExist], without a file's name.
+type noneAsideError struct{}
+
+func (noneAsideError) Error() string        { return "no edits were set aside" }
+func (noneAsideError) Is(target error) bool { return target == fs.ErrNotExist }
 
 type (
 	rootMeta      = metadata.Metadata[metadata.RootType]

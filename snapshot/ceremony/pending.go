@@ -76,6 +76,9 @@ type DocumentChange struct {
 type Change struct {
 	snapshot.Change
 	Values []Value `json:"values"`
+	// Hits are the models and runtimes that a revocation takes out of use, as
+	// far as the documents at hand say.
+	Hits []string `json:"hits,omitzero"`
 }
 
 // Value is a member before and after; empty where there was or is none.
@@ -223,7 +226,7 @@ func (st *state) documentChange() (*DocumentChange, []byte, error) {
 		return nil, nil, err
 	}
 	for _, x := range changes {
-		c.Changes = append(c.Changes, Change{x, values(x, old, st.draft)})
+		c.Changes = append(c.Changes, Change{x, values(x, old, st.draft), hits(x, old, st.draft)})
 	}
 	c.Files = st.fileChanges()
 	if st.staged != nil && len(st.staged.raw) > 0 && sameContent(st.staged.doc, st.draft) {

@@ -2,8 +2,10 @@ package ceremony
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
+	"github.com/go-json-experiment/json"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/resultity/rmodels/snapshot"
@@ -18,6 +20,10 @@ func (r *Repository) Revoke(rev snapshot.Revocation, flags ...Flag) error {
 		unlisted = unlisted || f == Unlisted
 	}
 	return r.withdraw(flags, func(st *state, s *snapshot.Snapshot) error {
+		var err error
+		if rev.Digest, err = st.fullDigest(rev.Digest); err != nil {
+			return err
+		}
 		if !unlisted {
 			if err := st.matches(rev); err != nil {
 				return err
@@ -26,6 +32,85 @@ func (r *Repository) Revoke(rev snapshot.Revocation, flags ...Flag) error {
 		s.Revocations = put(s.Revocations, rev, sameRevocation(rev))
 		return nil
 	})
+}
+
+// minDigest is how much of a digest names an artifact: what is printed short.
+const minDigest = 12
+
+// fullDigest is a digest as it is, or the one that is listed and begins so.
+func (st *state) fullDigest(d digest.Digest) (digest.Digest, error) {
+	if d == "" || snapshot.CheckDigest(d) == nil {
+		return d, nil
+	}
+	begin := strings.TrimPrefix(d.String(), "sha256:")
+	var found []digest.Digest
+	for _, doc := range []*snapshot.Snapshot{st.draft, st.document()} {
+		if doc == nil || len(begin) < minDigest {
+			continue
+		}
+		for _, x := range listedManifests(doc) {
+			if strings.HasPrefix(x.Encoded(), begin) && !slices.Contains(found, x) {
+				found = append(found, x)
+			}
+		}
+	}
+	if len(found) != 1 {
+		return "", fmt.Errorf("%w: %.80q is not a full digest (sha256: and 64 hexadecimal digits), and %d that are listed begin so (%d digits are needed)",
+			ErrUnlisted, string(d), len(found), minDigest)
+	}
+	return found[0], nil
+}
+
+// hits are what a revocation that comes takes out of use, of what the
+// documents list.
+func hits(c snapshot.Change, docs ...*snapshot.Snapshot) []string {
+	if c.Kind != "revocation" || c.Verb != "added" {
+		return nil
+	}
+	var all []string
+	add := func(name string) {
+		if !slices.Contains(all, name) {
+			all = append(all, name)
+		}
+	}
+	for _, rev := range docs[len(docs)-1].Revocations {
+		if b, err := json.Marshal(rev, json.Deterministic(true)); err != nil || string(b) != c.Name {
+			continue
+		}
+		for _, doc := range docs {
+			policies := hitPolicies(doc, rev)
+			for _, m := range doc.Models {
+				if rev.Digest != "" && m.Digest() == rev.Digest {
+					add("model " + m.ID())
+				} else if slices.Contains(policies, m.Policy) {
+					add("signatures of model " + m.ID())
+				}
+			}
+			for _, rt := range doc.Runtimes {
+				if rev.Digest != "" && rt.Digest() == rev.Digest {
+					add("runtime " + rt.Name)
+				} else if slices.Contains(policies, rt.Policy) {
+					add("signatures of runtime " + rt.Name)
+				}
+			}
+		}
+	}
+	return all
+}
+
+// hitPolicies are those that let what is revoked sign.
+func hitPolicies(doc *snapshot.Snapshot, rev snapshot.Revocation) []string {
+	var all []string
+	if rev.Digest != "" {
+		return nil
+	}
+	for _, p := range doc.Policies {
+		one := &snapshot.Snapshot{Policies: []snapshot.Policy{p}}
+		if ok, _ := matchDocument(one, rev); ok {
+			all = append(all, p.Name)
+		}
+	}
+	return all
 }
 
 func sameRevocation(rev snapshot.Revocation) func(snapshot.Revocation) bool {

@@ -141,6 +141,8 @@ func (st *state) pendingFor(o *SignOptions) (*Pending, error) {
 	if targets {
 		p.Signs = append(p.Signs, metadata.TARGETS)
 	}
+	// What the online key signs is known once the targets are complete: Signed
+	// of the status says it.
 	online := st.holds(o.Keys, root, metadata.SNAPSHOT) && st.holds(o.Keys, root, metadata.TIMESTAMP)
 	if online {
 		if _, why := st.onlineTerm(o.Keys); why != "" {

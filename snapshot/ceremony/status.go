@@ -18,6 +18,8 @@ type Status struct {
 	// Complete: every role has reached its threshold, it can be published. A
 	// root that waits is not waited for.
 	Complete bool `json:"complete"`
+	// Published: all of this was published already, nothing waits.
+	Published bool `json:"published"`
 	// Draft: it holds changes that no signature covers yet.
 	Draft bool `json:"draft"`
 	// Restarted: signatures of others were for another document and were
@@ -100,6 +102,7 @@ func (st *state) status(p *Pending) (*Status, error) {
 	}
 	s.Draft = st.unsigned()
 	s.Complete = s.Complete && complete && !s.Draft
+	s.Published = s.Complete && st.staged == nil && st.waiting == nil
 	return s, nil
 }
 
