@@ -61,6 +61,11 @@ type publisherError struct {
 
 func (e publisherError) Unwrap() error { return e.error }
 
+func openCeremony(dir string) (*ceremony.Repository, error) {
+	r, err := ceremony.Open(dir)
+	return r, ceremonyError(err)
+}
+
 // edited is what an edit that the document does not bear means: wrong usage.
 func edited(err error) error {
 	if errors.Is(err, snapshot.ErrRejected) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, snapshot.ErrKey) {
@@ -130,7 +135,7 @@ type elsewhere struct {
 func (e *elsewhere) flags(f *pflag.FlagSet) {
 	f.StringVar(&e.from, "from", "", "take over what was published there first: a directory, a URL or oci://registry/repository[:tag]")
 	f.StringVar(&e.root, "pinned", "", "with --from: a copy of the network's root.json that was kept elsewhere; another network is refused")
-	f.BoolVar(&e.replace, "replace", false, "with --from: give up what this ceremony published under the same numbers")
+	f.BoolVar(&e.replace, "replace", false, "with --from: give up what this ceremony published under the same numbers, or the network that it was")
 }
 
 // update brings the ceremony up to date where --from says so.
@@ -257,7 +262,7 @@ on under the root before.`,
 			if old == "" && file == "" && threshold == 0 && !renew {
 				return usageError{errors.New("snapshot rotate needs --old, --new, --threshold or --renew")}
 			}
-			r, err := ceremony.Open(as[0])
+			r, err := openCeremony(as[0])
 			if err != nil {
 				return err
 			}
@@ -332,7 +337,7 @@ In an emergency --only leaves every other edit out.`,
 			if issuer != "" || subject != "" {
 				rev.Identity = &snapshot.Identity{Issuer: issuer, Subject: subject}
 			}
-			r, err := ceremony.Open(as[0])
+			r, err := openCeremony(as[0])
 			if err != nil {
 				return err
 			}

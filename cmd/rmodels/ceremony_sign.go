@@ -42,12 +42,12 @@ A directory that is older than that, or another network's, is refused.`,
   rmodels snapshot sign ./ceremony --key alice-root.pem --root --yes sha256:...`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, as []string) error {
-			r, err := ceremony.Open(as[0])
+			r, err := openCeremony(as[0])
 			if err != nil {
 				return err
 			}
 			if o.Keys, err = r.LoadKeys(s.passphrase, keys...); err != nil {
-				return err
+				return ceremonyError(err)
 			}
 			o.Confirmed = digest.Digest(yes)
 			o.Confirm = a.confirmation(as[0])
@@ -77,7 +77,7 @@ func (a *app) snapshotStatusCommand() *cobra.Command {
   rmodels snapshot status ./ceremony --output json`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, as []string) error {
-			r, err := ceremony.Open(as[0])
+			r, err := openCeremony(as[0])
 			if err != nil {
 				return err
 			}
@@ -102,7 +102,7 @@ func (a *app) snapshotDiffCommand() *cobra.Command {
   rmodels snapshot diff ./ceremony --output json`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, as []string) error {
-			r, err := ceremony.Open(as[0])
+			r, err := openCeremony(as[0])
 			if err != nil {
 				return err
 			}
@@ -331,7 +331,7 @@ what lacks a revocation that the site has are refused.`,
 }
 
 func (a *app) toSites(dir string, p *places, do func(*ceremony.Repository, []ceremony.Site) error) error {
-	r, err := ceremony.Open(dir)
+	r, err := openCeremony(dir)
 	if err != nil {
 		return err
 	}
@@ -400,7 +400,7 @@ func (a *app) snapshotUpdateCommand() *cobra.Command {
 			if from.from == "" {
 				return usageError{errors.New("snapshot update needs --from SITE")}
 			}
-			r, err := ceremony.Open(as[0])
+			r, err := openCeremony(as[0])
 			if err != nil {
 				return err
 			}
@@ -423,7 +423,7 @@ func (a *app) snapshotResetCommand() *cobra.Command {
   rmodels snapshot reset ./ceremony --root     # a root that waits, too`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, as []string) error {
-			r, err := ceremony.Open(as[0])
+			r, err := openCeremony(as[0])
 			if err != nil {
 				return err
 			}
@@ -444,7 +444,7 @@ func (a *app) snapshotResumeCommand() *cobra.Command {
 		Example: `  rmodels snapshot resume ./ceremony`,
 		Args:    args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, as []string) error {
-			r, err := ceremony.Open(as[0])
+			r, err := openCeremony(as[0])
 			if err != nil {
 				return err
 			}

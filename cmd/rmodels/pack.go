@@ -277,7 +277,7 @@ shape that cosign 3 writes; cosign verifies it with --new-bundle-format.`,
 func (a *app) keygenCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "keygen PREFIX",
-		Short:   "Make a key that signs artifacts: PREFIX.key and PREFIX.pub",
+		Short:   "Make a key that signs artifacts, or for a role of a network: PREFIX.key and PREFIX.pub",
 		Example: `  rmodels keygen publisher`,
 		Args:    args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, as []string) error {

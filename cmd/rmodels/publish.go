@@ -155,7 +155,7 @@ fields of the entry. Without a size the registry is asked for it.`,
 		Example: `  rmodels snapshot add model ./ceremony model.json --version v2 --reference registry.example/acme/tiny@sha256:...`,
 		Args:    args(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, as []string) error {
-			r, err := ceremony.Open(as[0])
+			r, err := openCeremony(as[0])
 			if err != nil {
 				return err
 			}
@@ -194,7 +194,7 @@ standard input. --reference replaces its image.`,
 		Example: `  rmodels snapshot add runtime ./ceremony llama.json --reference registry.example/rt/llama@sha256:...`,
 		Args:    args(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, as []string) error {
-			r, err := ceremony.Open(as[0])
+			r, err := openCeremony(as[0])
 			if err != nil {
 				return err
 			}
@@ -218,7 +218,7 @@ standard input. --reference replaces its image.`,
 		Example: `  rmodels snapshot add policy ./ceremony policy.json`,
 		Args:    args(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, as []string) error {
-			r, err := ceremony.Open(as[0])
+			r, err := openCeremony(as[0])
 			if err != nil {
 				return err
 			}
@@ -262,7 +262,7 @@ func (a *app) snapshotAddBundleCommand() *cobra.Command {
 
 // addFile puts a file beside the draft.
 func (a *app) addFile(dir, file, what string, add func(*ceremony.Repository, []byte) error) error {
-	r, err := ceremony.Open(dir)
+	r, err := openCeremony(dir)
 	if err != nil {
 		return err
 	}
@@ -346,7 +346,7 @@ func (a *app) snapshotEnableCommand(verb string, enabled bool) *cobra.Command {
 		Example: "  rmodels snapshot " + verb + " ./ceremony tiny@v1",
 		Args:    args(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, as []string) error {
-			r, err := ceremony.Open(as[0])
+			r, err := openCeremony(as[0])
 			if err != nil {
 				return err
 			}
@@ -383,7 +383,7 @@ func (a *app) snapshotRemoveCommand() *cobra.Command {
 		Example: `  rmodels snapshot remove ./ceremony tiny@v1`,
 		Args:    args(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, as []string) error {
-			r, err := ceremony.Open(as[0])
+			r, err := openCeremony(as[0])
 			if err != nil {
 				return err
 			}

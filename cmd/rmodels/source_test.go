@@ -310,3 +310,40 @@ func TestEnableOfWhatIsRevoked(t *testing.T) {
 		}
 	}
 }
+
+// TestCeremonyIsNoNode: what is wrong with a ceremony's folder or keys is said
+// without a node's hint, and a key without a role is wrong usage.
+func TestCeremonyIsNoNode(t *testing.T) {
+	dir := t.TempDir()
+	desk, broken := filepath.Join(dir, "desk"), filepath.Join(dir, "broken")
+	if _, err := ceremony.Init(desk, ceremony.InitOptions{Network: "lab"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ceremony.GenerateKeyFile(filepath.Join(dir, "stranger.key"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(broken, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(broken, "repository.json"), []byte(`{"network": 1}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range []struct {
+		want int
+		args []string
+	}{
+		{exitUsage, []string{"sign", desk, "--key", filepath.Join(dir, "stranger.key")}},
+		{exitUsage, []string{"publish", desk, "--to", filepath.Join(dir, "site")}},
+		{exitUsage, []string{"resume", desk}},
+		{exitSnapshot, []string{"status", broken}},
+	} {
+		var out, errs bytes.Buffer
+		got := run(append([]string{"snapshot"}, x.args...), &out, &errs)
+		if got != x.want || !strings.HasPrefix(errs.String(), "rmodels: ") && x.args[0] != "sign" {
+			t.Errorf("%q: exit code %d, want %d: %s", x.args, got, x.want, &errs)
+		}
+		if strings.Contains(errs.String(), "the node goes on") {
+			t.Errorf("%q: a node's hint: %s", x.args, &errs)
+		}
+	}
+}

@@ -1,10 +1,14 @@
 package ceremony
 
 import (
+	"errors"
 	"fmt"
+	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -93,5 +97,31 @@ func TestNothingAside(t *testing.T) {
 	wantErr(t, err, ErrNoneAside)
 	if strings.Contains(err.Error(), "no such file") || strings.Contains(err.Error(), asideFile) {
 		t.Error(err)
+	}
+}
+
+// TestUpdateKeepsTheNetwork: a folder that holds a whole network does not become
+// another's by an update, also where a root of the other is given.
+func TestUpdateKeepsTheNetwork(t *testing.T) {
+	w := found(t, 1)
+	dir := filepath.Join(t.TempDir(), "other")
+	other := must1(Init(dir, InitOptions{Network: "othernet", Now: func() time.Time { return w.now }}))(t)
+	keys := must1(other.LoadKeys(nil))(t)
+	_, err := other.Sign(SignOptions{Keys: keys, Root: true, Confirm: func(*Pending) error { return nil }})
+	w.must(err)
+	site := &memFolder{files: map[string][]byte{}}
+	w.must(other.Publish(t.Context(), PublishOptions{}, newSite(site)))
+	before := w.folder.clone()
+	for _, pinned := range [][]byte{nil, site.files["1.root.json"]} {
+		if err := w.open().Update(t.Context(), newSite(site), UpdateOptions{Pinned: pinned}); !errors.Is(err, ErrForeign) && !errors.Is(err, snapshot.ErrNetwork) {
+			t.Errorf("pinned %t: %v", pinned != nil, err)
+		}
+		if !maps.EqualFunc(before.files, w.folder.files, func(a, b []byte) bool { return string(a) == string(b) }) {
+			t.Fatal("the folder was changed")
+		}
+	}
+	w.must(w.open().Update(t.Context(), newSite(site), UpdateOptions{Pinned: site.files["1.root.json"], Replace: true}))
+	if name := w.open().Network(); name != "othernet" {
+		t.Errorf("network %s", name)
 	}
 }

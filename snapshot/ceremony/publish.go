@@ -394,6 +394,11 @@ func (r *Repository) Update(ctx context.Context, from snapshot.Source, o UpdateO
 		theirs, err := r.readLine(ctx, from, r.config.Network)
 		if errors.Is(err, snapshot.ErrNetwork) && len(pinned) > 0 {
 			// A root that was kept elsewhere says more than the folder does.
+			// But a folder that holds a whole network of another name is not in
+			// doubt: it is that one's.
+			if ours, oerr := r.published(ctx); oerr == nil && ours != nil && ours.acc != nil && !o.Replace {
+				return fmt.Errorf("%w: this folder is of network %q: %w; if it is to become the other's, give --replace", ErrForeign, r.config.Network, err)
+			}
 			if name := networkAt(ctx, from); name != "" {
 				r.config.Network, r.lost = name, "the network's name was another"
 				theirs, err = r.readLine(ctx, from, name)
