@@ -261,6 +261,7 @@ func (s *Store) changeRef(ctx context.Context, name string, change func(*Ref) bo
 // lockRefs makes reading a ref and writing it back one step.
 func (s *Store) lockRefs(ctx context.Context) (unlock func(), err error) {
 	path := filepath.Join(s.path("refs"), ".lock")
+	deadline := time.Now().Add(lockPatience)
 	for pause := 100 * time.Microsecond; ; pause = min(2*pause, 20*time.Millisecond) {
 		l, err := s.tryLock(path, unix.O_RDWR|unix.O_CREAT, unix.LOCK_EX)
 		if err != nil {
@@ -268,6 +269,9 @@ func (s *Store) lockRefs(ctx context.Context) (unlock func(), err error) {
 		}
 		if l != nil {
 			return l.unlock, nil
+		}
+		if time.Now().After(deadline) {
+			return nil, fmt.Errorf("%w: the lock %s was not free for %v; a stopped process may hold it", ErrBusy, path, lockPatience)
 		}
 		if err := wait(ctx, pause); err != nil {
 			return nil, err

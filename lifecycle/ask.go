@@ -86,7 +86,7 @@ func (n *Node) watched(ctx context.Context, acc *snapshot.Accepted, id string) (
 			case <-t.C:
 			}
 			cur, err := n.Current()
-			if err != nil || cur.Digest == acc.Digest {
+			if err != nil || cur.Digest == acc.Digest && cur.Freshness == acc.Freshness {
 				continue
 			}
 			why, out := n.isOut(ctx, cur, id)
@@ -107,7 +107,7 @@ func (n *Node) isOut(ctx context.Context, acc *snapshot.Accepted, id string) (wh
 		if r.State != Active && r.State != Pending {
 			return r.Reason, true
 		}
-		if as := n.withdrawals(acc, []*Record{&r}); len(as) > 0 {
+		if as := n.withdrawals(acc, []*Record{&r}, nil); len(as) > 0 {
 			return as[0].Reason, true
 		}
 	}

@@ -36,7 +36,7 @@ func (n *Node) GC(ctx context.Context, o cas.GCOptions) (*cas.GCResult, error) {
 			n.o.Log.Warn("not all roots say what their records do", "network", x.o.Network, "error", err)
 		}
 	}
-	o.Wanted = wanted(networks)
+	o.Wanted = wanted(st, networks)
 	res, err := st.GC(ctx, o)
 	if res == nil {
 		return nil, err
@@ -57,7 +57,7 @@ func (n *Node) PlanGC(ctx context.Context, o cas.GCOptions) (*cas.GCPlan, error)
 	if err != nil {
 		return nil, err
 	}
-	o.Wanted = wanted(networks)
+	o.Wanted = wanted(st, networks)
 	return st.PlanGC(ctx, o)
 }
 
@@ -82,7 +82,7 @@ func (n *Node) networks() ([]*Node, error) {
 		switch {
 		case d.Name() == n.o.Network:
 			all = append(all, n)
-		case d.IsDir():
+		case isDirectory(filepath.Join(filepath.Dir(n.dir), d.Name())):
 			o := n.o
 			o.Network = d.Name()
 			all = append(all, newNode(o))
@@ -91,12 +91,30 @@ func (n *Node) networks() ([]*Node, error) {
 	return all, nil
 }
 
+// isDirectory follows a link: a network's state may lie on another disk.
+func isDirectory(path string) bool {
+	fi, err := os.Stat(path)
+	return err == nil && fi.IsDir()
+}
+
 // wanted are the roots that the records of these networks say stay, with what
 // they hold. A record that cannot be read wants its root: nobody can tell that
-// it does not.
-func wanted(networks []*Node) func(context.Context) ([]cas.Want, error) {
-	return func(context.Context) ([]cas.Want, error) {
+// it does not. So it is with roots of networks that this state directory does
+// not know, where several use one store, and of listed models without a record.
+func wanted(st *cas.Store, networks []*Node) func(context.Context) ([]cas.Want, error) {
+	return func(ctx context.Context) ([]cas.Want, error) {
 		var out []cas.Want
+		roots, err := st.CheckRoots(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, root := range roots.Roots {
+			if want, err := unrecorded(networks, root.Ref); err != nil {
+				return nil, err
+			} else if want {
+				out = append(out, cas.Want{Ref: root.Ref.Name})
+			}
+		}
 		for _, n := range networks {
 			ids, err := n.models.ids()
 			if err != nil {
@@ -117,6 +135,29 @@ func wanted(networks []*Node) func(context.Context) ([]cas.Want, error) {
 		}
 		return out, nil
 	}
+}
+
+// unrecorded reports whether a root stays although no record here says so.
+func unrecorded(networks []*Node, ref cas.Ref) (bool, error) {
+	for _, n := range networks {
+		id, ok := strings.CutPrefix(ref.Name, n.modelRef(""))
+		if !ok {
+			if strings.HasPrefix(ref.Name, n.runtimeRef("")) {
+				return false, nil // by its pin
+			}
+			continue
+		}
+		var r Record
+		switch err := n.models.read(id, &r); {
+		case errors.Is(err, fs.ErrNotExist), err == nil && r.State == Absent:
+			return n.rootingUnrecorded(id, ref) == pinned, nil
+		case errors.Is(err, errCorrupt):
+			return false, nil // as the record itself wants
+		default:
+			return false, err // by its record
+		}
+	}
+	return strings.HasPrefix(ref.Name, "model/") || strings.HasPrefix(ref.Name, "runtime/"), nil
 }
 
 // holds are the digests that a record names itself: its tree, and the

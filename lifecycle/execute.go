@@ -96,7 +96,7 @@ func (n *Node) overtaken(ctx context.Context, acc *snapshot.Accepted, r *Record,
 // outOfUse takes a model, whose lock the caller holds, out of use where the
 // snapshot asks for it.
 func (n *Node) outOfUse(ctx context.Context, acc *snapshot.Accepted, r *Record, out *Outcome) error {
-	if as := n.withdrawals(acc, []*Record{r}); len(as) > 0 {
+	if as := n.withdrawals(acc, []*Record{r}, nil); len(as) > 0 {
 		return n.also(ctx, acc, as[0], r, SyncOptions{}, out)
 	}
 	return n.goOn(ctx, acc, r, SyncOptions{}, out, Demote)

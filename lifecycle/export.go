@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/resultity/rmodels/oci"
+	"github.com/resultity/rmodels/policy"
 	"github.com/resultity/rmodels/snapshot"
 )
 
@@ -44,6 +45,11 @@ func (n *Node) Export(ctx context.Context, models []string, dir string) ([]Expor
 	if err != nil {
 		return nil, err
 	}
+	for _, r := range recs {
+		if d := n.stillAdmitted(acc, r); !d.Allowed {
+			return nil, refusal(d, r.Manifest, r.Receipt.source())
+		}
+	}
 	var out []Exported
 	var runtimes []snapshot.Runtime
 	copies := make([]*copied, len(recs))
@@ -73,6 +79,19 @@ func (n *Node) Export(ctx context.Context, models []string, dir string) ([]Expor
 		out = append(out, x)
 	}
 	return out, nil
+}
+
+// stillAdmitted is the policy's decision on an installed model, whatever its
+// state; of one that is not listed any more, only what is revoked is known.
+func (n *Node) stillAdmitted(acc *snapshot.Accepted, r *Record) policy.Decision {
+	if m, ok := acc.Document.Model(r.Name, r.Version); ok && m.Digest() == r.Manifest {
+		return n.readmit(acc, m.Policy, m.Reference, r.Receipt, n.modelRef(r.ID()))
+	}
+	held, err := n.heldBy(n.modelRef(r.ID()), r.Manifest)
+	if err != nil {
+		return policy.Decision{Class: policy.ClassRevoked, Rule: "revocations", Reason: "whether it holds what is revoked cannot be told: " + err.Error()}
+	}
+	return policy.AdmitDigests(acc.Document, append(held, r.Manifest)...)
 }
 
 func (n *Node) exportRuntime(ctx context.Context, rt snapshot.Runtime, dir string) (Exported, error) {

@@ -211,8 +211,12 @@ func (n *Node) Current() (*snapshot.Accepted, error) {
 // written down. A damaged record is skipped and reported in the error; the
 // others are returned all the same.
 func (n *Node) Records() ([]*Record, error) {
+	seen, err := n.models.seen() // before they are read
+	if err != nil {
+		return nil, err
+	}
 	recs, err := n.known()
-	n.underSnapshot(recs)
+	n.underSnapshot(recs, seen)
 	return recs, err
 }
 

@@ -159,6 +159,23 @@ func (rs records) setAside(id string, now time.Time) (string, error) {
 	return to, os.Rename(rs.path(id), to)
 }
 
+// seen names the file of each key, so that it is told from every other that may
+// take its place: nobody sets a file's change time.
+func (rs records) seen() (map[string]string, error) {
+	ids, err := rs.ids()
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]string, len(ids))
+	for _, id := range ids {
+		var st unix.Stat_t
+		if unix.Lstat(rs.path(id), &st) == nil {
+			out[id] = fmt.Sprintf("%d-%d.%09d", st.Ino, st.Ctim.Sec, st.Ctim.Nsec)
+		}
+	}
+	return out, nil
+}
+
 // ids lists the keys in name order.
 func (rs records) ids() ([]string, error) {
 	es, err := os.ReadDir(rs.dir)

@@ -67,6 +67,16 @@ func (n *Node) save(r *Record) error {
 	return pinErr
 }
 
+// rootingOf is what is asked for a root that is there. An Absent record, like
+// none, says nothing of bytes: it may have been made in the place of a damaged
+// one.
+func (n *Node) rootingOf(r *Record, ref cas.Ref) rooting {
+	if r.State == Absent {
+		return n.rootingUnrecorded(r.ID(), ref)
+	}
+	return r.rooting()
+}
+
 // rootWait bounds how long a record waits for the store's lock, which nobody
 // holds for more than milliseconds.
 const rootWait = 10 * time.Second
@@ -84,6 +94,9 @@ func (n *Node) dropRoot(ctx context.Context, r *Record) error {
 	st, err := n.store()
 	if err != nil {
 		return err
+	}
+	if ref, err := st.Ref(n.modelRef(r.ID())); err == nil && n.rootingOf(r, ref) != unrooted {
+		return nil
 	}
 	if err := st.DeleteRef(ctx, n.modelRef(r.ID())); unlessAbsent(err) != nil {
 		return fmt.Errorf("drop the root of %s: %w", r.ID(), err)
@@ -178,9 +191,9 @@ func (n *Node) settleRoot(ctx context.Context, id string, ref cas.Ref) error {
 		var r Record
 		err := n.models.read(id, &r)
 		if errors.Is(err, fs.ErrNotExist) {
-			return unrooted, nil
+			return n.rootingUnrecorded(id, ref), nil
 		}
-		return r.rooting(), err
+		return n.rootingOf(&r, ref), err
 	}
 	fits := func(w rooting) bool { return w != unrooted && ref.Pinned == (w == pinned) }
 	if w, err := wanted(); err != nil || fits(w) {
@@ -210,6 +223,22 @@ func (n *Node) settleRoot(ctx context.Context, id string, ref cas.Ref) error {
 		}
 	}
 	return unlessAbsent(st.Pin(ctx, ref.Name, w == pinned))
+}
+
+// rootingUnrecorded is what is asked for a root that no record stands for. A
+// model that the snapshot lists with that content keeps its bytes: its record
+// was damaged, lost or not written yet, and the next pass builds it anew. Where
+// no snapshot tells, nothing goes.
+func (n *Node) rootingUnrecorded(id string, ref cas.Ref) rooting {
+	acc, err := n.Current()
+	if err != nil {
+		return pinned
+	}
+	name, version, _ := strings.Cut(id, "@")
+	if m, ok := acc.Document.Model(name, version); ok && m.Enabled && m.Digest() == ref.Tree {
+		return pinned
+	}
+	return unrooted
 }
 
 // unpinned records that a model was found whose root a collection could have

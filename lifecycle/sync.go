@@ -242,13 +242,24 @@ func (n *Node) takeOut(ctx context.Context, acc *snapshot.Accepted, res *SyncRes
 	return nil
 }
 
+// acceptWait bounds how long a newer snapshot waits for an activation under the
+// one before, which takes milliseconds.
+const acceptWait = 5 * time.Second
+
 // accept takes a snapshot while nobody activates a model under an older one.
 func (n *Node) accept(ctx context.Context, take func() (*snapshot.Accepted, error)) (*snapshot.Accepted, error) {
-	lk, err := takeLock(ctx, n.snapshotLock(), "the snapshot", snapshotWait)
-	if err != nil {
+	lk, err := takeLock(ctx, n.snapshotLock(), "the snapshot", acceptWait)
+	switch {
+	case errors.Is(err, ErrBusy):
+		// A stopped process is in the middle of an activation. What it still
+		// writes is a record that readers hold against the newer snapshot, and
+		// the next pass withdraws.
+		n.o.Log.Warn("a snapshot is accepted beside an activation that does not end", "error", err)
+	case err != nil:
 		return nil, err
+	default:
+		defer lk.Unlock()
 	}
-	defer lk.Unlock()
 	_ = durable.RemoveTemporary(n.dir, markSnapshot+".json")
 	acc, err := take()
 	if acc != nil {

@@ -3,7 +3,8 @@ package lifecycle
 import (
 	"context"
 	"errors"
-	"slices"
+	"io/fs"
+	"maps"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -72,8 +73,10 @@ func withdrawal(acc *snapshot.Accepted, m *snapshot.Model, r *Record, admitted f
 	return a, false
 }
 
-// withdrawals are those of all records, in their order.
-func (n *Node) withdrawals(acc *snapshot.Accepted, recs []*Record) []Action {
+// withdrawals are those of all records, in their order. Seen are the files of
+// the records from before they were read, by which the mark knows them; nil
+// where every signature is to be looked at.
+func (n *Node) withdrawals(acc *snapshot.Accepted, recs []*Record, seen map[string]string) []Action {
 	listed := make(map[string]*snapshot.Model, len(acc.Document.Models))
 	for i := range acc.Document.Models {
 		listed[acc.Document.Models[i].ID()] = &acc.Document.Models[i]
@@ -83,7 +86,7 @@ func (n *Node) withdrawals(acc *snapshot.Accepted, recs []*Record) []Action {
 	for _, r := range recs {
 		m := listed[r.ID()]
 		admitted := func() policy.Decision { return n.readmit(acc, m.Policy, m.Reference, r.Receipt, n.modelRef(r.ID())) }
-		if done.covers(acc, r.ID()) {
+		if done.covers(acc, r.ID(), seen[r.ID()]) {
 			admitted = nil
 		}
 		if a, ok := withdrawal(acc, m, r, admitted); ok {
@@ -97,17 +100,22 @@ func (n *Node) withdrawals(acc *snapshot.Accepted, recs []*Record) []Action {
 // long action holds is left to that action, which looks when it ends; readers
 // show it as withdrawn meanwhile.
 func (n *Node) withdraw(ctx context.Context, acc *snapshot.Accepted, res *SyncResult) error {
+	seen, err := n.models.seen()
+	if err != nil {
+		return err
+	}
 	recs, err := n.known()
 	if err != nil && !errors.Is(err, errCorrupt) {
 		return err
 	}
-	done := withdrawn{Snapshot: acc.Digest}
-	for _, a := range n.withdrawals(acc, recs) {
+	done := withdrawn{Snapshot: acc.Digest, Seen: map[string]string{}}
+	for _, r := range recs { // of a damaged one nothing is known
+		done.Seen[r.ID()] = seen[r.ID()]
+	}
+	for _, a := range n.withdrawals(acc, recs, seen) {
 		out := n.timed(context.WithoutCancel(ctx), acc, a, SyncOptions{})
 		res.Outcomes = append(res.Outcomes, out)
-		if out.After == a.State {
-			done.Left = append(done.Left, a.ID())
-		}
+		delete(done.Seen, a.ID()) // another file by now, or left for later
 	}
 	n.setWithdrawn(done)
 	return nil
@@ -126,17 +134,19 @@ func (n *Node) withdrawStored(ctx context.Context, res *SyncResult) error {
 	return n.withdraw(ctx, acc, res)
 }
 
-// withdrawn says under which snapshot every record was looked at, but for those
-// left: their signatures need not be verified again to know that it keeps them.
+// withdrawn says under which snapshot which records were looked at, each by the
+// file that it was: their signatures need not be verified again to know that
+// the snapshot keeps them. A record that was written or put back since is
+// another file.
 type withdrawn struct {
-	Snapshot digest.Digest `json:"snapshot"`
-	Left     []string      `json:"left,omitzero"`
+	Snapshot digest.Digest     `json:"snapshot"`
+	Seen     map[string]string `json:"seen"`
 }
 
 const markWithdrawn = "withdrawn"
 
-func (w withdrawn) covers(acc *snapshot.Accepted, id string) bool {
-	return w.Snapshot == acc.Digest && !slices.Contains(w.Left, id)
+func (w withdrawn) covers(acc *snapshot.Accepted, id, file string) bool {
+	return w.Snapshot == acc.Digest && file != "" && w.Seen[id] == file
 }
 
 // withdrawn reads the mark; one that is absent or damaged covers nothing.
@@ -151,7 +161,7 @@ func (n *Node) withdrawn() withdrawn {
 // setWithdrawn writes the mark where it says something new. It only saves
 // work, so that a disk that does not take it changes nothing.
 func (n *Node) setWithdrawn(w withdrawn) {
-	if old := n.withdrawn(); old.Snapshot == w.Snapshot && slices.Equal(old.Left, w.Left) {
+	if old := n.withdrawn(); old.Snapshot == w.Snapshot && maps.Equal(old.Seen, w.Seen) {
 		return
 	}
 	if err := (records{n.dir}).write(markWithdrawn, w); err != nil {
@@ -160,13 +170,22 @@ func (n *Node) setWithdrawn(w withdrawn) {
 }
 
 // underSnapshot changes records in memory to what the snapshot in force makes
-// of them. Without one they are shown as they are.
-func (n *Node) underSnapshot(recs []*Record) {
+// of them. Without one that verifies nothing may be used, whatever a record
+// says; who may not read the snapshot is shown the records.
+func (n *Node) underSnapshot(recs []*Record, seen map[string]string) {
 	acc, err := n.Current()
-	if err != nil {
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, snapshot.ErrNotOwner) {
 		return
 	}
-	actions := n.withdrawals(acc, recs)
+	if err != nil {
+		for _, r := range recs {
+			if r.State == Active || r.State == Pending {
+				r.State, r.Reason, r.Cause = Inactive, "not usable without a snapshot that verifies: "+err.Error(), CauseSnapshot
+			}
+		}
+		return
+	}
+	actions := n.withdrawals(acc, recs, seen)
 	for _, r := range recs {
 		if len(actions) == 0 {
 			return

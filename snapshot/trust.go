@@ -263,7 +263,7 @@ func (t *Trust) readFloor() (fl floor, found bool, err error) {
 
 // lockWait bounds how long an acceptance waits for another, which holds the
 // lock while it verifies what it has in memory and stores it.
-const lockWait = 30 * time.Second
+const lockWait = 10 * time.Second
 
 // lock makes acceptance one at a time among all processes of the node.
 func (t *Trust) lock(ctx context.Context) (*filelock.Lock, error) {

@@ -179,6 +179,9 @@ func (a *app) pass(res *lifecycle.SyncResult, o lifecycle.SyncOptions, named boo
 // stopped prints what a pass did before the error that stopped it: what it
 // withdrew stays so.
 func (a *app) stopped(res *lifecycle.SyncResult, err error) error {
+	if res != nil && res.SnapshotFailure != nil && a.output != "json" {
+		line(plain{a.stdout}, "snapshot: %s", res.SnapshotFailure.Reason)
+	}
 	if res != nil && len(res.Outcomes) > 0 && a.output != "json" {
 		outcomeTable(plain{a.stdout}, res, a.quiet)
 	}

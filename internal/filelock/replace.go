@@ -39,7 +39,11 @@ func stale(f *os.File, path string) (bool, error) {
 	if err != nil && !heldByStranger(fi) {
 		return false, nil
 	}
-	return true, replace(path, fi)
+	free := err == nil // it is held here now
+	if err = replace(path, fi); free && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EROFS)) {
+		return false, nil // a later holder replaces it
+	}
+	return true, err
 }
 
 // replace puts a new inode of mode 0600 in the place of old. A lock of its own

@@ -2,6 +2,7 @@ package filelock
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"os"
 	"os/exec"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/resultity/rmodels/internal/disktest"
 )
 
 // TestWideLock: a lock file that earlier releases made readable is replaced by a
@@ -121,5 +124,31 @@ func TestStranger(t *testing.T) {
 				t.Error("a stranger locks the new file")
 			}
 		})
+	}
+}
+
+// A disk that takes no new file keeps nobody from a lock that nobody holds.
+func TestWideLockOnAFullDisk(t *testing.T) {
+	disk := disktest.Tmpfs(t, 1<<20, 20)
+	path := filepath.Join(disk, "lock")
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	disktest.FillInodes(t, disk)
+	l, err := Take(context.Background(), path, Exclusive, time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Try(path, Exclusive); !errors.Is(err, ErrBusy) {
+		t.Errorf("it protects nothing: %v", err)
+	}
+	l.Unlock()
+	disktest.Empty(t, disk)
+	if l, err = Try(path, Exclusive); err != nil {
+		t.Fatal(err)
+	}
+	l.Unlock()
+	if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", fi.Mode(), err)
 	}
 }
