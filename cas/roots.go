@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -27,34 +28,23 @@ type RootState struct {
 // trees and layers (invariant 9). It changes nothing.
 func (s *Store) CheckRoots(ctx context.Context) (Roots, error) {
 	var out Roots
-	files, err := s.refFiles()
+	refs, broken, err := s.ReadRefs()
 	if err != nil {
 		return out, err
 	}
+	out.Broken = broken
 	named := map[key]bool{}
-	for _, file := range files {
+	for _, r := range refs {
 		if err := context.Cause(ctx); err != nil {
 			return out, err
 		}
-		r, err := s.readRef(file)
-		switch {
-		case errors.Is(err, fs.ErrNotExist): // deleted meanwhile
-		case errors.Is(err, ErrCorrupt), errors.Is(err, ErrInvalid):
-			out.Broken = append(out.Broken, Finding{
-				Kind: "ref", Name: file, Problem: err.Error(),
-				Remedy: "put the ref again, or delete its file; until then nothing is collected",
-			})
-		case err != nil:
+		state, err := s.checkRoot(ctx, r)
+		if err != nil {
 			return out, err
-		default:
-			state, err := s.checkRoot(ctx, r)
-			if err != nil {
-				return out, err
-			}
-			out.Roots = append(out.Roots, state)
-			if k, err := keyOf(r.Tree); err == nil {
-				named[k] = true
-			}
+		}
+		out.Roots = append(out.Roots, state)
+		if k, err := keyOf(r.Tree); err == nil {
+			named[k] = true
 		}
 	}
 	trees, err := s.treeNames()
@@ -64,6 +54,32 @@ func (s *Store) CheckRoots(ctx context.Context) (Roots, error) {
 		}
 	}
 	return out, err
+}
+
+// ReadRefs lists the roots that can be read by name, and names those that
+// cannot. Who decides what goes asks [Store.Refs], which fails on one of these.
+func (s *Store) ReadRefs() (refs []Ref, broken []Finding, err error) {
+	files, err := s.refFiles()
+	if err != nil {
+		return nil, nil, err
+	}
+	slices.Sort(files)
+	for _, file := range files {
+		r, err := s.readRef(file)
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // deleted meanwhile
+		case errors.Is(err, ErrCorrupt), errors.Is(err, ErrInvalid):
+			broken = append(broken, Finding{
+				Kind: "ref", Name: file, Problem: err.Error(),
+				Remedy: "a sync writes that of a listed model anew; another is to be deleted by hand; until then nothing is collected",
+			})
+		case err != nil:
+			return nil, nil, err
+		default:
+			refs = append(refs, r)
+		}
+	}
+	return refs, broken, nil
 }
 
 func (s *Store) checkRoot(ctx context.Context, r Ref) (RootState, error) {

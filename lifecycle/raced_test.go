@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/resultity/rmodels/cas"
 	"github.com/resultity/rmodels/internal/filelock"
 	"github.com/resultity/rmodels/snapshot"
 )
@@ -186,7 +185,6 @@ func TestCollectorOfASharedStore(t *testing.T) {
 			t.Errorf("%+v, %v", ref, err)
 		}
 	})
-	_ = cas.Keep
 }
 
 // A process that is stopped in the middle of an activation keeps no newer
@@ -211,4 +209,26 @@ func TestStoppedActivation(t *testing.T) {
 	if r, err := n.Record("tiny"); err != nil || r.State != Failed {
 		t.Errorf("%s, %v", r.State, err)
 	}
+}
+
+// A root that cannot be read costs its own model one pass, and others nothing.
+func TestDamagedRootIsWrittenAnew(t *testing.T) {
+	w, n := judging(t, "tiny", "other")
+	w.sync(n)
+	w.must(os.WriteFile(filepath.Join(n.o.StoreDir, "refs", "model%2Flab%2Ftiny@v1"), []byte("junk"), 0o644))
+	w.list("late", "v1", w.push("late", w.key, "late"))
+	w.publish()
+	w.requests()
+	w.sync(n, func(o *SyncOptions) { o.Force = true })
+	for _, id := range []string{"tiny@v1", "other@v1", "late@v1"} {
+		w.state(n, id, Active)
+	}
+	for _, r := range w.requests() {
+		if strings.HasPrefix(r, "GET") && strings.Contains(r, w.weights().Encoded()) {
+			t.Errorf("fetched again: %s", r)
+		}
+	}
+	_, err := n.GC(context.Background(), full)
+	w.must(err)
+	w.whole(n, "after a collection")
 }

@@ -154,7 +154,7 @@ func (n *Node) settleRoots(ctx context.Context, ids []string, collecting bool) e
 	if err != nil {
 		return err
 	}
-	refs, err := st.Refs()
+	refs, _, err := st.ReadRefs() // of one that cannot be read the pass tells at its end
 	if err != nil {
 		return err
 	}

@@ -118,7 +118,28 @@ func (n *Node) Sync(ctx context.Context, o SyncOptions) (*SyncResult, error) {
 		}
 		n.forgetImages(ctx, acc)
 	}
-	return res, ctx.Err()
+	if err := ctx.Err(); err != nil {
+		return res, err
+	}
+	return res, n.brokenRoots()
+}
+
+// brokenRoots is the error of roots that cannot be read and that the pass did
+// not write anew. They hold up no model; while there are any, nothing is
+// collected.
+func (n *Node) brokenRoots() error {
+	st, err := n.store()
+	if err != nil {
+		return err
+	}
+	_, broken, err := st.ReadRefs()
+	if err != nil || len(broken) == 0 {
+		return err
+	}
+	return &Failure{
+		Cause: CauseStore, Reason: fmt.Sprintf("the root %s in the store cannot be read: %s", broken[0].Name, broken[0].Problem),
+		Hint: "the models are as the snapshot wants them; see: rmodels fsck", Err: cas.ErrCorrupt,
+	}
 }
 
 // Refresh looks for a newer snapshot and takes out of use what that withdraws,
@@ -353,7 +374,7 @@ func (n *Node) forgetRuntimes(ctx context.Context, acc *snapshot.Accepted) error
 	if err != nil {
 		return err
 	}
-	refs, err := st.Refs()
+	refs, _, err := st.ReadRefs()
 	if err != nil {
 		return err
 	}
