@@ -7,15 +7,14 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
-	"strconv"
 	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/resultity/rmodels/internal/terminal"
+	"github.com/resultity/rmodels/snapshot"
 )
 
 // protocol is how one question is put to an engine and its answer read.
@@ -136,15 +135,6 @@ func insideClient(ns *os.File) *http.Client {
 	}
 }
 
-func insideURL(port int, path string) (string, error) {
-	ref, err := url.Parse(path)
-	if err != nil || ref.Host != "" || ref.Scheme != "" {
-		return "", fmt.Errorf("%w: path %q", ErrRuntime, path)
-	}
-	base := &url.URL{Scheme: "http", Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(port))}
-	return base.ResolveReference(ref).String(), nil
-}
-
 // healthy asks once.
 func (b *box) healthy(ctx context.Context, c *http.Client, url string) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -198,9 +188,9 @@ func (p protocol) ask(ctx context.Context, c *http.Client, port int, req map[str
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrTest, err)
 	}
-	target, err := insideURL(port, p.path(req))
+	target, err := snapshot.InsideURL(port, p.path(req))
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrRuntime, err)
 	}
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, target, newBody(body))
 	if err != nil {

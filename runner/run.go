@@ -261,9 +261,9 @@ func (r *run) talk(ctx context.Context, req jsontext.Value) error {
 
 // waitHealthy returns done when the verdict is reached without an answer.
 func (r *run) waitHealthy(ctx context.Context, client *http.Client) (done bool, err error) {
-	target, err := insideURL(r.launch.port, r.launch.health)
+	target, err := snapshot.InsideURL(r.launch.port, r.launch.health)
 	if err != nil {
-		return false, err
+		return false, fmt.Errorf("%w: %w", ErrRuntime, err)
 	}
 	deadline := r.box.began.Add(r.launch.startLimit)
 	hctx, cancel := context.WithDeadline(ctx, deadline)

@@ -102,28 +102,14 @@ func checkSources(p *problems, at, reference string, mirrors []string) {
 	}
 }
 
-// checkTemplate accepts {{.Field}} of [LaunchVars] and nothing else of the
-// template language: a range over a large number would never end on a node.
+// checkTemplate is what a node takes; [Runtime.CheckRunnable] also refuses
+// blanks that are not ASCII.
 func checkTemplate(s string) error {
-	if len(s) > maxText || strings.ContainsRune(s, 0) {
-		return fmt.Errorf("is longer than %d bytes or holds a NUL byte", maxText)
-	}
-	for rest := s; ; {
-		_, after, ok := strings.Cut(rest, "{{")
-		if !ok {
-			return nil
-		}
-		action, tail, ok := strings.Cut(after, "}}")
-		if !ok {
-			return fmt.Errorf("template %q: {{ without }}", clip(s))
-		}
-		switch strings.TrimSpace(action) {
-		case ".Model", ".ModelDir", ".ModelName", ".Port":
-		default:
-			return fmt.Errorf("template %q: {{%s}} is not one of {{.Model}}, {{.ModelDir}}, {{.ModelName}}, {{.Port}}", clip(s), clip(action))
-		}
-		rest = tail
-	}
+	_, err := fill(s, func(action string) (string, bool) {
+		_, ok := LaunchVars{}.fields()[strings.TrimSpace(action)]
+		return "", ok
+	})
+	return err
 }
 
 func isEnvName(s string) bool {

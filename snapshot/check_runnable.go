@@ -4,12 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net"
+	"net/url"
 	"path"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"text/template"
 
 	"github.com/go-json-experiment/json"
 
@@ -107,10 +108,25 @@ func (r Runtime) checkPort() error {
 		return nil
 	case r.Port < 1 || r.Port > 65535:
 		return fmt.Errorf("port %d: out of range", r.Port)
-	case r.Health != "" && (!strings.HasPrefix(r.Health, "/") || strings.ContainsAny(r.Health, " \r\n#") || len(r.Health) > 256):
-		return fmt.Errorf("health %q: not a path", clip(r.Health))
+	}
+	if r.Health != "" {
+		if _, err := InsideURL(r.Port, r.Health); err != nil {
+			return fmt.Errorf("health %w", err)
+		}
 	}
 	return nil
+}
+
+// InsideURL is the address of a path of a runtime, as it is asked inside the
+// sandbox.
+func InsideURL(port int, path string) (string, error) {
+	ref, err := url.Parse(path)
+	if err != nil || ref.Host != "" || ref.Scheme != "" || ref.User != nil ||
+		!strings.HasPrefix(path, "/") || strings.ContainsAny(path, " #") || len(path) > 256 {
+		return "", fmt.Errorf("%q: not a path", clip(path))
+	}
+	base := &url.URL{Scheme: "http", Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(port))}
+	return base.ResolveReference(ref).String(), nil
 }
 
 var userPattern = regexp.MustCompile(`^([0-9]{1,10})(?::([0-9]{1,10}))?$`)
@@ -233,29 +249,41 @@ func (r Runtime) Variables(vars LaunchVars) (map[string]string, error) {
 }
 
 func render(text string, vars LaunchVars) (string, error) {
-	if !strings.Contains(text, "{{") {
-		return text, nil
-	}
-	t, err := template.New("").Option("missingkey=error").Parse(text)
-	if err != nil {
-		return "", err
-	}
-	var b bounded
-	if err := t.Execute(&b, vars); err != nil {
-		return "", err
-	}
-	return string(b), nil
+	return fill(text, func(action string) (string, bool) {
+		s, ok := vars.fields()[strings.Trim(action, " \t\r\n")]
+		return s, ok
+	})
 }
 
-// bounded is what a template may grow to.
-type bounded []byte
+func (v LaunchVars) fields() map[string]string {
+	return map[string]string{".Model": v.Model, ".ModelDir": v.ModelDir, ".ModelName": v.ModelName, ".Port": strconv.Itoa(v.Port)}
+}
 
-func (b *bounded) Write(p []byte) (int, error) {
-	if len(*b)+len(p) > maxArgLen {
-		return 0, fmt.Errorf("more than %d bytes", maxArgLen)
+// fill puts values in the place of {{.Field}} of [LaunchVars]. Nothing else of
+// Go's template language is taken: a range over a large number would never end
+// on a publisher's machine or on a node.
+func fill(text string, value func(action string) (string, bool)) (string, error) {
+	if len(text) > maxText || strings.ContainsRune(text, 0) {
+		return "", fmt.Errorf("is longer than %d bytes or holds a NUL byte", maxText)
 	}
-	*b = append(*b, p...)
-	return len(p), nil
+	var b strings.Builder
+	for rest := text; ; {
+		before, after, ok := strings.Cut(rest, "{{")
+		b.WriteString(before)
+		if !ok {
+			return b.String(), nil
+		}
+		action, tail, ok := strings.Cut(after, "}}")
+		if !ok {
+			return "", fmt.Errorf("template %q: {{ without }}", clip(text))
+		}
+		s, ok := value(action)
+		if !ok {
+			return "", fmt.Errorf("template %q: {{%s}} is not one of {{.Model}}, {{.ModelDir}}, {{.ModelName}}, {{.Port}}", clip(text), clip(action))
+		}
+		b.WriteString(s)
+		rest = tail
+	}
 }
 
 // CheckRunnable refuses a test that any answer would pass, and one that cannot

@@ -24,6 +24,12 @@ var unrunnable = map[string]struct {
 	"a template of the program":  {inRuntime(func(r *snapshot.Runtime) { r.Entrypoint = []string{"{{.Secret}}"} }), "argument"},
 	"a program without a name":   {inRuntime(func(r *snapshot.Runtime) { r.Entrypoint = []string{""} }), "entrypoint"},
 	"a health path with a break": {inRuntime(func(r *snapshot.Runtime) { r.Health = "/x\r\nHost: y" }), "health"},
+	"a health path of no escape": {inRuntime(func(r *snapshot.Runtime) { r.Health = "/%zz" }), "health"},
+	"a health path of a host":    {inRuntime(func(r *snapshot.Runtime) { r.Health = "//evil/x" }), "health"},
+	"a health path with a tab":   {inRuntime(func(r *snapshot.Runtime) { r.Health = "/a\tb" }), "health"},
+	"a health path with DEL":     {inRuntime(func(r *snapshot.Runtime) { r.Health = "/a\x7f" }), "health"},
+	"a program without an end":   {inRuntime(func(r *snapshot.Runtime) { r.Entrypoint = []string{"{{range 1000000000000}}{{end}}x"} }), "argument"},
+	"an open template":           {inRuntime(func(r *snapshot.Runtime) { r.Entrypoint = []string{"{{.Model"} }), "argument"},
 	"scratch over the model":     {inRuntime(func(r *snapshot.Runtime) { r.Scratch = []snapshot.Scratch{{Path: "/models", Size: 1 << 20}} }), "reserved"},
 	"scratch over /etc":          {inRuntime(func(r *snapshot.Runtime) { r.Scratch = []snapshot.Scratch{{Path: "/etc", Size: 1 << 20}} }), "reserved"},
 	"scratch twice": {inRuntime(func(r *snapshot.Runtime) {
