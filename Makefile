@@ -101,12 +101,19 @@ test-demo: build bin/tinygguf bin/nerdctl bin/registry runtime
 test-offline: ## the suites of snapshot and policy with no network but loopback
 	unshare --net sh -c 'ip link set lo up && GOPROXY=off go test -count=1 ./snapshot/... ./policy'
 
+# Where nothing runs at once the race detector costs minutes and finds nothing:
+# snapshot and policy run whole in test-offline, and tests whose work is done by
+# processes of their own run without it.
+alone   := ^(TestWalks|TestChaos|TestCutOffMoveKeepsBytes|TestFullDisk)$$
+threads := Meanwhile|Beside|AtOnce|OneFolder|Deadline
+
 # The environment comes from with.sh.
 .PHONY: test-go
 test-go:
 	cd hack/registry && go test -race ./...
-	go test -race -timeout 20m $$(go list ./... | grep -v -e /e2e -e snapshot/ceremony)
-	go test -race -timeout 20m -run OneFolder ./snapshot/ceremony # its enumerations ran without the detector, offline
+	go test -race -timeout 20m -skip '$(alone)' $$(go list ./... | grep -v -e /e2e -e /snapshot -e /policy)
+	go test -race -timeout 20m -run '$(threads)' ./snapshot/...
+	go test -timeout 20m -run '$(alone)' ./lifecycle
 	RMODELS_TEST_RMODELS=$(CURDIR)/bin/rmodels-race \
 	RMODELS_TEST_RUNTIME=$(CURDIR)/.cache/runtime/rootfs \
 	RMODELS_TEST_PEERS=$(CURDIR)/bin \
