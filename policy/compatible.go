@@ -45,7 +45,7 @@ func Compatible(doc *snapshot.Snapshot, m snapshot.Model, facts Facts) Decision 
 	}
 
 	if c := m.Compat.RuntimeVersion; c != "" {
-		if ok, why := inRange(c, rt.Version); !ok {
+		if ok, why := snapshot.InRange(c, rt.Version); !ok {
 			lack("needs runtime "+rt.Name+" "+c, "the snapshot has "+rt.Version+why)
 		}
 	}
@@ -53,7 +53,7 @@ func Compatible(doc *snapshot.Snapshot, m snapshot.Model, facts Facts) Decision 
 	if c := m.Compat.Driver; c != "" {
 		if facts.Driver == "" {
 			lack("needs GPU driver "+c, "this node reports none")
-		} else if ok, why := inRange(c, facts.Driver); !ok {
+		} else if ok, why := snapshot.InRange(c, facts.Driver); !ok {
 			lack("needs GPU driver "+c, "this node has "+facts.Driver+why)
 		}
 	}
@@ -98,7 +98,7 @@ func gpuShortfalls(m snapshot.Model, rt snapshot.Runtime, facts Facts, lack func
 		room := g.Memory >= memory
 		fits := capability == ""
 		if !fits && g.ComputeCapability != "" {
-			fits, _ = inRange(capability, g.ComputeCapability)
+			fits, _ = snapshot.InRange(capability, g.ComputeCapability)
 		}
 		roomy, able, both = roomy || room, able || fits, both || room && fits
 		largest = max(largest, g.Memory)
@@ -113,33 +113,4 @@ func gpuShortfalls(m snapshot.Model, rt snapshot.Runtime, facts Facts, lack func
 	if roomy && able && !both {
 		lack("needs one GPU with "+amount.Bytes(memory)+" memory and compute capability "+capability, "this node's GPUs have only one of the two")
 	}
-}
-
-// inRange tells whether version lies in the range; why is empty or explains
-// what the comparison could not take.
-func inRange(constraint, version string) (ok bool, why string) {
-	r, err := snapshot.ParseRange(constraint)
-	if err != nil {
-		return false, " (the range does not parse)"
-	}
-	v, err := snapshot.ParseVersion(threeParts(version))
-	if err != nil {
-		return false, " (not a version that can be compared)"
-	}
-	if r.Holds(v) {
-		return true, ""
-	}
-	if v.Prerelease() {
-		return false, " (a pre-release is outside every range that does not name one)"
-	}
-	return false, ""
-}
-
-// threeParts cuts a version of four numbers, which some drivers have.
-func threeParts(v string) string {
-	parts := strings.SplitN(v, ".", 4)
-	if len(parts) == 4 {
-		return strings.Join(parts[:3], ".")
-	}
-	return v
 }

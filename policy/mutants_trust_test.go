@@ -195,7 +195,7 @@ var trustMutants = []guardless{
 	one("distinct keys are counted", "policy", "TestThreshold|TestAdmissionProperty", "signatures.go", `return "key " + s.Key.String()`, `return "key " + s.Authority`),
 	one("the threshold counts", "policy", "TestThreshold", "signatures.go", "if len(counted) < c.policy.Threshold {", "if len(counted) < 1 {"),
 	one("a threshold below one admits nothing", "policy", "TestZeroValues", "signatures.go", "if pol.Threshold < 1 || len(pol.Authorities) == 0 {", "if false {"),
-	one("images outside the globs are refused", "policy", "TestReference|TestZeroValues", "signatures.go", "if !slices.ContainsFunc(pol.Images,", "if false && !slices.ContainsFunc(pol.Images,"),
+	one("images outside the globs are refused", "policy", "TestReference|TestZeroValues", "signatures.go", "err := pol.CheckRepository(repository); err != nil {", "err := pol.CheckRepository(repository); err != nil && false {"),
 	one("the manifest is the pinned one", "policy", "TestReference", "signatures.go", "if pin != manifest {", "if false {"),
 	one("revoked artifacts are refused", "policy", "TestRevocation", "signatures.go", "if d := AdmitDigests(acc.Document, manifest); !d.Allowed {", "if d := AdmitDigests(acc.Document, manifest); false && !d.Allowed {"),
 	one("revoked artifacts are not listed", "policy", "TestListed", "listing.go", "if d := AdmitDigests(doc, m.Digest()); !d.Allowed {", "if d := AdmitDigests(doc, m.Digest()); false && !d.Allowed {"),

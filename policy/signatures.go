@@ -61,12 +61,12 @@ func admitSignatures(acc *snapshot.Accepted, policyName, reference string, manif
 	if d := AdmitDigests(acc.Document, manifest); !d.Allowed {
 		return d
 	}
-	if !slices.ContainsFunc(pol.Images, func(g snapshot.ImageGlob) bool { return snapshot.MatchGlob(g.Glob, repository) }) {
+	if err := pol.CheckRepository(repository); err != nil {
 		var globs []string
 		for _, g := range pol.Images {
 			globs = append(globs, g.Glob)
 		}
-		return refuse(ClassPolicy, rule+".images", "the repository is outside what the policy is for", strings.Join(globs, " or "), repository)
+		return refuse(ClassPolicy, rule+".images", err.Error(), strings.Join(globs, " or "), repository)
 	}
 	if pol.Threshold < 1 || len(pol.Authorities) == 0 {
 		return refuse(ClassPolicy, rule+".threshold", "a policy without a threshold or authorities admits nothing", "threshold of at least 1", fmt.Sprint(pol.Threshold))

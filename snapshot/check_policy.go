@@ -7,6 +7,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -231,6 +232,15 @@ func checkGlob(g string) error {
 // as it stands.
 func MatchGlob(glob, repository string) bool {
 	return matchSegments(strings.Split(glob, "/"), strings.Split(repository, "/"))
+}
+
+// CheckRepository refuses a repository (with its host) that the policy is not
+// for.
+func (pol Policy) CheckRepository(repository string) error {
+	if !slices.ContainsFunc(pol.Images, func(g ImageGlob) bool { return MatchGlob(g.Glob, repository) }) {
+		return errors.New("the repository is outside what the policy is for")
+	}
+	return nil
 }
 
 // matchSegments fills one row of a table per pattern segment: linear in

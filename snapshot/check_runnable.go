@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/go-json-experiment/json"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/resultity/rmodels/internal/ociref"
 )
@@ -25,17 +26,22 @@ import (
 // CheckRunnable finds what [Snapshot.Check] lets pass and no node can use.
 func (s *Snapshot) CheckRunnable() error {
 	var p problems
-	protocols := map[string]string{}
 	for i, r := range s.Runtimes {
 		at := fmt.Sprintf("runtimes[%d]", i)
-		protocols[r.Name] = r.Protocol
 		p.addErr(at, r.CheckRunnable())
 		checkReachable(&p, at, r.Reference, r.Mirrors)
+		s.checkAdmissible(&p, at, r.Policy, r.Reference)
 	}
 	for i, m := range s.Models {
 		at := fmt.Sprintf("models[%d]", i)
-		p.addErr(at+".validation", m.Validation.CheckRunnable(protocols[m.Compat.Runtime]))
+		rt, _ := s.Runtime(m.Compat.Runtime)
+		p.addErr(at+".validation", m.Validation.CheckRunnable(rt.Protocol))
 		checkReachable(&p, at, m.Reference, m.Mirrors)
+		s.checkAdmissible(&p, at, m.Policy, m.Reference)
+		if pol, ok := s.Policy(m.Policy); ok && pol.Content.Limits.TotalBytes > 0 && m.Size > pol.Content.Limits.TotalBytes {
+			p.add(at+".size", "is %d bytes, policy %q takes at most %d in all", m.Size, clip(m.Policy), pol.Content.Limits.TotalBytes)
+		}
+		checkMeetable(&p, at+".compat", m.Compat, rt)
 	}
 	for i, f := range s.Sources.Fallback {
 		rest := strings.TrimPrefix(f, "oci://")
@@ -49,6 +55,31 @@ func (s *Snapshot) CheckRunnable() error {
 		}
 	}
 	return p.err()
+}
+
+func (s *Snapshot) checkAdmissible(p *problems, at, policy, reference string) {
+	pol, ok := s.Policy(policy)
+	repository, _, err := SplitReference(reference)
+	if !ok || err != nil {
+		return // Check says so
+	}
+	if err := pol.CheckRepository(repository); err != nil {
+		p.add(at+".reference", "%q, policy %q: %v", clip(repository), clip(policy), err)
+	}
+}
+
+// checkMeetable refuses a model that no node is compatible with.
+func checkMeetable(p *problems, at string, c Compat, rt Runtime) {
+	if c.RuntimeVersion != "" {
+		if ok, why := InRange(c.RuntimeVersion, rt.Version); !ok {
+			p.add(at+".runtimeVersion", "needs runtime %s %s, the snapshot has %s%s", clip(rt.Name), clip(c.RuntimeVersion), clip(rt.Version), why)
+		}
+	}
+	for _, r := range []struct{ name, text string }{{"computeCapability", c.ComputeCapability}, {"driver", c.Driver}} {
+		if x, err := ParseRange(r.text); r.text != "" && err == nil && x.Empty() {
+			p.add(at+"."+r.name, "%q: no version lies in this range", clip(r.text))
+		}
+	}
 }
 
 func checkReachable(p *problems, at, reference string, mirrors []string) {
@@ -319,6 +350,11 @@ func (v Validation) CheckRunnable(protocol string) error {
 			return fmt.Errorf("schema: %w", err)
 		}
 	}
+	if e.Exact != "" {
+		if why := e.refuses(e.Exact); why != "" {
+			return fmt.Errorf("exact contradicts the rest: %s", why)
+		}
+	}
 	if c := e.Cosine; c != nil {
 		norm := 0.0
 		for _, x := range c.Reference {
@@ -336,6 +372,33 @@ func (v Validation) CheckRunnable(protocol string) error {
 		return err
 	}
 	return nil
+}
+
+// refuses says what a text lacks besides being another one.
+func (e Expect) refuses(text string) string {
+	if e.Contains != "" && !strings.Contains(text, e.Contains) {
+		return "it does not contain what contains asks for"
+	}
+	if e.Regexp != "" && !regexp.MustCompile(e.Regexp).MatchString(text) {
+		return "it does not match regexp"
+	}
+	if e.Digest != "" && digest.FromString(text) != e.Digest {
+		return "it has another digest"
+	}
+	if len(e.Schema) > 0 {
+		var v any
+		schema, err := CompileSchema(e.Schema)
+		if err == nil {
+			err = json.Unmarshal([]byte(text), &v)
+		}
+		if err == nil {
+			err = schema.Validate(v)
+		}
+		if err != nil {
+			return "it does not fit schema: " + clip(err.Error())
+		}
+	}
+	return ""
 }
 
 // ExecArgs are the arguments that a test of the protocol exec adds to the

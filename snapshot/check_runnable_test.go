@@ -2,6 +2,7 @@ package snapshot_test
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -65,6 +66,108 @@ var unrunnable = map[string]struct {
 	}, "images["},
 }
 
+// Here the text alone says that every node refuses a part.
+func init() {
+	inCompat := func(change func(*snapshot.Compat)) func(*snapshot.Snapshot) {
+		return func(s *snapshot.Snapshot) { change(&s.Models[0].Compat) }
+	}
+	inExpect := func(e snapshot.Expect) func(*snapshot.Snapshot) {
+		return func(s *snapshot.Snapshot) {
+			s.Models[0].Validation.Expect, s.Models[0].Validation.Deterministic = e, true
+		}
+	}
+	for name, c := range map[string]struct {
+		change func(*snapshot.Snapshot)
+		words  string
+	}{
+		"a model outside its policy": {inReference("other.example/model@" + testDigest("m").String()), "models[0].reference"},
+		"a runtime outside its policy": {inRuntime(func(r *snapshot.Runtime) {
+			r.Reference = "other.example/rt@" + testDigest("r").String()
+		}), "runtimes[0].reference"},
+		"a policy for nothing listed": {func(s *snapshot.Snapshot) {
+			s.Policies[0].Images = []snapshot.ImageGlob{{Glob: "registry.example/*"}}
+		}, "outside what the policy is for"},
+		"another runtime's version": {inCompat(func(c *snapshot.Compat) { c.RuntimeVersion = ">=9.0" }), "the snapshot has 1.2.3"},
+		"no runtime's version":      {inCompat(func(c *snapshot.Compat) { c.RuntimeVersion = ">=9.0 <1.0" }), "runtimeVersion"},
+		"no driver":                 {inCompat(func(c *snapshot.Compat) { c.Driver = ">=9.0 <1.0" }), "driver"},
+		"no compute capability":     {inCompat(func(c *snapshot.Compat) { c.ComputeCapability = "8.0 9.0" }), "computeCapability"},
+		"more than the policy takes": {func(s *snapshot.Snapshot) {
+			s.Policies[0].Content.Limits.TotalBytes = s.Models[0].Size - 1
+		}, "models[0].size"},
+		"exact without contains": {inExpect(snapshot.Expect{Exact: "yes", Contains: "no"}), "contains"},
+		"exact without regexp":   {inExpect(snapshot.Expect{Exact: "yes", Regexp: "no"}), "regexp"},
+		"exact of no digest":     {inExpect(snapshot.Expect{Exact: "yes", Digest: testDigest("no")}), "digest"},
+		"exact of no schema":     {inExpect(snapshot.Expect{Exact: "yes", Schema: jsontext.Value(`{"type":"string"}`)}), "schema"},
+	} {
+		unrunnable[name] = c
+	}
+}
+
+// What is only odd is signed.
+func TestCheckRunnableTakesWhatIsOdd(t *testing.T) {
+	for name, change := range map[string]func(*snapshot.Snapshot){
+		"a policy that nothing uses": func(s *snapshot.Snapshot) {
+			pol := testPolicy()
+			pol.Name, pol.Images = "later", []snapshot.ImageGlob{{Glob: "later.example/**"}}
+			s.Policies = append(s.Policies, pol)
+		},
+		"as large as the policy takes": func(s *snapshot.Snapshot) {
+			s.Policies[0].Content.Limits.TotalBytes = s.Models[0].Size
+		},
+		"the runtime's version": func(s *snapshot.Snapshot) { s.Models[0].Compat.RuntimeVersion = ">=1.2 <1.3 || >=9 <1" },
+		"one driver":            func(s *snapshot.Snapshot) { s.Models[0].Compat.Driver = ">550.54.14 <=550.54.15" },
+		"all expectations at once": func(s *snapshot.Snapshot) {
+			s.Models[0].Validation.Deterministic = true
+			s.Models[0].Validation.Expect = snapshot.Expect{
+				Exact: `{"a":1}`, Contains: "a", Regexp: "a.*1", Digest: testDigest(`{"a":1}`), Schema: jsontext.Value(`{"type":"object"}`),
+			}
+		},
+	} {
+		s := validSnapshot()
+		change(s)
+		if err := s.CheckRunnable(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A range is called empty only if no version lies in it.
+func TestRangeEmpty(t *testing.T) {
+	var versions []snapshot.Version
+	for _, a := range "0123" {
+		for _, b := range "0123" {
+			for _, c := range "0123" {
+				v, err := snapshot.ParseVersion(string(a) + "." + string(b) + "." + string(c))
+				if err != nil {
+					t.Fatal(err)
+				}
+				versions = append(versions, v)
+			}
+		}
+	}
+	operators := []string{">=", "<=", "!=", ">", "<", "=", "^", "~"}
+	bounds := []string{"0", "1", "0.0", "0.1", "1.0", "1.1", "0.0.0", "0.0.1", "0.1.0", "1.0.1", "1.1.1"}
+	for _, o1 := range operators {
+		for _, b1 := range bounds {
+			for _, o2 := range operators {
+				for _, b2 := range bounds {
+					text := o1 + b1 + " " + o2 + b2
+					r, err := snapshot.ParseRange(text)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if some := slices.ContainsFunc(versions, r.Holds); r.Empty() == some {
+						t.Fatalf("%s: empty %t, holds one %t", text, r.Empty(), some)
+					}
+				}
+			}
+		}
+	}
+	if r, _ := snapshot.ParseRange(">1.0.0-rc.1 <1.0.0-rc.3"); r.Empty() {
+		t.Error("a range of pre-releases is called empty")
+	}
+}
+
 func inRuntime(change func(*snapshot.Runtime)) func(*snapshot.Snapshot) {
 	return func(s *snapshot.Snapshot) { change(&s.Runtimes[0]) }
 }
@@ -118,6 +221,7 @@ func FuzzReference(f *testing.F) {
 		s := validSnapshot()
 		s.Models[0].Reference = text
 		s.Models[0].Mirrors = []string{repo}
+		s.Policies[0].Images = append(s.Policies[0].Images, snapshot.ImageGlob{Glob: repo})
 		if signable := s.CheckRunnable() == nil; signable != (cerr == nil) || cerr != nil && !errors.Is(cerr, oci.ErrReference) {
 			t.Fatalf("%q: signable %t, the client says %v", text, signable, cerr)
 		}

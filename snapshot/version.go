@@ -183,3 +183,51 @@ func (c comparison) holds(v Version) bool {
 	}
 	return order == 0
 }
+
+// InRange tells whether version lies in the range; why is empty or explains
+// what the comparison could not take.
+func InRange(constraint, version string) (ok bool, why string) {
+	r, err := ParseRange(constraint)
+	if err != nil {
+		return false, " (the range does not parse)"
+	}
+	v, err := ParseVersion(threeParts(version))
+	if err != nil {
+		return false, " (not a version that can be compared)"
+	}
+	if r.Holds(v) {
+		return true, ""
+	}
+	if v.Prerelease() {
+		return false, " (a pre-release is outside every range that does not name one)"
+	}
+	return false, ""
+}
+
+// threeParts cuts a version of four numbers, which some drivers have.
+func threeParts(v string) string {
+	parts := strings.SplitN(v, ".", 4)
+	if len(parts) == 4 {
+		return strings.Join(parts[:3], ".")
+	}
+	return v
+}
+
+// Empty tells that no version lies in the range. The least version of a set of
+// releases is nought, or a version that is written, or the next one after it.
+// Between pre-releases there are words without an end: a range that names one
+// is not called empty.
+func (r Range) Empty() bool {
+	candidates := []Version{{given: len(Version{}.numbers)}}
+	for _, all := range r {
+		for _, c := range all {
+			if c.version.Prerelease() {
+				return false
+			}
+			next := c.version
+			next.numbers[next.given-1]++
+			candidates = append(candidates, c.version, next)
+		}
+	}
+	return !slices.ContainsFunc(candidates, r.Holds)
+}
