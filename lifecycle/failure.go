@@ -107,10 +107,41 @@ func AsFailure(err error) *Failure {
 		return nil
 	}
 	f := classify(err)
-	for _, s := range []*string{&f.Reason, &f.Hint, &f.Expected, &f.Found, &f.Source} {
-		*s = terminal.Clean(*s)
-	}
+	bound(map[*string]int{&f.Reason: reasonMax, &f.Hint: hintMax, &f.Expected: wordsMax, &f.Found: wordsMax, &f.Source: wordsMax, (*string)(&f.Digest): wordsMax})
 	return f
+}
+
+// Lengths in bytes of what a failure, an incident and a transition say. A
+// record of full history stays far below [recordMax] with them.
+const (
+	reasonMax = 2 << 10
+	wordsMax  = 1 << 10
+	hintMax   = 512
+)
+
+// bound cleans and cuts texts that may quote strangers.
+func bound(texts map[*string]int) {
+	for s, limit := range texts {
+		*s = terminal.Clip(terminal.Clean(*s), limit)
+	}
+}
+
+// bound cuts what is to be kept of an incident.
+func (in *Incident) bound() {
+	bound(map[*string]int{
+		&in.Reason: reasonMax, &in.Action: wordsMax, &in.Expected: wordsMax, &in.Found: wordsMax, &in.Source: wordsMax, (*string)(&in.Digest): wordsMax,
+	})
+}
+
+// bound cuts what a record says of its state, so that it can always be saved.
+func (r *Record) bound() {
+	bound(map[*string]int{&r.Reason: reasonMax})
+	for i := range r.History {
+		bound(map[*string]int{&r.History[i].Why: reasonMax})
+	}
+	for i := range r.Unlogged {
+		r.Unlogged[i].bound()
+	}
 }
 
 // classify is [AsFailure] with the words of strangers as they came. What it

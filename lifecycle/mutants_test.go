@@ -27,6 +27,9 @@ func TestMutants(t *testing.T) {
 		mutants.One("an unpinned root that is wanted is an incident", "TestCollectorCrossChecks", "root.go", "if w == pinned {\n		if err := n.unpinned(id); err != nil {", "if false {\n		if err := n.unpinned(id); err != nil {"),
 		mutants.One("a root that keeps another tree is none", "TestFsckCompares", "execute.go", "err == nil && ref.Tree != r.Manifest", "false"),
 
+		mutants.One("records are bounded", "TestRecordsCanBeSaved", "root.go", "	r.bound()\n", ""),
+		mutants.One("failures are bounded", "TestLongAnswers|TestRecordsCanBeSaved", "failure.go", "terminal.Clip(terminal.Clean(*s), limit)", "terminal.Clip(terminal.Clean(*s), limit+len(*s))"),
+
 		// Withdrawal.
 		mutants.One("withdrawal comes before the source is asked", "TestNothingHoldsUp", "sync.go", "if err := n.withdrawStored(ctx, res); err != nil && !errors.Is(err, snapshot.ErrCache) {", "if err := error(nil); err != nil {"),
 		mutants.One("and before the lock of the pass", "TestNothingHoldsUp", "sync.go", "return acc, n.withdraw(ctx, acc, res)", "return acc, nil"),

@@ -316,6 +316,7 @@ func (n *Node) incident(in Incident) error {
 // note dates an incident and tells the program's own log of it.
 func (n *Node) note(in Incident) Incident {
 	in.Time = n.now()
+	in.bound()
 	n.o.Log.Warn("incident", "kind", in.Kind, "model", in.Model, "version", in.Version, "digest", in.Digest,
 		"expected", in.Expected, "found", in.Found, "source", in.Source, "reason", in.Reason)
 	return in

@@ -41,6 +41,7 @@ func (r *Record) rooting() rooting {
 // is not written without a pin. A store that does not answer holds up no other
 // state: what is withdrawn is so, and the error says what is left to do.
 func (n *Node) save(r *Record) error {
+	r.bound()
 	ctx, cancel := context.WithTimeout(context.Background(), rootWait)
 	defer cancel()
 	var pinErr error

@@ -104,7 +104,7 @@ func transportError(ctx context.Context, err error) error {
 	if errors.As(err, &at) {
 		err = at.Err
 		if u, perr := url.Parse(at.URL); perr == nil {
-			err = fmt.Errorf("%s %s: %w", strings.ToUpper(at.Op), u.Host, at.Err)
+			err = fmt.Errorf("%s %s: %w", strings.ToUpper(at.Op), terminal.Clip(u.Host, 128), at.Err)
 		}
 	}
 	switch {

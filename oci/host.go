@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/resultity/rmodels/internal/durable"
+	"github.com/resultity/rmodels/internal/terminal"
 	"github.com/resultity/rmodels/internal/version"
 	"golang.org/x/net/http/httpproxy"
 	"oras.land/oras-go/v2/registry"
@@ -205,6 +206,8 @@ func newTransport(o Options, config *tls.Config, linkLocal bool) *http.Transport
 		IdleConnTimeout:       30 * time.Second,
 		ResponseHeaderTimeout: 60 * time.Second, // a pull-through cache answers a cold miss late
 		ReadBufferSize:        32 << 10,
+
+		MaxResponseHeaderBytes: MaxHeader,
 	}
 }
 
@@ -234,6 +237,13 @@ func (h Host) tls() (*tls.Config, error) {
 	return config, nil
 }
 
+// MaxHeader bounds the header of an answer in bytes: what is quoted of it, as
+// the host of a redirect, is held in memory several times.
+const MaxHeader = 256 << 10
+
+// quoted is a host or a scheme as an error names it: who answered chose it.
+func quoted(name string) string { return fmt.Sprintf("%q", terminal.Clip(name, 128)) }
+
 // maxRedirects is what net/http allows when it is not told otherwise.
 const maxRedirects = 10
 
@@ -247,16 +257,16 @@ func (c *Client) checkRedirect(req *http.Request, via []*http.Request) error {
 	case "https":
 	case "http":
 		if !c.plainHTTP(req.URL.Host) {
-			return fmt.Errorf("%w: to plain http on %s, which no host option allows", ErrRedirect, req.URL.Host)
+			return fmt.Errorf("%w: to plain http on %s, which no host option allows", ErrRedirect, quoted(req.URL.Host))
 		}
 	default:
-		return fmt.Errorf("%w: to scheme %q", ErrRedirect, req.URL.Scheme)
+		return fmt.Errorf("%w: to scheme %s", ErrRedirect, quoted(req.URL.Scheme))
 	}
 	if req.URL.User != nil {
 		return fmt.Errorf("%w: to a URL that carries credentials", ErrRedirect)
 	}
 	if isLinkLocalName(req.URL.Host) {
-		return fmt.Errorf("%w: to %s, a link-local or metadata address", ErrRedirect, req.URL.Host)
+		return fmt.Errorf("%w: to %s, a link-local or metadata address", ErrRedirect, quoted(req.URL.Host))
 	}
 	// net/http copies headers to every hop; a client's Referer would tell a
 	// storage host which registry path was asked for.

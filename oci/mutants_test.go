@@ -51,6 +51,8 @@ var mutants = []struct {
 	{"no redirect to metadata", "TestMetadata|TestResolveErrorClasses", "host.go", "	if isLinkLocalName(req.URL.Host) {", "	if false {", nil},
 	{"no dial to metadata", "TestMetadata", "host.go", "if isMetadataAddress(ap.Addr()) {", "if false {", nil},
 	{"metadata outside of the link-local ranges", "TestMetadata", "host.go", "		if a == m {", "		if a == m && false {", nil},
+	{"hosts are named in short", "TestLongRedirects", "host.go", "terminal.Clip(name, 128)", "terminal.Clip(name, len(name))", nil},
+	{"headers are bounded", "TestLongRedirects", "host.go", "		MaxResponseHeaderBytes: MaxHeader,\n", "", nil},
 	{"redirects end", "TestResolveErrorClasses", "host.go", "if len(via) >= maxRedirects {", "if len(via) >= 1<<20 {", nil},
 	{"no referer", "TestRedirectsCarry", "host.go", `req.Header.Del("Referer")`, "", nil},
 	{"credentials stay on their host", "TestRedirectsCarry|TestTokenAuth|TestBasicAuth", "host.go", "Hosts[name]; o.Username", `Hosts["x"]; o.Username`, nil},

@@ -6,8 +6,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-
-	"github.com/resultity/rmodels/internal/terminal"
 )
 
 // tokenServices are those that registries are known to have under another
@@ -37,8 +35,8 @@ func (t ofHost) keepsCredentials(req *http.Request) error {
 			}
 		}
 	}
-	return fmt.Errorf("%w: %s wants its credentials sent to %q, which is not its own address; if that is its token service, name it in the host's options",
-		ErrUnauthorized, t.h.name, terminal.Clip(u.Scheme+"://"+u.Host, 200))
+	return fmt.Errorf("%w: %s wants its credentials sent to %s, which is not its own address; if that is its token service, name it in the host's options",
+		ErrUnauthorized, t.h.name, quoted(u.Scheme+"://"+u.Host))
 }
 
 // endpoint is host and port, the scheme's own where none is written.

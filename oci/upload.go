@@ -225,7 +225,7 @@ func (u *upload) follow(resp *http.Response) error {
 	}
 	if base := u.r.host.base; to.Host != base.Host || to.Scheme != base.Scheme || to.User != nil {
 		u.session = nil
-		return u.fail(fmt.Errorf("%w: the upload is to go on at %s://%s", ErrRedirect, to.Scheme, to.Host))
+		return u.fail(fmt.Errorf("%w: the upload is to go on at %s", ErrRedirect, quoted(to.Scheme+"://"+to.Host)))
 	}
 	u.session = to
 	return nil

@@ -74,6 +74,9 @@ func readCapped(r io.Reader, name string, max int64) ([]byte, error) {
 	return b, nil
 }
 
+// maxHeader bounds the header of an answer in bytes.
+const maxHeader = 256 << 10
+
 // HTTPSource reads a published directory behind an HTTP server. A nil client
 // is one without cookies and with bounded connection set-up; every file has
 // deadlines of its own, whatever the client.
@@ -82,7 +85,8 @@ func HTTPSource(client *http.Client, baseURL string) Source {
 		client = &http.Client{Transport: &http.Transport{
 			Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: 20 * time.Second,
 			ResponseHeaderTimeout: 30 * time.Second, IdleConnTimeout: time.Minute,
-			DisableCompression: true, // a length cap on what was sent, too
+			MaxResponseHeaderBytes: maxHeader,
+			DisableCompression:     true, // a length cap on what was sent, too
 		}}
 	}
 	return &httpSource{client, strings.TrimSuffix(baseURL, "/")}

@@ -15,6 +15,7 @@ import (
 // client certificate. It follows no redirect to another host.
 func httpClient(h host) (*http.Client, error) {
 	tr := http.DefaultTransport.(*http.Transport).Clone()
+	tr.MaxResponseHeaderBytes = oci.MaxHeader
 	tr.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	if h.CA != "" {
 		pem, err := durable.ReadOwn(h.CA, oci.MaxCertificates)

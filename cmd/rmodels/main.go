@@ -222,6 +222,10 @@ func (a *app) node(by string, changes ...func(*lifecycle.Options)) (*lifecycle.N
 	return n, c, err
 }
 
+// messageMax bounds an error as it is printed, in bytes: it may quote strangers
+// and name every source that was asked.
+const messageMax = 8 << 10
+
 // printError says what went wrong and what to do next, once.
 func (a *app) printError(args []string, err error, code int) {
 	if slices.Contains(args, "json") { // also where the flags were not read to their end
@@ -242,7 +246,7 @@ func (a *app) printError(args []string, err error, code int) {
 	}
 	// The whole chain says more than the class that was found inside it.
 	if full := err.Error(); strings.Contains(full, f.Reason) {
-		f.Reason = terminal.Clean(full)
+		f.Reason = terminal.Clip(terminal.Clean(full), messageMax)
 	}
 	if a.output == "json" {
 		b, merr := terminal.MarshalJSON(struct {
