@@ -36,14 +36,19 @@ var unrunnable = map[string]struct {
 	"scratch twice": {inRuntime(func(r *snapshot.Runtime) {
 		r.Scratch = []snapshot.Scratch{{Path: "/a", Size: 1 << 20}, {Path: "/a", Size: 1 << 20}}
 	}), "twice"},
-	"a user beyond the engine's": {inRuntime(func(r *snapshot.Runtime) { r.User = "4294967294" }), "user"},
-	"too little memory":          {inRuntime(func(r *snapshot.Runtime) { r.Memory = 1 << 20 }), "memory"},
-	"too many processes":         {inRuntime(func(r *snapshot.Runtime) { r.Pids = 1 << 21 }), "pids"},
-	"a port of a program":        {inRuntime(func(r *snapshot.Runtime) { r.Protocol = "exec" }), "port"},
-	"a remote schema":            {inSchema(`{"$ref":"file:///etc/passwd"}`), "$ref"},
-	"a schema in a circle":       {inSchema(`{"$defs":{"a":{"$ref":"#/$defs/a"}}}`), "itself"},
-	"a schema by anchor":         {inSchema(`{"$anchor":"a"}`), "$anchor"},
-	"a schema of no type":        {inSchema(`{"type":7}`), "schema"},
+	"a user beyond the engine's":  {inRuntime(func(r *snapshot.Runtime) { r.User = "4294967294" }), "user"},
+	"too little memory":           {inRuntime(func(r *snapshot.Runtime) { r.Memory = 1 << 20 }), "memory"},
+	"too many processes":          {inRuntime(func(r *snapshot.Runtime) { r.Pids = 1 << 21 }), "pids"},
+	"a port of a program":         {inRuntime(func(r *snapshot.Runtime) { r.Protocol = "exec" }), "port"},
+	"a remote schema":             {inSchema(`{"$ref":"file:///etc/passwd"}`), "$ref"},
+	"a schema in a circle":        {inSchema(`{"$defs":{"a":{"$ref":"#/$defs/a"}}}`), "itself"},
+	"a schema by anchor":          {inSchema(`{"$anchor":"a"}`), "$anchor"},
+	"a schema of no type":         {inSchema(`{"type":7}`), "schema"},
+	"a schema of an unknown type": {inSchema(`{"type":"strin"}`), "strin"},
+	"an unknown type inside":      {inSchema(`{"properties":{"a":{"anyOf":[{"type":["null","strin"]}]}}}`), "strin"},
+	"a reference in another case": {inSchema(`{"properties":{"a":{"$REF":"#"}}}`), "$REF"},
+	"a schema as a definition":    {inSchema(`{"$defs":{"a":{"items":{"$id":"x"}}}}`), "$id"},
+	"a reference below a name":    {inSchema(`{"properties":{"$ref":{"$ref":"#"}}}`), "$ref"},
 	"a member in another case": {func(s *snapshot.Snapshot) {
 		s.Runtimes[0].Protocol, s.Runtimes[0].Port = "exec", 0
 		s.Models[0].Validation.Request = jsontext.Value(`{"Args":["x"]}`)
@@ -115,7 +120,9 @@ func TestCheckRunnableTakesWhatIsOdd(t *testing.T) {
 			s.Policies[0].Content.Limits.TotalBytes = s.Models[0].Size
 		},
 		"the runtime's version": func(s *snapshot.Snapshot) { s.Models[0].Compat.RuntimeVersion = ">=1.2 <1.3 || >=9 <1" },
-		"one driver":            func(s *snapshot.Snapshot) { s.Models[0].Compat.Driver = ">550.54.14 <=550.54.15" },
+		"members named as keywords": inSchema(`{"type":"object","properties":{"$id":{"type":"string"},"$ref":{"const":{"$ref":"#"}},
+			"type":{"enum":["strin",{"$anchor":"a"}]},"TYPE":true,"examples":{"default":{"$id":7}}},"required":["$id"]}`),
+		"one driver": func(s *snapshot.Snapshot) { s.Models[0].Compat.Driver = ">550.54.14 <=550.54.15" },
 		"all expectations at once": func(s *snapshot.Snapshot) {
 			s.Models[0].Validation.Deterministic = true
 			s.Models[0].Validation.Expect = snapshot.Expect{

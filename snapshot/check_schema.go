@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/go-json-experiment/json"
@@ -43,6 +44,31 @@ type references struct {
 	steps map[string]int // by reference; 0 while it is being counted
 }
 
+// keywords says what stands under a keyword: a schema or a list of them, a map
+// of names to schemas, or data in which nothing is a keyword.
+var keywords = func() map[string]string {
+	m := map[string]string{}
+	for what, names := range map[string]string{
+		"schema": `prefixItems items additionalItems contains unevaluatedItems additionalProperties propertyNames unevaluatedProperties
+			allOf anyOf oneOf not if then else contentSchema`,
+		"named": "properties patternProperties dependentSchemas dependencies",
+		"defs":  "$defs definitions",
+		"data": `const enum default examples $schema $comment $vocabulary title description deprecated readOnly writeOnly multipleOf
+			minimum maximum exclusiveMinimum exclusiveMaximum minLength maxLength pattern minItems maxItems uniqueItems minContains
+			maxContains minProperties maxProperties required dependentRequired contentEncoding contentMediaType format`,
+		"type":    "type",
+		"ref":     "$ref",
+		"refused": "$id $anchor $dynamicAnchor $dynamicRef $recursiveAnchor $recursiveRef",
+	} {
+		for name := range strings.FieldsSeq(names) {
+			m[name] = what
+		}
+	}
+	return m
+}()
+
+var types = []string{"null", "boolean", "object", "array", "number", "integer", "string"}
+
 func (r *references) count(v any) (int, error) {
 	n := 1
 	add := func(v any) error {
@@ -61,22 +87,36 @@ func (r *references) count(v any) (int, error) {
 		}
 	case map[string]any:
 		for k, x := range v {
-			switch k {
-			case "$id", "$anchor", "$dynamicAnchor", "$dynamicRef", "$recursiveAnchor", "$recursiveRef":
+			what, known := keywords[k]
+			if err := checkSpelling(k); !known && err != nil {
+				return 0, err
+			}
+			names, _ := x.(map[string]any)
+			switch what {
+			case "refused":
 				return 0, fmt.Errorf("it uses %s; a schema may refer to its own $defs alone", k)
-			case "$ref":
+			case "type":
+				if err := checkTypes(x); err != nil {
+					return 0, err
+				}
+			case "ref":
 				m, err := r.follow(x)
 				if n += m; err != nil {
 					return 0, err
 				}
-			case "$defs", "definitions": // counted where they are used
-				if m, ok := x.(map[string]any); ok {
-					for _, d := range m {
-						if _, err := r.count(d); err != nil {
-							return 0, err
-						}
+			case "defs": // counted where they are used
+				for _, d := range names {
+					if _, err := r.count(d); err != nil {
+						return 0, err
 					}
 				}
+			case "named":
+				for _, d := range names {
+					if err := add(d); err != nil {
+						return 0, err
+					}
+				}
+			case "data":
 			default:
 				if err := add(x); err != nil {
 					return 0, err
@@ -85,6 +125,31 @@ func (r *references) count(v any) (int, error) {
 		}
 	}
 	return n, nil
+}
+
+// checkSpelling refuses a keyword in another case: the library would take it
+// for the keyword all the same.
+func checkSpelling(k string) error {
+	for name := range keywords {
+		if strings.EqualFold(k, name) {
+			return fmt.Errorf("%q is not how %s is spelled", clip(k), name)
+		}
+	}
+	return nil
+}
+
+// checkTypes refuses a type that no value has: nothing would fit it.
+func checkTypes(v any) error {
+	list, ok := v.([]any)
+	if !ok {
+		list = []any{v}
+	}
+	for _, t := range list {
+		if name, ok := t.(string); !ok || !slices.Contains(types, name) {
+			return fmt.Errorf("the schema's type %q is none of %s", clip(fmt.Sprint(t)), strings.Join(types, ", "))
+		}
+	}
+	return nil
 }
 
 func (r *references) follow(ref any) (int, error) {

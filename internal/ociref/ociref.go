@@ -45,6 +45,8 @@ const (
 	Max = 512
 	// maxPath is the longest path that registries take.
 	maxPath = 255
+	// maxHost is the longest name of a host (RFC 1035, 2.3.4, as text).
+	maxHost = 253
 )
 
 // Parse reads registry/repository@sha256:<hex>. A reference with a tag, alone
@@ -115,11 +117,17 @@ func CheckRegistry(s string) error {
 		if !closed || len(v6) < 2 || strings.Trim(v6, "0123456789abcdefABCDEF:.") != "" {
 			return fmt.Errorf("%q: %w: no registry's address", shown(s), ErrReference)
 		}
-		if a, err := netip.ParseAddr(v6); err != nil || !a.Is6() {
-			return fmt.Errorf("%q: %w: %q is no IPv6 address", shown(s), ErrUnreachable, shown(v6))
+		if a, err := netip.ParseAddr(v6); err != nil || !a.Is6() || a.IsUnspecified() {
+			return fmt.Errorf("%q: %w: %q is no IPv6 address of a host", shown(s), ErrUnreachable, shown(v6))
 		}
 	} else if !isDomain(name) {
 		return fmt.Errorf("%q: %w: no registry's address", shown(s), ErrReference)
+	} else if len(name) > maxHost {
+		return fmt.Errorf("%q: %w: a host of %d bytes, at most %d are allowed", shown(s), ErrUnreachable, len(name), maxHost)
+	} else if last := name[strings.LastIndexByte(name, '.')+1:]; strings.Contains(name, ".") && strings.Trim(last, "0123456789") == "" {
+		if a, err := netip.ParseAddr(name); err != nil || a.IsUnspecified() {
+			return fmt.Errorf("%q: %w: %q is no IPv4 address of a host", shown(s), ErrUnreachable, shown(name))
+		}
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); ported && (err != nil || n == 0) {
 		return fmt.Errorf("%q: %w: no port %s", shown(s), ErrUnreachable, port)
