@@ -102,3 +102,6 @@ func WithWindow(o Options, n int64) Options {
 
 // DialRefusal is what a dial to an address meets.
 func DialRefusal(address string) error { return refuseMetadataAddress("tcp", address, nil) }
+
+// OddNumber tells whether a redirect may not lead to a name, for its digits.
+var OddNumber = isOddNumber

@@ -19,6 +19,7 @@ import (
 	"github.com/resultity/rmodels/internal/terminal"
 	"github.com/resultity/rmodels/internal/version"
 	"golang.org/x/net/http/httpproxy"
+	"golang.org/x/net/idna"
 	"oras.land/oras-go/v2/registry"
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/credentials"
@@ -248,7 +249,8 @@ func quoted(name string) string { return fmt.Sprintf("%q", terminal.Clip(name, 1
 const maxRedirects = 10
 
 // checkRedirect runs before each hop. Credentials are dropped on another
-// origin by the auth client; here the target itself is judged.
+// origin by the auth client, and [ofHost] judges the target's name; here the
+// rest of the target is judged.
 func (c *Client) checkRedirect(req *http.Request, via []*http.Request) error {
 	if len(via) >= maxRedirects {
 		return fmt.Errorf("%w: more than %d in a row", ErrRedirect, maxRedirects)
@@ -264,9 +266,6 @@ func (c *Client) checkRedirect(req *http.Request, via []*http.Request) error {
 	}
 	if req.URL.User != nil {
 		return fmt.Errorf("%w: to a URL that carries credentials", ErrRedirect)
-	}
-	if isLinkLocalName(req.URL.Host) {
-		return fmt.Errorf("%w: to %s, a link-local or metadata address", ErrRedirect, quoted(req.URL.Host))
 	}
 	// net/http copies headers to every hop; a client's Referer would tell a
 	// storage host which registry path was asked for.
@@ -302,9 +301,46 @@ func isMetadataAddress(a netip.Addr) bool {
 	return false
 }
 
-func isLinkLocalName(hostport string) bool {
+// leadsAside refuses a host that an answer named, in a redirect or as a token
+// service, when it is one of metadata. A proxy looks names up by itself, so
+// nothing that it could read as an address may pass unread.
+func leadsAside(hostport string) error {
+	if isLinkLocalName(hostport) {
+		return fmt.Errorf("%w: to %s, a link-local or metadata address", ErrRedirect, quoted(hostport))
+	}
+	if isOddNumber(asciiName(hostport)) {
+		return fmt.Errorf("%w: to %s, a number that is not written as an IP address is", ErrRedirect, quoted(hostport))
+	}
+	return nil
+}
+
+// asciiName is the name in an address as net/http sends it, in lower case and
+// without a dot at its end.
+func asciiName(hostport string) string {
 	u := url.URL{Host: hostport}
-	name := strings.ToLower(strings.TrimSuffix(u.Hostname(), "."))
+	name := u.Hostname()
+	if ascii, err := idna.Lookup.ToASCII(name); err == nil {
+		name = ascii
+	}
+	return strings.ToLower(strings.TrimSuffix(name, "."))
+}
+
+// isOddNumber tells names that end in a number, decimal, octal or hexadecimal,
+// and are no IP address in its usual form. inet_aton and URLs of browsers take
+// them for addresses, each in its own way; no domain ends so.
+func isOddNumber(name string) bool {
+	if _, err := netip.ParseAddr(name); err == nil {
+		return false
+	}
+	last, digits := name[strings.LastIndexByte(name, '.')+1:], "0123456789"
+	if hex, ok := strings.CutPrefix(last, "0x"); ok {
+		last, digits = "0"+hex, "0123456789abcdef"
+	}
+	return last != "" && strings.Trim(last, digits) == ""
+}
+
+func isLinkLocalName(hostport string) bool {
+	name := asciiName(hostport)
 	switch name {
 	case "metadata", "metadata.google.internal", "metadata.goog", "instance-data":
 		return true

@@ -48,7 +48,10 @@ var mutants = []struct {
 
 	// Redirects and credentials.
 	{"no redirect to plain http", "TestResolveErrorClasses", "host.go", "if !c.plainHTTP(req.URL.Host) {", "if false {", nil},
-	{"no redirect to metadata", "TestMetadata|TestResolveErrorClasses", "host.go", "	if isLinkLocalName(req.URL.Host) {", "	if false {", nil},
+	{"no redirect to metadata", "TestMetadata|TestResolveErrorClasses", "host.go", "	if isLinkLocalName(hostport) {", "	if false {", nil},
+	{"no redirect to a number", "TestMetadata", "host.go", "	if isOddNumber(asciiName(hostport)) {", "	if false {", nil},
+	{"names are read as they are sent", "TestMetadata", "host.go", "idna.Lookup.ToASCII(name); err == nil", "idna.Lookup.ToASCII(name); err != nil", nil},
+	{"no token service of metadata", "TestTokenServicesOfMetadata", "watch.go", "err == nil && req.URL.Host != t.h.base.Host", "false", nil},
 	{"no dial to metadata", "TestMetadata", "host.go", "if isMetadataAddress(ap.Addr()) {", "if false {", nil},
 	{"metadata outside of the link-local ranges", "TestMetadata", "host.go", "		if a == m {", "		if a == m && false {", nil},
 	{"hosts are named in short", "TestLongRedirects", "host.go", "terminal.Clip(name, 128)", "terminal.Clip(name, len(name))", nil},

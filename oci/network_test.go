@@ -216,12 +216,23 @@ func TestMetadataAddressesAreRefused(t *testing.T) {
 		"[64:ff9b:1:1:a9:fea9:fe00:0]", "[2002:a9fe:a9fe::1]", "[::a9fe:a9fe]", "[::ffff:0:a9fe:a9fe]", "[64:ff9b::6464:64c8]", "[::ffff:168.63.129.16]",
 		"[2001:0:a9fe:a9fe::1]", "[2001::5601:5601]", "[2001:db8::5efe:a9fe:a9fe]", "[2001:db8::200:5efe:a9fe:a9fe]",
 		"metadata.google.internal", "METADATA", "metadata.goog.", "instance-data", "224.0.0.1",
+		// As net/http maps names, and as inet_aton reads numbers.
+		"１６９.254.169.254", "169。254。169。254", "ｍｅｔａｄａｔａ.google.internal", "%EF%BC%9169.254.169.254", "①69.254.169.254:443",
+		"0251.0376.0251.0376", "2852039166", "0xa9fea9fe", "0XA9.0xFE.0xa9.0xfe.", "169.254.43518", "169.16689662", "169.254.0169.254", "425.510.425.510", "４２５.510.425.510", "0x",
 	} {
 		r.setFault(func(w http.ResponseWriter, req *http.Request, _ http.Handler) {
 			http.Redirect(w, req, "https://"+to+"/latest", http.StatusTemporaryRedirect)
 		})
 		if _, err := newClient(t, oci.Options{}, r).Resolve(background(t), ref, nil); !errors.Is(err, oci.ErrRedirect) {
 			t.Errorf("redirect to %s: %v", to, err)
+		}
+	}
+	for name, odd := range map[string]bool{
+		"r.example": false, "10.0.0.1": false, "::1": false, "1.2.3.4.example": false, "0xcafe.example": false, "cafe": false, "a1": false, "": false, "xn--1": false,
+		"127.1": true, "1.2.3.4.5": true, "r.0x7f": true, "08": true,
+	} {
+		if oci.OddNumber(name) != odd {
+			t.Errorf("%q: want %t", name, odd)
 		}
 	}
 	// A name may resolve to one: the address is looked at again when it is dialled.

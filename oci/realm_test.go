@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/resultity/rmodels/oci"
@@ -141,4 +142,22 @@ func writeFile(t *testing.T, content string) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// TestTokenServicesOfMetadata: a challenge leads nobody to a service of
+// metadata, also without credentials and by a proxy.
+func TestTokenServicesOfMetadata(t *testing.T) {
+	for _, host := range []string{"169.254.169.254", "2852039166", "１６９.254.169.254", "metadata.google.internal:443"} {
+		var asked atomic.Bool
+		r := newTiny("reg.example")
+		c := newClient(t, oci.Options{Transport: roundTrip(func(req *http.Request) *http.Response {
+			if req.URL.Host != "reg.example" {
+				asked.Store(true)
+			}
+			return answer(http.StatusUnauthorized, http.Header{"Www-Authenticate": {`Bearer realm="https://` + host + `/token",service="s"`}}, strings.NewReader(""))
+		})})
+		if _, err := c.Resolve(background(t), r.ref, nil); !errors.Is(err, oci.ErrUnavailable) || asked.Load() {
+			t.Errorf("%s: asked %t, %v", host, asked.Load(), err)
+		}
+	}
 }

@@ -241,7 +241,11 @@ type ofHost struct {
 }
 
 func (t ofHost) RoundTrip(req *http.Request) (*http.Response, error) {
-	if err := t.keepsCredentials(req); err != nil {
+	err := t.keepsCredentials(req)
+	if err == nil && req.URL.Host != t.h.base.Host {
+		err = leadsAside(req.URL.Host)
+	}
+	if err != nil {
 		if req.Body != nil {
 			err = errors.Join(err, req.Body.Close())
 		}
