@@ -266,6 +266,7 @@ func TestReadersGoByTheAcceptedSnapshot(t *testing.T) {
 	n := w.node()
 	n.says(true)
 	w.sync(n)
+	w.sync(n) // marks the records that the first wrote
 	n.o.Archive = filepath.Join(t.TempDir(), "cold")
 	parts := w.parts(refs["part"])
 	w.must(w.repo.Revoke(snapshot.Revocation{Digest: w.state(n, "revoked@v1", Active).Manifest, Reason: "stolen"}, ceremony.Unlisted))
