@@ -170,7 +170,7 @@ func newTransports(o Options) (http.RoundTripper, error) {
 	if o.Transport != nil {
 		return o.Transport, nil
 	}
-	if err := checkSystemRoots(); err != nil {
+	if err := CheckSystemRoots(); err != nil {
 		return nil, err
 	}
 	t := &transports{o: o, byHost: map[string]http.RoundTripper{}, standard: newTransport(o, nil, false)}

@@ -89,11 +89,16 @@ func checkDockerConfig(path string) error {
 	return nil
 }
 
-// checkSystemRoots refuses authorities of other users that the variables of
-// crypto/x509 name.
-func checkSystemRoots() error {
+// CheckSystemRoots refuses authorities that the variables of crypto/x509 name
+// when they are of other users, or no files: crypto/x509 would wait for a FIFO,
+// and read a device, without an end.
+func CheckSystemRoots() error {
 	if file := os.Getenv("SSL_CERT_FILE"); file != "" {
-		if err := durable.CheckProgram(file); errors.Is(err, durable.ErrExposed) {
+		f, err := durable.OpenOwn(file)
+		switch {
+		case err == nil:
+			f.Close()
+		case errors.Is(err, durable.ErrExposed), errors.Is(err, durable.ErrNotRegular):
 			return fmt.Errorf("%w: SSL_CERT_FILE: %w", ErrTLS, err)
 		}
 	}
@@ -103,6 +108,13 @@ func checkSystemRoots() error {
 		}
 		if err := durable.CheckEntries(dir, func(string) bool { return true }); errors.Is(err, durable.ErrExposed) {
 			return fmt.Errorf("%w: SSL_CERT_DIR: %w", ErrTLS, err)
+		}
+		entries, _ := os.ReadDir(dir) // what crypto/x509 cannot read, it leaves out
+		for _, e := range entries {
+			path := filepath.Join(dir, e.Name())
+			if fi, err := os.Stat(path); err == nil && !fi.IsDir() && !fi.Mode().IsRegular() {
+				return fmt.Errorf("%w: SSL_CERT_DIR: %s: %w", ErrTLS, path, durable.ErrNotRegular)
+			}
 		}
 	}
 	return nil

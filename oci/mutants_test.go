@@ -56,6 +56,8 @@ var mutants = []struct {
 	{"metadata outside of the link-local ranges", "TestMetadata", "host.go", "		if a == m {", "		if a == m && false {", nil},
 	{"hosts are named in short", "TestLongRedirects", "host.go", "terminal.Clip(name, 128)", "terminal.Clip(name, len(name))", nil},
 	{"headers are bounded", "TestLongRedirects", "host.go", "		MaxResponseHeaderBytes: MaxHeader,\n", "", nil},
+	{"authorities are files", "TestSystemRoots", "hostfiles.go", "err == nil && !fi.IsDir() && !fi.Mode().IsRegular()", "err == nil && !fi.IsDir() && false", nil},
+	{"authorities are not waited for", "TestSystemRoots", "hostfiles.go", "case errors.Is(err, durable.ErrExposed), errors.Is(err, durable.ErrNotRegular):", "case errors.Is(err, durable.ErrExposed):", nil},
 	{"redirects end", "TestResolveErrorClasses", "host.go", "if len(via) >= maxRedirects {", "if len(via) >= 1<<20 {", nil},
 	{"no referer", "TestRedirectsCarry", "host.go", `req.Header.Del("Referer")`, "", nil},
 	{"credentials stay on their host", "TestRedirectsCarry|TestTokenAuth|TestBasicAuth", "host.go", "Hosts[name]; o.Username", `Hosts["x"]; o.Username`, nil},

@@ -14,6 +14,9 @@ import (
 // httpClient speaks to a snapshot source with the host's own authorities and
 // client certificate. It follows no redirect to another host.
 func httpClient(h host) (*http.Client, error) {
+	if err := oci.CheckSystemRoots(); err != nil {
+		return nil, err
+	}
 	tr := http.DefaultTransport.(*http.Transport).Clone()
 	tr.MaxResponseHeaderBytes = oci.MaxHeader
 	tr.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}

@@ -210,7 +210,8 @@ func CheckProgram(path string) error {
 }
 
 // CheckEntries is [CheckUnexposed] for a directory that links may lead to, for
-// what is above it, and for the regular files in it for which it is asked.
+// what is above it, and for the regular files in it, and those that links in it
+// lead to, for which it is asked.
 func CheckEntries(dir string, asked func(name string) bool) error {
 	if err := CheckParents(dir); err != nil {
 		return err
@@ -226,15 +227,19 @@ func CheckEntries(dir string, asked func(name string) bool) error {
 		return err
 	}
 	for _, e := range entries {
-		if !e.Type().IsRegular() || !asked(e.Name()) {
+		path, link := filepath.Join(dir, e.Name()), e.Type()&fs.ModeSymlink != 0
+		if !link && !e.Type().IsRegular() || !asked(e.Name()) {
 			continue
 		}
-		fi, err := e.Info()
-		if errors.Is(err, fs.ErrNotExist) {
+		fi, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) || link && (err != nil || !fi.Mode().IsRegular()) { // what reads it meets the same
 			continue
+		}
+		if err == nil && link {
+			err = CheckParents(path)
 		}
 		if err == nil {
-			err = CheckWritable(filepath.Join(dir, e.Name()), fi)
+			err = CheckWritable(path, fi)
 		}
 		if err != nil {
 			return err

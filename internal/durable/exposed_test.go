@@ -166,3 +166,35 @@ func TestReadOwnAndSecret(t *testing.T) {
 		}
 	}
 }
+
+// TestEntriesBehindLinks: a link in a directory that nobody else can write to
+// may lead to a file that others can.
+func TestEntriesBehindLinks(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	for _, err := range []error{
+		os.Mkdir(at("d"), 0o755), os.Mkdir(at("open"), 0o755), os.Mkdir(at("mine"), 0o755),
+		os.WriteFile(at("open/f"), nil, 0o644), os.WriteFile(at("mine/f"), nil, 0o644), os.WriteFile(at("mine/w"), nil, 0o644),
+		os.Chmod(at("open"), 0o777), os.Chmod(at("mine/w"), 0o666),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for target, want := range map[string]error{
+		"../open/f": ErrExposed, at("mine/w"): ErrExposed, at("mine/f"): nil, "../absent": nil, "../open": nil, "link": nil,
+	} {
+		if err := os.Symlink(target, at("d/link")); err != nil {
+			t.Fatal(err)
+		}
+		if err := CheckEntries(at("d"), func(string) bool { return true }); !errors.Is(err, want) {
+			t.Errorf("a link to %s: %v, want %v", target, err, want)
+		}
+		if err := CheckEntries(at("d"), func(string) bool { return false }); err != nil {
+			t.Errorf("not asked for: %v", err)
+		}
+		if err := os.Remove(at("d/link")); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
