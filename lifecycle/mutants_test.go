@@ -38,6 +38,8 @@ func TestMutants(t *testing.T) {
 		mutants.One("withdrawal comes before the source is asked", "TestNothingHoldsUp", "sync.go", "if err := n.withdrawStored(ctx, res); err != nil && !errors.Is(err, snapshot.ErrCache) {", "if err := error(nil); err != nil {"),
 		mutants.One("and before the lock of the pass", "TestNothingHoldsUp", "sync.go", "return acc, n.withdraw(ctx, acc, res)", "return acc, nil"),
 		mutants.One("verify leaves a quarantine as it is", "TestVerifyOfAQuarantine", "verify.go", "!v.Decision.Allowed && r.State == Failed", "false"),
+		mutants.One("verify looks at runtime images", "TestVerifyRepairsRuntimeImages", "verify.go", "if len(o.Only) == 0 {\n		images", "if false {\n		images"),
+		mutants.One("signatures of a runtime image are fetched again", "TestVerifyRepairsRuntimeImages", "validate.go", " && sound(st, rec.Blobs)", ""),
 		mutants.One("sources are asked when it is out of use", "TestNothingHoldsUp|TestReadersGo", "withdraw.go", `return do(Disable, Inactive, "not admitted under the snapshot in force: "+d.Reason)`, "return refused(d)"),
 		mutants.One("readers go by the accepted snapshot", "TestReadersGo", "node.go", "	n.underSnapshot(recs, seen)\n", "	_ = seen\n"),
 		mutants.One("what was left is looked at again", "TestReadersGo", "withdraw.go", "delete(done.Seen, a.ID())", "_ = a"),

@@ -195,7 +195,7 @@ func (n *Node) runtimeImage(ctx context.Context, l *cas.Lease, acc *snapshot.Acc
 		return nil, err
 	}
 	platform := runtime.GOOS + "/" + runtime.GOARCH
-	if rec.Reference == rt.Reference {
+	if rec.Reference == rt.Reference && sound(st, rec.Blobs) {
 		if d := n.readmit(acc, rt.Policy, rt.Reference, rec.Receipt, n.runtimeRef(id)); d.Allowed {
 			if im, err := oci.StoredImage(st, ref, platform); err == nil {
 				return im, nil
@@ -221,6 +221,16 @@ func (n *Node) runtimeImage(ctx context.Context, l *cas.Lease, acc *snapshot.Acc
 		return nil, err
 	}
 	return im, n.runtimes.write(id, &rec)
+}
+
+// sound says whether all blobs are here and none is known to be bad. Decisions
+// are remembered: that an image is admitted does not say that its signatures
+// are still here.
+func sound(st *cas.Store, blobs []digest.Digest) bool {
+	return !slices.ContainsFunc(blobs, func(d digest.Digest) bool {
+		stat, err := st.Stat(d)
+		return err != nil || stat.Suspect
+	})
 }
 
 // forgetImages removes from the container engine the images of runtimes that

@@ -17,9 +17,11 @@ import (
 	"github.com/resultity/rmodels/snapshot"
 )
 
-// Verification is what a full check of one model found.
+// Verification is what a full check of one model found, or of the image of a
+// runtime that is bad.
 type Verification struct {
 	Name     string          `json:"name"`
+	Runtime  bool            `json:"runtime,omitzero"` // a runtime's image, which has no state
 	Version  string          `json:"version"`
 	State    State           `json:"state"` // afterwards
 	OK       bool            `json:"ok"`
@@ -39,7 +41,8 @@ type VerifyOptions struct {
 
 // Verify reads every byte of installed models again, compares each blob with
 // its digest and each tree with its blobs, and makes the admission decision
-// again, without a network. A model that fails is Failed from then on.
+// again, without a network. A model that fails is Failed from then on. Without
+// names the images of listed runtimes are looked at, too; see verifyRuntimes.
 func (n *Node) Verify(ctx context.Context, o VerifyOptions) ([]Verification, error) {
 	acc, err := n.Current()
 	if err != nil {
@@ -75,6 +78,10 @@ func (n *Node) Verify(ctx context.Context, o VerifyOptions) ([]Verification, err
 			return out, err
 		}
 		out = append(out, *v)
+	}
+	if len(o.Only) == 0 {
+		images, err := n.verifyRuntimes(ctx, acc, o.Repair)
+		return append(out, images...), err
 	}
 	return out, nil
 }

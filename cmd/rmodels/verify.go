@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -19,7 +20,8 @@ func (a *app) verifyCommand() *cobra.Command {
 and makes the admission decision again from the stored signatures, without a
 network. It prints a receipt: who signed, and by which rule it was admitted.
 A model that fails is Failed from then on; with --repair what is bad is
-fetched again and the model validated again.`,
+fetched again and the model validated again. Without names the images of the
+runtimes that models need are hashed, too; one that is bad is printed.`,
 		Example: `  rmodels verify
   rmodels verify mistral-7b-instruct --repair`,
 		Args:              args(cobra.ArbitraryArgs),
@@ -48,8 +50,12 @@ fetched again and the model validated again.`,
 					case !v.OK:
 						word = "FAILED"
 					}
-					field(w, "model", "%s@%s  %s, %s, %s hashed", v.Name, v.Version, word, v.State, amount.Bytes(v.Bytes))
-					printSigners(w, v.Decision)
+					if v.Runtime {
+						field(w, "runtime", "%s@%s  %s, %s hashed", v.Name, v.Version, word, amount.Bytes(v.Bytes))
+					} else {
+						field(w, "model", "%s@%s  %s, %s, %s hashed", v.Name, v.Version, word, v.State, amount.Bytes(v.Bytes))
+						printSigners(w, v.Decision)
+					}
 					for _, f := range v.Findings {
 						field(w, "finding", "%s %s: %s", f.Kind, f.Name, f.Problem)
 					}
@@ -61,6 +67,10 @@ fetched again and the model validated again.`,
 			})
 			if err != nil {
 				return err
+			}
+			what := "models"
+			if slices.ContainsFunc(vs, func(v lifecycle.Verification) bool { return v.Runtime }) {
+				what = "models and runtime images"
 			}
 			bad, good, code, first := 0, 0, exitOK, lifecycle.Failure{Cause: lifecycle.CauseHash}
 			for _, v := range vs {
@@ -77,7 +87,7 @@ fetched again and the model validated again.`,
 					}
 				}
 			}
-			first.Reason = fmt.Sprintf("%d of %d models failed: %s", bad, bad+good, first.Reason)
+			first.Reason = fmt.Sprintf("%d of %d %s failed: %s", bad, bad+good, what, first.Reason)
 			if bad > 0 && good > 0 {
 				code = exitPartial
 			}
