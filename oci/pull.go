@@ -3,6 +3,7 @@ package oci
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/resultity/rmodels/cas"
+	"github.com/resultity/rmodels/internal/amount"
 )
 
 // pull is the work of one Fetch: transfers that wait for bytes, and segments
@@ -57,13 +59,22 @@ type origin struct {
 var (
 	errAbandoned = errors.New("transfer ended")
 	errSlow      = errors.New("a faster connection takes over")
-	errStalled   = stallError{}
 )
 
-// stallError is retryable: the line may be better on another connection.
-type stallError struct{}
+// stallError is a connection that brought too little in a while. It is
+// retryable: the line may be better on another one.
+type stallError struct {
+	received int64
+	in       time.Duration
+}
 
-func (stallError) Error() string { return "the connection brought no bytes for too long" }
+func (e stallError) Error() string {
+	if e.received == 0 {
+		return fmt.Sprintf("the connection brought no bytes for %s", e.in.Round(time.Millisecond))
+	}
+	return fmt.Sprintf("the connection brought %s in %s, fewer than %d a second", amount.Count(e.received, "byte"), e.in.Round(time.Millisecond), dripRate)
+}
+
 func (stallError) Unwrap() error { return ErrUnavailable }
 
 const tick = 100 * time.Millisecond
@@ -171,7 +182,7 @@ func (p *pull) watchSegment(s *segment, now time.Time) {
 	received := s.received.Load()
 	slow := received-s.atCheck < int64(stall.Seconds()*dripRate)
 	if received == s.atCheck || slow && p.c.limit.rate() == 0 {
-		s.cancel(errStalled)
+		s.cancel(stallError{received - s.atCheck, now.Sub(s.checked)})
 	}
 	s.checked, s.atCheck = now, received
 }
