@@ -4,9 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/resultity/rmodels/internal/durable"
 	"github.com/resultity/rmodels/internal/terminal"
 	"github.com/resultity/rmodels/oci"
 )
@@ -74,6 +77,46 @@ func TestRecordsCanBeSaved(t *testing.T) {
 	for name, s := range map[string]string{"reason": f.Reason, "expected": f.Expected, "found": f.Found} {
 		if s == "" || len(s) > reasonMax || strings.Contains(s, "\x1b") {
 			t.Errorf("%s takes %d bytes", name, len(s))
+		}
+	}
+}
+
+// TestInitMakesNothingForOthers: where another user could replace what init
+// makes, it makes nothing.
+func TestInitMakesNothingForOthers(t *testing.T) {
+	w := newNetwork(t)
+	for name, c := range map[string]struct {
+		mode os.FileMode
+		uid  int
+		good bool
+	}{
+		"everybody writes": {mode: 0o777},
+		"another user's":   {mode: 0o755, uid: 65534},
+		"sticky":           {mode: os.ModeSticky | 0o777, good: true},
+		"ours":             {mode: 0o755, good: true},
+	} {
+		for _, what := range []string{"state", "store"} {
+			above := filepath.Join(t.TempDir(), "above")
+			w.must(os.Mkdir(above, 0o755))
+			w.must(os.Chmod(above, c.mode))
+			if c.uid != 0 && os.Geteuid() != 0 {
+				continue // another user's directory is made by root alone
+			}
+			if c.uid != 0 {
+				w.must(os.Chown(above, c.uid, -1))
+			}
+			o := w.options(t.TempDir())
+			if what == "state" {
+				o.StateDir, o.StoreDir = filepath.Join(above, "a", "state"), t.TempDir()
+			} else {
+				o.StoreDir = filepath.Join(above, "a", "store")
+			}
+			err := Init(o, w.root)
+			made, rerr := os.ReadDir(above)
+			w.must(rerr)
+			if c.good && err != nil || !c.good && (!errors.Is(err, durable.ErrExposed) || len(made) > 0) {
+				t.Errorf("%s, %s: %v, made %d entries", name, what, err, len(made))
+			}
 		}
 	}
 }

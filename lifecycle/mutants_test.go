@@ -31,6 +31,7 @@ func TestMutants(t *testing.T) {
 		mutants.One("an unpinned root that is wanted is an incident", "TestCollectorCrossChecks", "root.go", "if w == pinned {\n		if err := n.unpinned(id); err != nil {", "if false {\n		if err := n.unpinned(id); err != nil {"),
 		mutants.One("a root that keeps another tree is none", "TestFsckCompares", "execute.go", "err == nil && ref.Tree != r.Manifest", "false"),
 
+		mutants.One("init looks before it makes", "TestInitMakesNothing", "node.go", "durable.CheckPlace(d)", `durable.CheckPlace(d[:0] + "/")`),
 		mutants.One("records are bounded", "TestRecordsCanBeSaved", "root.go", "	r.bound()\n", ""),
 		mutants.One("failures are bounded", "TestLongAnswers|TestRecordsCanBeSaved", "failure.go", "terminal.Clip(terminal.Clean(*s), limit)", "terminal.Clip(terminal.Clean(*s), limit+len(*s))"),
 

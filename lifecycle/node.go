@@ -88,12 +88,16 @@ func Open(o Options) (*Node, error) {
 func (n *Node) unexposed() error {
 	for _, d := range []string{n.o.StateDir, filepath.Dir(n.dir), n.dir, n.models.dir, n.runtimes.dir, n.runsDir(), n.trustDir(), filepath.Join(n.trustDir(), "roots"), filepath.Dir(n.floorPath())} {
 		if err := durable.CheckEntries(d, recordFile); errors.Is(err, durable.ErrExposed) {
-			return &Failure{Cause: CauseState, Reason: "the state of this node cannot be trusted: " + err.Error(), Hint: "then check what is in it, or begin with an empty one: rmodels init", Err: err}
+			return untrusted(err)
 		} else if err != nil && !errors.Is(err, fs.ErrNotExist) { // runs come with the first
 			return fmt.Errorf("open node state: %w", err)
 		}
 	}
 	return nil
+}
+
+func untrusted(err error) *Failure {
+	return &Failure{Cause: CauseState, Reason: "the state of this node cannot be trusted: " + err.Error(), Hint: "then check what is in it, or begin with an empty one: rmodels init", Err: err}
 }
 
 // recordFile tells a file whose content counts; a lock's does not.
@@ -138,6 +142,13 @@ func newNode(o Options) *Node {
 // repeated with the same root; another root is refused.
 func Init(o Options, root []byte) error {
 	n := newNode(o)
+	for _, d := range []string{n.o.StoreDir, n.dir, filepath.Dir(n.floorPath())} { // before anything is made there
+		if err := durable.CheckPlace(d); errors.Is(err, durable.ErrExposed) {
+			return untrusted(err)
+		} else if err != nil {
+			return err
+		}
+	}
 	st, err := cas.Open(n.o.StoreDir, cas.Options{Create: true, MinFree: o.MinFree})
 	if err != nil {
 		return err

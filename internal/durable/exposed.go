@@ -90,6 +90,31 @@ func CheckParents(path string) error {
 	return nil
 }
 
+// CheckPlace is [CheckParents] for what may not be there yet: other users can
+// neither put something else in its place nor make it, or what is missing above
+// it, first.
+func CheckPlace(path string) error {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	there := path
+	for err = CheckParents(there); errors.Is(err, fs.ErrNotExist) && there != "/"; err = CheckParents(there) {
+		there = filepath.Dir(there)
+	}
+	if err != nil || there == path {
+		return err
+	}
+	fi, err := os.Stat(there)
+	if err != nil || ours(fi) && fi.Mode()&fs.ModeSticky != 0 { // what is made there stays this user's
+		return err
+	}
+	if err := CheckWritable(there, fi); err != nil {
+		return fmt.Errorf("%s can be replaced: %w", path, err)
+	}
+	return nil
+}
+
 func names(path string) []string {
 	return strings.FieldsFunc(path, func(r rune) bool { return r == '/' })
 }
