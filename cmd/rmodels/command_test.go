@@ -231,6 +231,37 @@ func TestUsageErrors(t *testing.T) {
 	}
 }
 
+func TestEarlyErrorsAreJSON(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		json bool
+	}{
+		{[]string{"list", "--nosuch", "--output=json"}, true},
+		{[]string{"list", "--nosuch", "--output", "json"}, true},
+		{[]string{"list", "--nosuch", "-ojson"}, true},
+		{[]string{"list", "--nosuch", "-o=json"}, true},
+		{[]string{"list", "--nosuch", "-o", "json"}, true},
+		{[]string{"list", "--nosuch", "-qvojson"}, true},
+		{[]string{"-ojson", "show", "a\xff"}, true},
+		{[]string{"--output=json", "show", "a\xff"}, true},
+		{[]string{"-o=json", "nosuch"}, true},
+		{[]string{"--output=text", "show", "a\xff", "--output=json"}, true},
+		{[]string{"list", "--nosuch", "json"}, false},
+		{[]string{"show", "a\xff", "--", "-ojson"}, false},
+		{[]string{"list", "--nosuch", "--config=o", "json"}, false},
+		{[]string{"list", "--nosuch", "-o"}, false},
+	} {
+		var out, errs strings.Builder
+		if code := run(c.args, &out, &errs); code != exitUsage || out.String() != "" {
+			t.Errorf("%q: exit %d, %s", c.args, code, &out)
+		}
+		var e struct{ Event string }
+		if err := json.Unmarshal([]byte(errs.String()), &e); (err == nil && e.Event == "error") != c.json {
+			t.Errorf("%q: %s", c.args, &errs)
+		}
+	}
+}
+
 func TestErrorsAreJSONWhenAskedFor(t *testing.T) {
 	t.Setenv("RMODELS_STATE_DIR", t.TempDir())
 	empty := filepath.Join(t.TempDir(), "empty.toml")

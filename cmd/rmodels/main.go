@@ -222,13 +222,43 @@ func (a *app) node(by string, changes ...func(*lifecycle.Options)) (*lifecycle.N
 	return n, c, err
 }
 
+// asksJSON looks for the flag --output in a command line that could not be
+// parsed, in all spellings of package pflag.
+func asksJSON(args []string) bool {
+	output := ""
+	for i, arg := range args {
+		next := ""
+		if i+1 < len(args) {
+			next = args[i+1]
+		}
+		if arg == "--" {
+			break
+		}
+		if arg == "--output" {
+			output = next
+		} else if value, ok := strings.CutPrefix(arg, "--output="); ok {
+			output = value
+		} else if letters, ok := strings.CutPrefix(arg, "-"); ok {
+			letters = strings.TrimLeft(letters, "qvh") // those without a value
+			if value, ok := strings.CutPrefix(letters, "o="); ok {
+				output = value
+			} else if letters == "o" {
+				output = next
+			} else if value, ok := strings.CutPrefix(letters, "o"); ok {
+				output = value
+			}
+		}
+	}
+	return output == "json"
+}
+
 // messageMax bounds an error as it is printed, in bytes: it may quote strangers
 // and name every source that was asked.
 const messageMax = 8 << 10
 
 // printError says what went wrong and what to do next, once.
 func (a *app) printError(args []string, err error, code int) {
-	if slices.Contains(args, "json") { // also where the flags were not read to their end
+	if asksJSON(args) { // also where the flags were not read to their end
 		a.output = "json"
 	}
 	f := *lifecycle.AsFailure(err)
