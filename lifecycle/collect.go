@@ -102,17 +102,17 @@ func isDirectory(path string) bool {
 // it does not. So it is with roots of networks that this state directory does
 // not know, where several use one store, and of listed models without a record.
 func wanted(st *cas.Store, networks []*Node) func(context.Context) ([]cas.Want, error) {
-	return func(ctx context.Context) ([]cas.Want, error) {
+	return func(context.Context) ([]cas.Want, error) {
 		var out []cas.Want
-		roots, err := st.CheckRoots(ctx)
+		refs, _, err := st.ReadRefs() // one that cannot be read ends the collection elsewhere
 		if err != nil {
 			return nil, err
 		}
-		for _, root := range roots.Roots {
-			if want, err := unrecorded(networks, root.Ref); err != nil {
+		for _, ref := range refs {
+			if want, err := unrecorded(networks, ref); err != nil {
 				return nil, err
 			} else if want {
-				out = append(out, cas.Want{Ref: root.Ref.Name})
+				out = append(out, cas.Want{Ref: ref.Name})
 			}
 		}
 		for _, n := range networks {
