@@ -2,6 +2,7 @@ package ceremony
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -222,9 +223,112 @@ func TestAnotherKeyUnderAKnownID(t *testing.T) {
 	w.emergency()
 }
 
+// forge replaces what is staged by what else the same draft could be dated to,
+// signed by keys: the first holder's, or nobody's.
+func (w *world) forge(change func(*snapshot.Snapshot, *targetsMeta), keys ...*Key) {
+	w.t.Helper()
+	doc := must1(snapshot.Parse(w.folder.files[stagedDocument]))(w.t)
+	m := must1(parseMeta[metadata.TargetsType](metadata.TARGETS, w.folder.files[stagedTargets]))(w.t)
+	change(doc, m)
+	raw := must1(signedForm(doc))(w.t)
+	custom := m.Signed.Targets[snapshot.TargetName].Custom
+	m.Signed.Targets[snapshot.TargetName] = must1(metadata.TargetFile().FromBytes(snapshot.TargetName, raw, "sha256"))(w.t)
+	m.Signed.Targets[snapshot.TargetName].Custom = custom
+	m.ClearSignatures()
+	for _, k := range keys {
+		_, err := m.Sign(k.signer)
+		w.must(err)
+	}
+	w.folder.files[stagedDocument], w.folder.files[stagedTargets] = raw, must1(m.ToBytes(true))(w.t)
+}
+
+// ownDates checks that what is staged is dated now, by the default terms, and
+// holds no member that this ceremony does not write.
+func (w *world) ownDates() {
+	w.t.Helper()
+	doc := must1(snapshot.Parse(w.folder.files[stagedDocument]))(w.t)
+	if !doc.Created.Equal(w.now) || doc.Expires.Sub(doc.Created) != (30*day).Std() {
+		w.t.Errorf("%s to %s was signed", doc.Created, doc.Expires)
+	}
+	m := must1(parseMeta[metadata.TargetsType](metadata.TARGETS, w.folder.files[stagedTargets]))(w.t)
+	if m.Signed.Expires.Sub(w.now) != (30 * day).Std() {
+		w.t.Errorf("targets until %s were signed", m.Signed.Expires)
+	}
+	for _, word := range []string{"x-evil", "custom"} {
+		if strings.Contains(string(w.folder.files[stagedTargets]), word) {
+			w.t.Errorf("the member %s was signed", word)
+		}
+	}
+}
+
+// forgeries are other metadata for the same draft.
+var forgeries = map[string]func(*snapshot.Snapshot, *targetsMeta){
+	"targets that end in a moment":     func(d *snapshot.Snapshot, m *targetsMeta) { m.Signed.Expires = d.Created.Add(12 * time.Second) },
+	"a document that ends in a moment": func(d *snapshot.Snapshot, _ *targetsMeta) { d.Expires = d.Created.Add(20 * time.Second) },
+	"a document of a later hour": func(d *snapshot.Snapshot, m *targetsMeta) {
+		const ahead = 3500 * time.Second
+		d.Created, d.Expires, m.Signed.Expires = d.Created.Add(ahead), d.Expires.Add(ahead), m.Signed.Expires.Add(ahead)
+	},
+	"a member that nobody knows": func(_ *snapshot.Snapshot, m *targetsMeta) { m.Signed.UnrecognizedFields = map[string]any{"x-evil": 1} },
+	"a file's own member": func(_ *snapshot.Snapshot, m *targetsMeta) {
+		custom := json.RawMessage(`{"x-evil":1}`)
+		m.Signed.Targets[snapshot.TargetName].Custom = &custom
+	},
+}
+
+// TestStagedByACarrier: what lies in staged/ and no holder has signed counts
+// for nothing. Holders who confirmed the honest digest sign their own dates.
+func TestStagedByACarrier(t *testing.T) {
+	for name, change := range forgeries {
+		t.Run(name, func(t *testing.T) {
+			w := found(t, 1)
+			w.must(w.open().AddModel(model("good")))
+			honest := must1(w.open().Status())(t).Pending.Digest
+			before := w.folder.clone()
+			w.must(w.sign("targets-1", false))
+			w.forge(change)
+			staged := w.folder.files
+			w.folder = before
+			w.folder.files[stagedDocument], w.folder.files[stagedTargets] = staged[stagedDocument], staged[stagedTargets]
+			for _, holder := range []string{"targets-1", "targets-2"} {
+				_, err := w.open().Sign(SignOptions{Keys: []*Key{w.keys[holder]}, Confirmed: honest})
+				w.must(err)
+			}
+			w.ownDates()
+			w.must(w.sign("online", false))
+			w.must(w.publish())
+			w.observe()
+		})
+	}
+}
+
+// TestStagedByAHolder: the next holder signs no other dates and members either
+// because one holder has: that signature is dropped, which is a risk.
+func TestStagedByAHolder(t *testing.T) {
+	for name, change := range forgeries {
+		if name == "a document of a later hour" {
+			continue // a holder's clock may be that far off
+		}
+		t.Run(name, func(t *testing.T) {
+			w := found(t, 1)
+			w.must(w.open().AddModel(model("good")))
+			honest := must1(w.open().Status())(t).Pending.Digest
+			w.must(w.sign("targets-1", false))
+			w.forge(change, w.keys["targets-1"])
+			_, err := w.open().Sign(SignOptions{Keys: []*Key{w.keys["targets-2"]}, Confirmed: honest})
+			u, ok := errors.AsType[*UnconfirmedError](err)
+			if !ok || !strings.Contains(strings.Join(u.Pending.Risks, "; "), "would be dropped") {
+				t.Fatalf("%v", err)
+			}
+			w.must(w.sign("targets-2", false))
+			w.ownDates()
+		})
+	}
+}
+
 // TestDatesOfACarrier: a staged document that says what the draft says, and is
-// dated to outlive everything, is signed by nobody; nor are terms that the
-// carrier made longer taken over unseen.
+// dated to outlive everything, is signed by nobody, though a holder has; nor are
+// terms that the carrier made longer taken over unseen.
 func TestDatesOfACarrier(t *testing.T) {
 	for name, forge := range map[string]func(*snapshot.Snapshot, *targetsMeta){
 		"a document that outlives its term": func(d *snapshot.Snapshot, _ *targetsMeta) { d.Expires = d.Expires.AddDate(4, 0, 0) },
@@ -237,20 +341,9 @@ func TestDatesOfACarrier(t *testing.T) {
 			w := found(t, 1)
 			w.must(w.open().AddModel(model("good")))
 			w.must(w.sign("targets-1", false))
-			doc := must1(snapshot.Parse(w.folder.files[stagedDocument]))(t)
-			m := must1(parseMeta[metadata.TargetsType](metadata.TARGETS, w.folder.files[stagedTargets]))(t)
-			forge(doc, m)
-			raw := must1(signedForm(doc))(t)
-			m.Signed.Targets[snapshot.TargetName] = must1(metadata.TargetFile().FromBytes(snapshot.TargetName, raw, "sha256"))(t)
-			m.ClearSignatures()
-			w.folder.files[stagedDocument], w.folder.files[stagedTargets] = raw, must1(m.ToBytes(true))(t)
+			w.forge(forge, w.keys["targets-1"])
 			w.must(w.sign("targets-2", false))
-			if got := must1(snapshot.Parse(w.folder.files[stagedDocument]))(t); !got.Created.Equal(w.now) || got.Expires.Sub(got.Created) != (30*day).Std() {
-				t.Errorf("%s to %s was signed", got.Created, got.Expires)
-			}
-			if got := must1(parseMeta[metadata.TargetsType](metadata.TARGETS, w.folder.files[stagedTargets]))(t); got.Signed.Expires.Sub(w.now) != (30 * day).Std() {
-				t.Errorf("targets until %s were signed", got.Signed.Expires)
-			}
+			w.ownDates()
 		})
 	}
 	w := found(t, 1)

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
@@ -260,18 +259,8 @@ func (s *signing) newTargets() ([]byte, *targetsMeta, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	tg := metadata.Targets(s.now.Add(s.r.config.Terms.Targets.Std()))
-	tg.Signed.Version = s.targetsVersion() + 1
-	files := maps.Clone(s.extra)
-	files[snapshot.TargetName] = raw
-	for name, b := range files {
-		tf, err := metadata.TargetFile().FromBytes(name, b, "sha256")
-		if err != nil {
-			return nil, nil, err
-		}
-		tg.Signed.Targets[name] = tf
-	}
-	return raw, tg, nil
+	tg, err := s.targetsFor(raw, s.extra, s.now)
+	return raw, tg, err
 }
 
 // online writes snapshot and timestamp over complete targets, staged or

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"time"
 
@@ -281,7 +282,7 @@ func (st *state) judgeStaged(s *stagedSet) string {
 		}
 		s.targets = st.published.files[snapshot.MetadataFile(metadata.TARGETS, st.targetsVersion())]
 		s.doc = st.document()
-	} else if why := st.judgeDocument(s); why != "" {
+	} else if why := st.judgeDocument(root, s); why != "" {
 		return why
 	}
 	if s.targetsMeta, err = parseMeta[metadata.TargetsType](metadata.TARGETS, s.targets); err != nil {
@@ -295,12 +296,18 @@ func (st *state) judgeStaged(s *stagedSet) string {
 	return ""
 }
 
-func (st *state) judgeDocument(s *stagedSet) string {
+// judgeDocument takes a document that a holder has signed already, as this
+// ceremony dates and lists it. Whatever else lies there is somebody's draft of
+// metadata, and nobody's signature goes under it.
+func (st *state) judgeDocument(root *rootMeta, s *stagedSet) string {
 	tg, err := parseMeta[metadata.TargetsType](metadata.TARGETS, s.targets)
 	if err != nil {
 		return err.Error()
 	}
 	s.targetsMeta = tg
+	if len(snapshot.SignersOf(root, metadata.TARGETS, tg)) == 0 {
+		return "no holder has signed it"
+	}
 	if s.doc, err = snapshot.Parse(s.raw); err != nil {
 		return err.Error()
 	}
@@ -314,16 +321,18 @@ func (st *state) judgeDocument(s *stagedSet) string {
 		return fmt.Sprintf("it is for network %.80q", s.doc.Network)
 	case !st.now.Before(s.doc.Expires) || !st.now.Before(tg.Signed.Expires):
 		return fmt.Sprintf("it was dated %s and has expired", s.doc.Created.Format(time.RFC3339))
-	case s.doc.Created.After(st.now.Add(clockSkew)) || s.doc.Expires.Sub(s.doc.Created) > terms.Document.Std() ||
-		tg.Signed.Expires.Sub(s.doc.Created) > terms.Targets.Std():
-		return fmt.Sprintf("it is dated %s and expires %s, its targets %s: longer than this ceremony's terms", s.doc.Created.Format(time.RFC3339),
-			s.doc.Expires.Format(time.RFC3339), tg.Signed.Expires.Format(time.RFC3339))
+	case s.doc.Created.After(st.now.Add(clockSkew)) || s.doc.Expires.Sub(s.doc.Created) != terms.Document.Std():
+		return fmt.Sprintf("it is dated %s and expires %s: other than this ceremony's terms", s.doc.Created.Format(time.RFC3339), s.doc.Expires.Format(time.RFC3339))
 	}
 	if s.extra, err = st.r.extraTargets(s.doc, func(string) {}); err != nil {
 		return err.Error()
 	}
-	if !listsExactly(tg, s.raw, s.extra) {
-		return "its files and targets.json do not belong together"
+	own, err := st.targetsFor(s.raw, s.extra, s.doc.Created)
+	if err != nil {
+		return err.Error()
+	}
+	if !sameSigned(own, tg) {
+		return fmt.Sprintf("its targets.json (expires %s) is not what this ceremony's terms and files make of it", tg.Signed.Expires.Format(time.RFC3339))
 	}
 	return ""
 }
@@ -331,22 +340,35 @@ func (st *state) judgeDocument(s *stagedSet) string {
 // clockSkew is how far the clocks of two holders may be apart.
 const clockSkew = time.Hour
 
-// listsExactly tells whether the metadata lists the document and extra, and
-// nothing else.
-func listsExactly(tg *targetsMeta, raw []byte, extra map[string][]byte) bool {
-	if len(tg.Signed.Targets) != len(extra)+1 || tg.Signed.Delegations != nil {
+// targetsFor is the one metadata that this ceremony puts up for a document of
+// a date.
+func (st *state) targetsFor(raw []byte, extra map[string][]byte, created time.Time) (*targetsMeta, error) {
+	tg := metadata.Targets(created.Add(st.r.config.Terms.Targets.Std()))
+	tg.Signed.Version = st.targetsVersion() + 1
+	files := maps.Clone(extra)
+	if files == nil {
+		files = map[string][]byte{}
+	}
+	files[snapshot.TargetName] = raw
+	for name, b := range files {
+		tf, err := metadata.TargetFile().FromBytes(name, b, "sha256")
+		if err != nil {
+			return nil, err
+		}
+		tg.Signed.Targets[name] = tf
+	}
+	return tg, nil
+}
+
+// sameSigned tells whether two texts are the same but for their signatures,
+// members that nobody knows included.
+func sameSigned[T metadata.Roles](a, b *metadata.Metadata[T]) bool {
+	x, err := signedDigest(a)
+	if err != nil {
 		return false
 	}
-	match := func(name string, b []byte) bool {
-		tf := tg.Signed.Targets[name]
-		return tf != nil && tf.Length == int64(len(b)) && digest.NewDigestFromEncoded(digest.SHA256, tf.Hashes["sha256"].String()) == digest.FromBytes(b)
-	}
-	for name, b := range extra {
-		if !match(name, b) {
-			return false
-		}
-	}
-	return match(snapshot.TargetName, raw)
+	y, err := signedDigest(b)
+	return err == nil && x == y
 }
 
 // judgeOnline takes snapshot and timestamp where they are next and belong to
