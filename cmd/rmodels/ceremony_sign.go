@@ -29,7 +29,8 @@ carry the directory (without keys) to the next holder and sign there.
 A root that waits is signed with --root alone, for it hands the network over:
 root keys sign nothing else. On a terminal sign asks first. Without one, root and
 targets keys sign nothing until --yes names the digest that status, diff and the
-refusal itself print; the online key signs alone what has no risks.
+refusal itself print; the online key signs alone what has no risks, of a network that
+it has signed for before.
 
 A risk is what nodes could not take back or tired hands would overlook: a
 published revocation that would disappear, a longer validity than before, a draft

@@ -133,7 +133,8 @@ func TestOwnKeys(t *testing.T) {
 	desk = carry(desk, "bob's")
 	rmodels(exitOK, "snapshot", "sign", desk, "--root", "--yes", looked(desk), "--key", key("bob-root.key"), "--key", key("bob.key"))
 	desk = carry(desk, "office")
-	rmodels(exitOK, "snapshot", "sign", desk, "--key", online)
+	rmodels(exitUsage, "snapshot", "sign", desk, "--key", online) // whose root is it that came back?
+	rmodels(exitOK, "snapshot", "sign", desk, "--key", online, "--yes", looked(desk))
 	push := filepath.Join(dir, "push.json")
 	rmodels(exitOK, "snapshot", "publish", desk, "--bundle", push)
 	at := []string{"--state-dir", filepath.Join(dir, "state"), "--network", "lab"}

@@ -349,6 +349,9 @@ func (r *Repository) Renew(ctx context.Context, keys []*Key, o PublishOptions, s
 		if !st.holds(keys, root, metadata.SNAPSHOT) || !st.holds(keys, root, metadata.TIMESTAMP) {
 			return fmt.Errorf("%w: the online key is needed", snapshot.ErrKey)
 		}
+		if st.unmet(keys) {
+			return fmt.Errorf("%w: this key has not signed for this network yet: look at it once with: rmodels snapshot sign %s", ErrUnconfirmed, r.dir)
+		}
 		targets := st.published.files[snapshot.MetadataFile(metadata.TARGETS, acc.TargetsVersion)]
 		term, why := st.onlineTerm(keys)
 		if why != "" && o.Warn != nil {

@@ -24,7 +24,7 @@ type SignOptions struct {
 	Confirm func(*Pending) error
 	// Confirmed is the digest of what was confirmed elsewhere, as status shows
 	// it. A root or a document is signed with this or Confirm alone, and the
-	// online key signs what has risks with them alone.
+	// online key signs what has risks, or under a first root, with them alone.
 	Confirmed digest.Digest
 }
 
@@ -148,7 +148,12 @@ func (st *state) pendingFor(o *SignOptions) (*Pending, error) {
 			p.Risks = append(p.Risks, why)
 		}
 	}
-	needs := signsRoot || targets || online && len(p.Risks) > 0
+	unmet := online && st.unmet(o.Keys)
+	needs := signsRoot || targets || online && len(p.Risks) > 0 || unmet
+	look := "it has to be looked at first"
+	if unmet {
+		look = "nothing says yet that the first root is the network's: compare the digest with what its holders have signed"
+	}
 	switch {
 	case o.Confirmed != "" && o.Confirmed != p.Digest:
 		return p, &UnconfirmedError{p, fmt.Sprintf("what was confirmed is %s, what would be signed is %s", o.Confirmed, p.Digest)}
@@ -158,9 +163,18 @@ func (st *state) pendingFor(o *SignOptions) (*Pending, error) {
 			return nil, err
 		}
 	case needs:
-		return p, &UnconfirmedError{p, "it has to be looked at first"}
+		return p, &UnconfirmedError{p, look}
 	}
 	return p, nil
+}
+
+// unmet tells whether the online key cannot know the network yet: its first
+// root was never published, or this key has not signed under it before. A
+// folder that a stranger founded for this key looks the same.
+func (st *state) unmet(keys []*Key) bool {
+	return st.published == nil || slices.ContainsFunc(keys, func(k *Key) bool {
+		return k.memory.First == "" && st.holds([]*Key{k}, st.inForce(), metadata.TIMESTAMP)
+	})
 }
 
 // UnconfirmedError carries what would have been signed.
