@@ -36,7 +36,8 @@ A risk is what nodes could not take back or tired hands would overlook: a
 published revocation that would disappear, a longer validity than before, a draft
 begun from an older snapshot, signatures of others that would be dropped.
 
-Beside each key FILE sign keeps FILE.seen: what its holder has seen published.
+Beside each key FILE sign keeps FILE.seen: what its holder has seen published and,
+before it signs, what the key signs.
 A directory that is older than that, or another network's, is refused.`,
 		Example: `  rmodels snapshot sign ./ceremony                       # with every key in DIR/keys
   rmodels snapshot sign ./ceremony --key alice.pem       # one holder at a time

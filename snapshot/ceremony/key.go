@@ -251,8 +251,9 @@ func (r *Repository) LoadKeys(pass Passphrase, files ...string) ([]*Key, error) 
 }
 
 // memory is what a holder has seen, kept beside the key where no carrier
-// comes: the network's first root and the newest that was published. A folder
-// that says otherwise is an old one, or a stranger's.
+// comes: the network's first root, the newest that was published, and the
+// highest numbers that the key has signed. A folder that says otherwise is an
+// old one, or a stranger's.
 type memory struct {
 	Network  string        `json:"network"`
 	First    digest.Digest `json:"firstRoot"`
@@ -263,6 +264,13 @@ type memory struct {
 	// Online is the longest term that this key has signed a timestamp for when
 	// it was confirmed; 0: none was.
 	Online snapshot.Duration `json:"onlineTerm,omitzero"`
+
+	// What the key has signed, published or not.
+	SignedRoot      mark  `json:"signedRoot,omitzero"`
+	SignedTargets   mark  `json:"signedTargets,omitzero"`
+	SignedOver      mark  `json:"signedOver,omitzero"` // the targets that a timestamp was for
+	SignedSnapshot  int64 `json:"signedSnapshot,omitzero"`
+	SignedTimestamp int64 `json:"signedTimestamp,omitzero"`
 }
 
 const (
@@ -328,39 +336,26 @@ func (st *state) first() (digest.Digest, error) {
 	return "", fmt.Errorf("%w: %s has no root", snapshot.ErrInvalid, st.r.dir)
 }
 
-// remember keeps what the holders of keys have now seen. A key on a medium
-// that cannot be written is no reason not to sign.
+// remember keeps what the holders of keys have now seen. That this cannot be
+// written takes no signature back: what was signed is kept already.
 // online is the term that was confirmed for snapshot and timestamp, 0 for none.
 func (st *state) remember(keys []*Key, online snapshot.Duration) (warnings []string) {
 	first, err := st.first()
 	if err != nil {
 		return nil
 	}
-	m := memory{Network: st.r.config.Network, First: first, Root: st.publishedVersion(), Sequence: st.sequence(), Targets: st.targetsVersion()}
-	if st.document() != nil {
-		m.Document = st.published.acc.Digest
-	}
 	for _, k := range keys {
-		m := m
-		if m.Online = k.memory.Online; online > 0 && st.holds([]*Key{k}, st.inForce(), metadata.TIMESTAMP) {
+		m := k.memory
+		m.Network, m.First, m.Root, m.Sequence, m.Targets, m.Document = st.r.config.Network, first, st.publishedVersion(), st.sequence(), st.targetsVersion(), ""
+		if st.document() != nil {
+			m.Document = st.published.acc.Digest
+		}
+		if online > 0 && st.holds([]*Key{k}, st.inForce(), metadata.TIMESTAMP) {
 			m.Online = online
 		}
-		if k.memory == m {
-			continue
-		}
-		if k.file == "" { // not of a file: it remembers for as long as it is loaded
-			k.memory = m
-			continue
-		}
-		b, err := json.Marshal(m)
-		if err == nil {
-			err = durable.WriteFile(k.file+memorySuffix, append(b, '\n'), 0o600)
-		}
-		if err != nil {
+		if err := k.keep(m); err != nil {
 			warnings = append(warnings, fmt.Sprintf("what was seen cannot be kept beside %s (%v): an older folder would not be noticed next time", k.file, err))
-			continue
 		}
-		k.memory = m
 	}
 	return warnings
 }

@@ -353,6 +353,9 @@ func (r *Repository) Renew(ctx context.Context, keys []*Key, o PublishOptions, s
 			return fmt.Errorf("%w: this key has not signed for this network yet: look at it once with: rmodels snapshot sign %s", ErrUnconfirmed, r.dir)
 		}
 		targets := st.published.files[snapshot.MetadataFile(metadata.TARGETS, acc.TargetsVersion)]
+		if err := st.renewed(keys, targets); err != nil {
+			return err
+		}
 		term, why := st.onlineTerm(keys)
 		if why != "" && o.Warn != nil {
 			o.Warn(fmt.Sprintf("%s: the timestamp is for %s; if longer is meant, confirm it once with: rmodels snapshot sign %s", why, term.Std(), r.dir))

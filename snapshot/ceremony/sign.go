@@ -148,6 +148,9 @@ func (st *state) pendingFor(o *SignOptions) (*Pending, error) {
 			p.Risks = append(p.Risks, why)
 		}
 	}
+	if err := st.repeats(o.Keys, p, signsRoot, targets, online); err != nil {
+		return nil, err
+	}
 	unmet := online && st.unmet(o.Keys)
 	needs := signsRoot || targets || online && len(p.Risks) > 0 || unmet
 	look := "it has to be looked at first"
@@ -211,6 +214,13 @@ func (s *signing) root() error {
 		return nil
 	}
 	m := s.waiting.meta
+	now, err := markOf(m.Signed.Version, m)
+	if err != nil {
+		return err
+	}
+	if err := note(s.o.Keys, s.rootSigners(), func(x *memory) { x.SignedRoot = now }); err != nil {
+		return err
+	}
 	changed, err := addSignatures(m, s.o.Keys, s.rootSigners(), s.rootSigned(m))
 	if err != nil || !changed {
 		return err
@@ -240,6 +250,13 @@ func (s *signing) targets() error {
 			return err
 		}
 	}
+	now, err := markOf(tg.Signed.Version, tg)
+	if err != nil {
+		return err
+	}
+	if err := note(s.o.Keys, root.Signed.Roles[metadata.TARGETS].KeyIDs, func(x *memory) { x.SignedTargets = now }); err != nil {
+		return err
+	}
 	changed, err := addSignatures(tg, s.o.Keys, root.Signed.Roles[metadata.TARGETS].KeyIDs, snapshot.SignersOf(root, metadata.TARGETS, tg))
 	if err != nil || !changed {
 		return err
@@ -260,7 +277,7 @@ func (s *signing) targets() error {
 }
 
 // newTargets dates the draft and puts it up for signature.
-func (s *signing) newTargets() ([]byte, *targetsMeta, error) {
+func (s *state) newTargets() ([]byte, *targetsMeta, error) {
 	doc, err := clone(s.draft)
 	if err != nil {
 		return nil, nil, err
@@ -339,10 +356,27 @@ func (st *state) makeOnline(root *rootMeta, targetsVersion int64, targets []byte
 	var on online
 	var stamp int64
 	on.version, stamp = st.nextOnline()
+	// No number is used twice, also where the folder has forgotten it.
+	ids := root.Signed.Roles[metadata.TIMESTAMP].KeyIDs
+	for _, k := range keys {
+		if slices.Contains(ids, k.id) {
+			on.version, stamp = max(on.version, k.memory.SignedSnapshot+1), max(stamp, k.memory.SignedTimestamp+1)
+		}
+	}
+	tg, err := parseMeta[metadata.TargetsType](metadata.TARGETS, targets)
+	if err != nil {
+		return online{}, err
+	}
+	over, err := markOf(targetsVersion, tg)
+	if err != nil {
+		return online{}, err
+	}
+	if err := note(keys, ids, func(m *memory) { m.SignedOver, m.SignedSnapshot, m.SignedTimestamp = over, on.version, stamp }); err != nil {
+		return online{}, err
+	}
 	snap := metadata.Snapshot(expires)
 	snap.Signed.Version = on.version
 	snap.Signed.Meta["targets.json"] = pinnedMeta(targetsVersion, targets)
-	var err error
 	if _, err = addSignatures(snap, keys, root.Signed.Roles[metadata.SNAPSHOT].KeyIDs, nil); err != nil {
 		return online{}, err
 	}

@@ -383,7 +383,7 @@ func (st *state) judgeOnline(root *rootMeta, s *stagedSet) {
 	pins := func(m *metadata.MetaFiles, v int64, b []byte) bool {
 		return m != nil && m.Version == v && m.Length == int64(len(b)) && m.Hashes["sha256"].String() == digest.FromBytes(b).Encoded()
 	}
-	if snap.Signed.Version != wantSnap || stamp.Signed.Version != wantStamp ||
+	if snap.Signed.Version < wantSnap || stamp.Signed.Version < wantStamp ||
 		!pins(snap.Signed.Meta["targets.json"], s.targetsMeta.Signed.Version, s.targets) ||
 		!pins(stamp.Signed.Meta["snapshot.json"], snap.Signed.Version, s.snap) {
 		return
