@@ -131,6 +131,7 @@ var trustMutants = []guardless{
 	one("what no holder has signed is not staged", "snapshot/ceremony", "TestStagedByACarrier", "state.go", "if len(snapshot.SignersOf(root, metadata.TARGETS, tg)) == 0 {", "if false {"),
 	one("a holder's other term is not signed", "snapshot/ceremony", "TestStagedByAHolder", "state.go", "!= terms.Document.Std():", "!= terms.Document.Std() && false:"),
 	one("a holder's other targets are not signed", "snapshot/ceremony", "TestStagedByAHolder", "state.go", "if !sameSigned(own, tg) {", "if !sameSigned(own, tg) && false {"),
+	one("no value that is confirmed is cut off", "snapshot/ceremony", "TestValuesAreWhole", "values.go", "string(was), string(is)}}", "string(was), string(is[:min(len(is), 512)])}}"),
 	one("longer terms are a risk", "snapshot/ceremony", "TestDatesOfACarrier", "pending.go", "if is > was {", "if false {"),
 	one("what was shown is what is signed", "snapshot/ceremony", "TestChangedMeanwhile", "sign.go", "err != nil || now != s.shown {", "err != nil || now != s.shown && false {"),
 	one("a ceremony is locked", "snapshot/ceremony", "TestOneFolder", "folder.go", "err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)", "var err error"),

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -162,10 +163,10 @@ func printPending(w io.Writer, p *ceremony.Pending, dir string) {
 			for _, v := range x.Values {
 				what := strings.TrimSpace(v.Member)
 				if v.Was != "" {
-					line(w, "    - %s", strings.TrimSpace(what+" "+v.Was))
+					whole(w, "    - ", strings.TrimSpace(what+" "+v.Was))
 				}
 				if v.Is != "" {
-					line(w, "    + %s", strings.TrimSpace(what+" "+v.Is))
+					whole(w, "    + ", strings.TrimSpace(what+" "+v.Is))
 				}
 			}
 		}
@@ -185,6 +186,17 @@ func printPending(w io.Writer, p *ceremony.Pending, dir string) {
 	line(w, "digest %s", p.Digest)
 	if len(p.Signs) > 0 {
 		line(w, "to be signed: %s", strings.Join(p.Signs, ", "))
+	}
+}
+
+// whole prints a text of any length: what is confirmed is never cut off, and
+// wrapped so that no terminal does.
+func whole(w io.Writer, mark, text string) {
+	const width = 110
+	further := strings.Repeat(" ", len(mark)+2)
+	for part := range slices.Chunk([]rune(text), width) {
+		line(w, "%s%s", mark, string(part))
+		mark = further
 	}
 }
 

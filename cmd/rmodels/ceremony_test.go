@@ -81,3 +81,28 @@ func TestThreeHolders(t *testing.T) {
 		t.Errorf("%s", out)
 	}
 }
+
+// TestWhole: a long value is wrapped, indented, and complete.
+func TestWhole(t *testing.T) {
+	text := strings.Repeat("0123456789", 2000) + " evil.example/**"
+	var b strings.Builder
+	whole(&b, "    + ", text)
+	var joined strings.Builder
+	for i, l := range strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n") {
+		if len(l) > 120 {
+			t.Fatalf("a line of %d", len(l))
+		}
+		mark := "        "
+		if i == 0 {
+			mark = "    + "
+		}
+		rest, ok := strings.CutPrefix(l, mark)
+		if !ok {
+			t.Fatalf("line %d: %q", i, l)
+		}
+		joined.WriteString(rest)
+	}
+	if joined.String() != text {
+		t.Error("something of it is not shown")
+	}
+}

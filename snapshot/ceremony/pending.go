@@ -4,11 +4,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
-	"github.com/go-json-experiment/json/jsontext"
 	"github.com/opencontainers/go-digest"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
@@ -264,79 +262,6 @@ func (st *state) fileChanges() []string {
 		all = append(all, "removed "+name)
 	}
 	return all
-}
-
-// maxValue bounds a value that is shown.
-const maxValue = 512
-
-// values are the entry's members before and after.
-func values(c snapshot.Change, old, now *snapshot.Snapshot) []Value {
-	was, is := member(old, c), member(now, c)
-	if c.Verb != "changed" || len(c.Members) == 0 {
-		return []Value{{Was: clip(was), Is: clip(is)}}
-	}
-	var a, b map[string]jsontext.Value
-	if json.Unmarshal(was, &a) != nil || json.Unmarshal(is, &b) != nil {
-		return []Value{{Was: clip(was), Is: clip(is)}}
-	}
-	all := make([]Value, 0, len(c.Members))
-	for _, m := range c.Members {
-		all = append(all, Value{m, clip(a[m]), clip(b[m])})
-	}
-	return all
-}
-
-func clip(v jsontext.Value) string {
-	if len(v) > maxValue {
-		return fmt.Sprintf("%s… (%d bytes, %s)", strings.ToValidUTF8(string(v[:maxValue/4]), ""), len(v), digest.FromBytes(v))
-	}
-	return string(v)
-}
-
-// member is the JSON of the entry that a change is about, nil for none.
-func member(s *snapshot.Snapshot, c snapshot.Change) jsontext.Value {
-	encode := func(v any) jsontext.Value {
-		b, err := json.Marshal(v, json.Deterministic(true))
-		if err != nil {
-			return nil
-		}
-		return b
-	}
-	switch c.Kind {
-	case "model":
-		for _, m := range s.Models {
-			if m.ID() == c.Name {
-				return encode(m)
-			}
-		}
-	case "runtime":
-		if r, ok := s.Runtime(c.Name); ok {
-			return encode(r)
-		}
-	case "policy":
-		if p, ok := s.Policy(c.Name); ok {
-			return encode(p)
-		}
-	case "trust root":
-		if t, ok := s.TrustRoots[c.Name]; ok {
-			return encode(t)
-		}
-	case "revocation":
-		for _, r := range s.Revocations {
-			if b := encode(r); string(b) == c.Name {
-				return b
-			}
-		}
-	case "settings":
-		return encode(s.Settings)
-	case "sources":
-		return encode(s.Sources)
-	case "offlineGrace":
-		return encode(s.OfflineGrace)
-	case "extensions":
-		return encode(s.Extensions)
-	}
-	return nil
 }
 
 // risks are what tired hands would sign without noticing.
