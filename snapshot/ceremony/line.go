@@ -232,7 +232,7 @@ func follows(ctx context.Context, ours, theirs *line, history snapshot.Source, n
 		return fmt.Errorf("%w: there is snapshot %d, here is none", ErrBehind, theirs.acc.Document.Sequence)
 	}
 	if err := sameHistory(ctx, ours, theirs, history); err != nil {
-		if !errors.Is(err, ErrOtherLine) {
+		if !errors.Is(err, ErrOtherLine) && !errors.Is(err, errRenewed) {
 			return err
 		}
 		chain, cerr := ours.chain()
@@ -254,8 +254,14 @@ func follows(ctx context.Context, ours, theirs *line, history snapshot.Source, n
 	return nil
 }
 
+// errRenewed: two machines have renewed the same targets under one number.
+var errRenewed = fmt.Errorf("%w: the same targets were renewed there; update, then sign again with the online key", ErrBehind)
+
 // sameHistory refuses another text under a number that this ceremony has used.
+// Where that is of the online key alone it is a renewal that crossed this one:
+// nothing is lost with it, and the next one takes a higher number.
 func sameHistory(ctx context.Context, ours, theirs *line, history snapshot.Source) error {
+	crossed := ""
 	for name, b := range theirs.files {
 		mine, ok := ours.files[name]
 		if !ok {
@@ -272,9 +278,22 @@ func sameHistory(ctx context.Context, ours, theirs *line, history snapshot.Sourc
 		if name == snapshot.TimestampFile {
 			same = same || ours.acc.TimestampVersion != theirs.acc.TimestampVersion
 		}
-		if !same {
+		switch {
+		case same:
+		case name == snapshot.TimestampFile || name == snapshot.MetadataFile(metadata.SNAPSHOT, theirs.acc.SnapshotVersion):
+			crossed = name
+		default:
 			return fmt.Errorf("%w: %s", ErrOtherLine, name)
 		}
 	}
+	if crossed != "" {
+		return fmt.Errorf("%w: %s", errRenewed, crossed)
+	}
 	return nil
+}
+
+// renews tells whether l says what old says, renewed as late or later.
+func (l *line) renews(old *line) bool {
+	return l.acc != nil && old.acc != nil && len(l.roots) == len(old.roots) && l.acc.TargetsVersion == old.acc.TargetsVersion &&
+		l.acc.Digest == old.acc.Digest && l.acc.SnapshotVersion >= old.acc.SnapshotVersion && l.acc.TimestampVersion >= old.acc.TimestampVersion
 }

@@ -446,7 +446,7 @@ func (r *Repository) Update(ctx context.Context, from snapshot.Source, o UpdateO
 				return fmt.Errorf("%w: there is %s, here is %s", ErrForeign, first, ours)
 			}
 		case st.published != nil:
-			if err := follows(ctx, theirs, st.published, history, r.config.Network); err != nil {
+			if err := follows(ctx, theirs, st.published, history, r.config.Network); err != nil && (!errors.Is(err, errRenewed) || !theirs.renews(st.published)) {
 				// More was published here than there is fine, another line is not.
 				return follows(ctx, st.published, theirs, history, r.config.Network)
 			}
