@@ -102,7 +102,7 @@ var trustMutants = []guardless{
 	one("a draft that says what was published is begun from it", "snapshot/ceremony", "TestDraftOfAnEarlierVersion", "draft.go", "if st.document() != nil && sameContent(next, st.document()) {", "if false {"),
 	one("the beginning of a digest is of one artifact", "snapshot/ceremony", "TestShortDigest", "revoke.go", "if len(found) != 1 {", "if len(found) == 0 {"),
 	one("a folder stays its network's", "snapshot/ceremony", "TestUpdateKeepsTheNetwork", "publish.go", "ours != nil && ours.acc != nil && !o.Replace {", "ours != nil && ours.acc != nil && !o.Replace && false {"),
-	one("a renewal keeps to its term", "snapshot/ceremony", "TestRenewKeepsItsTerm", "sign.go", "if term > limit {", "if false {"),
+	one("a renewal keeps to its term", "snapshot/ceremony", "TestRenewKeepsItsTerm", "sign.go", "case term > limit:", "case false:"),
 	one("a confirmation is for what was shown", "snapshot/ceremony", "TestStrangersRoot", "sign.go", "case o.Confirmed != \"\" && o.Confirmed != p.Digest:", "case false:"),
 	one("the digest is of the root", "snapshot/ceremony", "TestStrangersRoot", "pending.go", "if sum.Root, err = signedDigest(st.waiting.meta); err != nil {", "if _, err = signedDigest(st.waiting.meta); err != nil {"),
 	{"what waits follows what was published (both guards)", "snapshot/ceremony", "TestLateStick|TestNothingGoesBack", []change{
@@ -134,7 +134,9 @@ var trustMutants = []guardless{
 	one("a holder's other term is not signed", "snapshot/ceremony", "TestStagedByAHolder", "state.go", "!= terms.Document.Std():", "!= terms.Document.Std() && false:"),
 	one("a holder's other targets are not signed", "snapshot/ceremony", "TestStagedByAHolder", "state.go", "if !sameSigned(own, tg) {", "if !sameSigned(own, tg) && false {"),
 	one("no value that is confirmed is cut off", "snapshot/ceremony", "TestValuesAreWhole", "values.go", "string(was), string(is)}}", "string(was), string(is[:min(len(is), 512)])}}"),
-	one("longer terms are a risk", "snapshot/ceremony", "TestDatesOfACarrier", "pending.go", "if is > was {", "if false {"),
+	one("much shorter terms are a risk", "snapshot/ceremony", "TestShortTerms", "pending.go", "{ return is < was/3 }", "{ return is < was/3 && false }"),
+	one("the online term does not sink unconfirmed", "snapshot/ceremony", "TestShortTerms", "sign.go", `why != "" || s.o.Confirmed != "" {`, `why != "" || true {`),
+	one("longer terms are a risk", "snapshot/ceremony", "TestDatesOfACarrier", "pending.go", "case is > was:", "case false:"),
 	one("what was shown is what is signed", "snapshot/ceremony", "TestChangedMeanwhile", "sign.go", "err != nil || now != s.shown {", "err != nil || now != s.shown && false {"),
 	one("a ceremony is locked", "snapshot/ceremony", "TestOneFolder", "folder.go", "err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)", "var err error"),
 

@@ -261,8 +261,8 @@ type memory struct {
 	Sequence int64         `json:"sequence"`
 	Document digest.Digest `json:"document,omitzero"`
 	Targets  int64         `json:"targetsVersion"`
-	// Online is the longest term that this key has signed a timestamp for when
-	// it was confirmed; 0: none was.
+	// Online is the term that this key signed a timestamp for when that was last
+	// confirmed; 0: none was.
 	Online snapshot.Duration `json:"onlineTerm,omitzero"`
 
 	// What the key has signed, published or not.

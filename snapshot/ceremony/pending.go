@@ -270,8 +270,8 @@ func (st *state) risks(p *Pending) {
 		p.Risks = append(p.Risks, fmt.Sprintf("the published revocation of %s would disappear", revoked(rev)))
 	}
 	if old := st.document(); old != nil {
-		st.longer(p, "it", st.r.config.Terms.Document.Std(), old.Expires.Sub(old.Created))
-		st.longer(p, "its targets", st.r.config.Terms.Targets.Std(), st.published.acc.TargetsExpires.Sub(old.Created))
+		p.compareTerms("it", st.r.config.Terms.Document.Std(), old.Expires.Sub(old.Created))
+		p.compareTerms("its targets", st.r.config.Terms.Targets.Std(), st.published.acc.TargetsExpires.Sub(old.Created))
 	}
 	if c := p.Document; c != nil && c.Against > 0 && c.Begun != c.Against && len(c.Changes) > 0 {
 		p.Risks = append(p.Risks, fmt.Sprintf("the draft was begun from snapshot %d, and %d is published: what came since would be undone; "+
@@ -279,14 +279,26 @@ func (st *state) risks(p *Pending) {
 	}
 }
 
-// longer names a term that grew. It is the terms that are compared, also where
-// a holder has dated it already: the risks are in the digest, which the next
-// holder compares with that one's.
-func (*state) longer(p *Pending, what string, is, was time.Duration) {
-	if is > was {
-		p.Risks = append(p.Risks, fmt.Sprintf("%s would be valid for %s, the published one is for %s: nodes that are cut off would go on for longer", what, is, was))
+// compareTerms names a term that grew, or shrank. It is the terms that are
+// compared, also where a holder has dated it already: the risks are in the
+// digest, which the next holder compares with that one's.
+func (p *Pending) compareTerms(what string, is, was time.Duration) {
+	says := fmt.Sprintf("%s would be valid for %s, the published one is for %s", what, is, was)
+	switch {
+	case is > was:
+		p.Risks = append(p.Risks, says+": nodes that are cut off would go on for longer")
+	case tooShort(is, was):
+		p.Risks = append(p.Risks, says+tooShortFor)
+	case is < was:
+		p.Warnings = append(p.Warnings, says)
 	}
 }
+
+// tooShort tells whether a term is less than a third of the one before: nodes
+// are warned at a third, so a term beyond leaves no time to sign again.
+func tooShort(is, was time.Duration) bool { return is < was/3 }
+
+const tooShortFor = ": nodes would stop taking it while its holders still count on the term before"
 
 // dropped says whose signatures do not count any more.
 func (st *state) dropped(p *Pending) {

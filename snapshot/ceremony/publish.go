@@ -358,7 +358,7 @@ func (r *Repository) Renew(ctx context.Context, keys []*Key, o PublishOptions, s
 		}
 		term, why := st.onlineTerm(keys)
 		if why != "" && o.Warn != nil {
-			o.Warn(fmt.Sprintf("%s: the timestamp is for %s; if longer is meant, confirm it once with: rmodels snapshot sign %s", why, term.Std(), r.dir))
+			o.Warn(fmt.Sprintf("%s: the timestamp is for %s; if that is meant, confirm it once with: rmodels snapshot sign %s", why, term.Std(), r.dir))
 		}
 		on, err := st.makeOnline(root, acc.TargetsVersion, targets, term, keys)
 		if err != nil {

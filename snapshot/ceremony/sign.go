@@ -50,7 +50,7 @@ type signing struct {
 	pending *Pending
 	shown   digest.Digest // of the draft that was confirmed
 	signed  []string
-	agreed  snapshot.Duration // the term that the online key has signed for, 0: it has not
+	agreed  snapshot.Duration // the term that the online key was confirmed for, 0: it was not
 }
 
 func (r *Repository) sign(ctx context.Context, o SignOptions) (*Status, error) {
@@ -146,6 +146,8 @@ func (st *state) pendingFor(o *SignOptions) (*Pending, error) {
 	if online {
 		if _, why := st.onlineTerm(o.Keys); why != "" {
 			p.Risks = append(p.Risks, why)
+		} else if term, was := p.Terms.Online, st.confirmedOnline(o.Keys); term < was {
+			p.Warnings = append(p.Warnings, fmt.Sprintf("snapshot and timestamp would be valid for %s, this key has signed for %s", term.Std(), was.Std()))
 		}
 	}
 	if err := st.repeats(o.Keys, p, signsRoot, targets, online); err != nil {
@@ -319,7 +321,11 @@ func (s *signing) online() error {
 		return err
 	}
 	s.signed = append(s.signed, metadata.SNAPSHOT, metadata.TIMESTAMP)
-	s.agreed = s.r.config.Terms.Online
+	// What nobody confirmed does not become the measure of the next term: by
+	// small steps it would go down to nothing.
+	if _, why := s.onlineTerm(s.o.Keys); why != "" || s.o.Confirmed != "" {
+		s.agreed = s.r.config.Terms.Online
+	}
 	if err := s.r.files.write(stagedSnapshot, on.snapshot); err != nil {
 		return err
 	}
@@ -333,21 +339,30 @@ type online struct {
 }
 
 // onlineTerm is for how long the online key signs without being asked: the
-// ceremony's term, but no longer than that which this key has signed for
-// before, or the default. The folder travels and may say anything; why names
-// what it says in excess.
+// ceremony's term, but neither longer than that which this key was confirmed
+// for before, or the default, nor less than a third of it. The folder travels
+// and may say anything; why names what it says beyond.
 func (st *state) onlineTerm(keys []*Key) (term snapshot.Duration, why string) {
-	term = st.r.config.Terms.Online
+	term, limit := st.r.config.Terms.Online, st.confirmedOnline(keys)
+	says := fmt.Sprintf("snapshot and timestamp would be valid for %s, this key has signed for %s", term.Std(), limit.Std())
+	switch {
+	case term > limit:
+		return limit, says + ": nodes that are cut off would go on for longer"
+	case tooShort(term.Std(), limit.Std()):
+		return limit, says + tooShortFor
+	}
+	return term, ""
+}
+
+// confirmedOnline is the term that the online key was confirmed for.
+func (st *state) confirmedOnline(keys []*Key) snapshot.Duration {
 	limit := defaultOnline
 	for _, k := range keys {
 		if k.memory.Online > 0 && slices.Contains(st.inForce().Signed.Roles[metadata.TIMESTAMP].KeyIDs, k.id) {
 			limit = k.memory.Online
 		}
 	}
-	if term > limit {
-		return limit, fmt.Sprintf("snapshot and timestamp would be valid for %s, this key has signed for %s: nodes that are cut off would go on for longer", term.Std(), limit.Std())
-	}
-	return term, ""
+	return limit
 }
 
 // makeOnline signs the next snapshot and timestamp over a targets file.

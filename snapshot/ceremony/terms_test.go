@@ -16,8 +16,13 @@ import (
 // stretch makes one of the folder's terms five years, as a carrier can.
 func (w *world) stretch(term, was string) {
 	w.t.Helper()
+	w.setTerm(term, was, "43800h0m0s")
+}
+
+func (w *world) setTerm(term, was, is string) {
+	w.t.Helper()
 	b := w.folder.files[repositoryFile]
-	now := bytes.Replace(b, []byte(`"`+term+`": "`+was+`"`), []byte(`"`+term+`": "43800h0m0s"`), 1)
+	now := bytes.Replace(b, []byte(`"`+term+`": "`+was+`"`), []byte(`"`+term+`": "`+is+`"`), 1)
 	if bytes.Equal(b, now) {
 		w.t.Fatalf("no %s of %s in %s", term, was, b)
 	}
@@ -138,4 +143,57 @@ func TestKeyByEveryName(t *testing.T) {
 	if err := w.open().RotateKey("targets", "sha256:", ""); !errors.Is(err, snapshot.ErrKey) {
 		t.Errorf("a name of all keys: %v", err)
 	}
+}
+
+// TestShortTerms: a term of a moment freezes the network as surely as one of
+// years blinds it. Less than a third of the one before is a risk, less than
+// before is told.
+func TestShortTerms(t *testing.T) {
+	for term, was := range map[string]string{"targets": "720h0m0s", "document": "720h0m0s"} {
+		w := found(t, 1)
+		w.must(w.open().AddModel(model("good")))
+		w.setTerm(term, was, "700h0m0s")
+		p := must1(w.open().Status())(t).Pending
+		if len(p.Risks) != 0 || !strings.Contains(strings.Join(p.Warnings, "; "), "valid for 700h0m0s, the published one is for 720h0m0s") {
+			t.Errorf("%s: risks %q, warnings %q", term, p.Risks, p.Warnings)
+		}
+		w.setTerm(term, "700h0m0s", "12s")
+		if p := must1(w.open().Status())(t).Pending; len(p.Risks) != 1 || !strings.Contains(p.Risks[0], "valid for 12s, the published one is for 720h0m0s") {
+			t.Errorf("%s: risks %q", term, p.Risks)
+		}
+	}
+	// The online key: neither at once nor by steps.
+	w := found(t, 1)
+	online := w.keys["online"]
+	w.setTerm("online", "168h0m0s", "2s")
+	_, err := w.open().Sign(SignOptions{Keys: []*Key{online}})
+	wantErr(t, err, ErrUnconfirmed)
+	if until := w.renewed(online); until != 168*time.Hour {
+		t.Errorf("renewed for %s", until)
+	}
+	w.setTerm("online", "2s", "60h0m0s")
+	for range 2 {
+		_, err = w.open().Sign(SignOptions{Keys: []*Key{online}})
+		w.must(err)
+	}
+	w.setTerm("online", "60h0m0s", "21h0m0s")
+	_, err = w.open().Sign(SignOptions{Keys: []*Key{online}})
+	u, ok := errors.AsType[*UnconfirmedError](err)
+	if !ok || !strings.Contains(strings.Join(u.Pending.Risks, "; "), "valid for 21h0m0s, this key has signed for 168h0m0s") {
+		t.Fatalf("%v", err)
+	}
+	// What was confirmed holds.
+	_, err = w.open().Sign(SignOptions{Keys: []*Key{online}, Confirmed: u.Pending.Digest})
+	w.must(err)
+	w.must(w.publish())
+	if until := w.renewed(online); until != 21*time.Hour {
+		t.Errorf("renewed for %s", until)
+	}
+}
+
+// renewed says for how long a renewal is.
+func (w *world) renewed(k *Key) time.Duration {
+	w.t.Helper()
+	w.must(w.open().Renew(context.Background(), []*Key{k}, PublishOptions{}, newSite(w.site)))
+	return must1(w.open().published(context.Background()))(w.t).acc.TimestampExpires.Sub(w.now)
 }
