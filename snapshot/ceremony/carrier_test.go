@@ -356,6 +356,42 @@ func TestDatesOfACarrier(t *testing.T) {
 	}
 }
 
+// TestRootOfACarrier: the term and the members of a root that waits are shown
+// as risks, and a digest that was looked at before is not for them.
+func TestRootOfACarrier(t *testing.T) {
+	for name, c := range map[string]struct {
+		forge func(*metadata.RootType)
+		says  string
+	}{
+		"for centuries":       {func(r *metadata.RootType) { r.Expires = r.Expires.AddDate(500, 0, 0) }, "longer than"},
+		"for a moment":        {func(r *metadata.RootType) { r.Expires = worldStart.Add(8 * time.Second) }, "less than a third"},
+		"not consistent":      {func(r *metadata.RootType) { r.ConsistentSnapshot = false }, "consistent_snapshot"},
+		"a member":            {func(r *metadata.RootType) { r.UnrecognizedFields = map[string]any{"x-evil": 1} }, "members that"},
+		"a member of a role":  {func(r *metadata.RootType) { r.Roles["targets"].UnrecognizedFields = map[string]any{"x-evil": 1} }, "members that"},
+		"sooner than the one": {func(r *metadata.RootType) { r.Expires = r.Expires.AddDate(0, -1, 0) }, "the published one is until"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := found(t, 1)
+			w.must(w.open().RenewRoot())
+			honest := must1(w.open().Status())(t).Pending
+			if len(honest.Risks) != 0 {
+				t.Fatalf("%q", honest.Risks)
+			}
+			m := must1(parseMeta[metadata.RootType](metadata.ROOT, w.folder.files["staged/2.root.json"]))(t)
+			c.forge(&m.Signed)
+			w.folder.files["staged/2.root.json"] = must1(m.ToBytes(true))(t)
+			_, err := w.open().Sign(SignOptions{Keys: []*Key{w.keys["root-1"]}, Root: true, Confirmed: honest.Digest})
+			u, ok := errors.AsType[*UnconfirmedError](err)
+			if !ok || !strings.Contains(strings.Join(u.Pending.Risks, "; "), c.says) {
+				t.Fatalf("%v", err)
+			}
+			// It is in nobody's way.
+			_, err = w.open().Sign(SignOptions{Keys: []*Key{w.keys["online"]}})
+			w.must(err)
+		})
+	}
+}
+
 // TestChangedMeanwhile: who can write to the folder changes the draft while a
 // holder reads what is shown. What was shown is what is signed, or nothing is.
 func TestChangedMeanwhile(t *testing.T) {

@@ -106,6 +106,7 @@ func (st *state) pending() (*Pending, error) {
 	root := st.inForce()
 	if st.waiting != nil {
 		p.Root = st.rootChange()
+		p.Risks = append(p.Risks, st.rootRisks()...)
 		p.Warnings = append(p.Warnings, weaknesses(st.waiting.meta)...)
 	} else if root != nil {
 		p.Warnings = append(p.Warnings, weaknesses(root)...)

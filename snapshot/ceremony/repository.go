@@ -32,6 +32,7 @@ const (
 	day     = snapshot.Duration(24 * time.Hour)
 	maxTerm = 5 * 366 * day // as nodes bound a document's
 
+	defaultRoot   = 365 * day
 	defaultOnline = 7 * day
 )
 
@@ -39,7 +40,7 @@ func (t *Terms) fill() {
 	for _, d := range []struct {
 		field *snapshot.Duration
 		value snapshot.Duration
-	}{{&t.Root, 365 * day}, {&t.Targets, 30 * day}, {&t.Online, defaultOnline}, {&t.Document, 30 * day}, {&t.OfflineGrace, 14 * day}} {
+	}{{&t.Root, defaultRoot}, {&t.Targets, 30 * day}, {&t.Online, defaultOnline}, {&t.Document, 30 * day}, {&t.OfflineGrace, 14 * day}} {
 		if *d.field <= 0 || *d.field > maxTerm {
 			*d.field = d.value
 		}

@@ -361,6 +361,48 @@ func checkRoles(root *rootMeta) error {
 	return nil
 }
 
+// written is the root as this ceremony writes it: without members that nobody
+// knows, and consistent.
+func written(root *rootMeta) *rootMeta {
+	own := metadata.Root(root.Signed.Expires)
+	own.Signed.Version = root.Signed.Version
+	for id, k := range root.Signed.Keys {
+		own.Signed.Keys[id] = &metadata.Key{Type: k.Type, Scheme: k.Scheme, Value: metadata.KeyVal{PublicKey: k.Value.PublicKey}}
+	}
+	for name, r := range root.Signed.Roles {
+		own.Signed.Roles[name] = &metadata.Role{KeyIDs: r.KeyIDs, Threshold: r.Threshold}
+	}
+	return own
+}
+
+// rootRisks says what a root that waits has beside its keys: it travels, and
+// whoever carries it may have written it.
+func (st *state) rootRisks() (all []string) {
+	if st.waiting == nil {
+		return nil
+	}
+	root := st.waiting.meta
+	if !root.Signed.ConsistentSnapshot {
+		all = append(all, "the root that waits says that files are published without their versions (consistent_snapshot): nodes read none of those")
+	}
+	own := written(root)
+	own.Signed.ConsistentSnapshot = root.Signed.ConsistentSnapshot
+	if !sameSigned(own, root) {
+		all = append(all, "the root that waits has members that this ceremony does not write")
+	}
+	term := min(st.r.config.Terms.Root, defaultRoot).Std()
+	until := root.Signed.Expires.Format(time.RFC3339)
+	switch left := root.Signed.Expires.Sub(st.now); {
+	case left > term+clockSkew:
+		all = append(all, fmt.Sprintf("the root that waits would be valid until %s, longer than %s", until, term))
+	case tooShort(left, max(st.r.config.Terms.Root, defaultRoot).Std()):
+		all = append(all, fmt.Sprintf("the root that waits would be valid until %s, for less than a third of its term", until))
+	case st.published != nil && root.Signed.Expires.Before(st.published.root.Signed.Expires):
+		all = append(all, fmt.Sprintf("the root that waits would be valid until %s, the published one is until %s", until, st.published.root.Signed.Expires.Format(time.RFC3339)))
+	}
+	return all
+}
+
 // tufID computes the ID of a key anew.
 func tufID(k *metadata.Key) (string, error) {
 	fresh := metadata.Key{Type: k.Type, Scheme: k.Scheme, Value: k.Value, UnrecognizedFields: k.UnrecognizedFields}

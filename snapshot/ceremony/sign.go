@@ -154,7 +154,8 @@ func (st *state) pendingFor(o *SignOptions) (*Pending, error) {
 		return nil, err
 	}
 	unmet := online && st.unmet(o.Keys)
-	needs := signsRoot || targets || online && len(p.Risks) > 0 || unmet
+	// What a root that waits has is its holders' to judge: it stops no withdrawal.
+	needs := signsRoot || targets || online && len(p.Risks) > len(st.rootRisks()) || unmet
 	look := "it has to be looked at first"
 	if unmet {
 		look = "nothing says yet that the first root is the network's: compare the digest with what its holders have signed"
