@@ -48,6 +48,7 @@ func TestPinAgain(t *testing.T) {
 	check(t, snapshot.Pin(n.dir, n.floor, "mainnet", first))
 	n.reopen()
 	stolen.document(stolen.edited(func(s *snapshot.Snapshot) { s.Sequence = 99 }), "targets-1", "targets-2")
+	stolen.online(stolen.targets(), "online", 9) // newer than any that was signed
 	_, err := n.Apply(stolen.bundle(), net.now())
 	wantErr(t, err, snapshot.ErrSignature)
 	if acc := must1(n.Current(net.now()))(t); acc.RootVersion != 2 {
