@@ -157,7 +157,7 @@ func (w *network) publish() []byte {
 	w.must(err)
 	_, err = w.repo.Sign(ceremony.SignOptions{Keys: keys, Confirm: func(*ceremony.Pending) error { return nil }})
 	w.must(err)
-	w.must(w.repo.Publish(context.Background(), ceremony.PublishOptions{Unrevoke: true}, ceremony.DirSite(w.site)))
+	w.must(w.repo.Publish(context.Background(), ceremony.PublishOptions{Unrevoke: true, NewSite: true}, ceremony.DirSite(w.site)))
 	b, err := w.repo.BundleFile()
 	w.must(err)
 	return b

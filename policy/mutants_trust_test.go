@@ -98,6 +98,8 @@ var trustMutants = []guardless{
 	one("a key's own risk is in the digest", "snapshot/ceremony", "TestSignedIsRemembered", "signed.go", "p.Digest = digest.FromString(p.Digest.String() + \"\\n\" + why)", "_ = digest.FromString(why)"),
 	one("no timestamp has a number twice", "snapshot/ceremony", "TestSignedIsRemembered", "sign.go", "max(on.version, k.memory.SignedSnapshot+1), max(stamp, k.memory.SignedTimestamp+1)", "on.version, stamp"),
 	one("what is signed is kept first", "snapshot/ceremony", "TestSignedFirstOnDisk", "signed.go", "if err := k.keep(m); err != nil {", "if err := k.keep(m); err != nil && false {"),
+	one("a site is there already", "snapshot/ceremony", "TestSiteIsThere", "publish.go", "!o.NewSite && nothingAt(ctx, s)", "false && nothingAt(ctx, s)"),
+	one("somebody's other directory is no lost ceremony", "snapshot/ceremony", "TestRebuild", "repository.go", "return nil, err // somebody's other directory", "continue"),
 	one("terms are in the digest", "snapshot/ceremony", "TestTermsAreConfirmed", "pending.go", "Dropped: p.Dropped, Terms: p.Terms, Risks: p.Risks}", "Dropped: p.Dropped}"),
 	one("a draft that says what was published is begun from it", "snapshot/ceremony", "TestDraftOfAnEarlierVersion", "draft.go", "if st.document() != nil && sameContent(next, st.document()) {", "if false {"),
 	one("the beginning of a digest is of one artifact", "snapshot/ceremony", "TestShortDigest", "revoke.go", "if len(found) != 1 {", "if len(found) == 0 {"),

@@ -165,5 +165,5 @@ func wantErr(t testing.TB, err, class error, words ...string) {
 
 // publish writes the newest set where nodes pull it.
 func (n *network) publish(dir string) error {
-	return n.repo.Publish(context.Background(), ceremony.PublishOptions{}, ceremony.DirSite(dir))
+	return n.repo.Publish(context.Background(), ceremony.PublishOptions{NewSite: true}, ceremony.DirSite(dir))
 }

@@ -29,7 +29,7 @@ func ceremonyError(err error) error {
 	if err == nil {
 		return nil
 	}
-	for _, wrong := range []error{ceremony.ErrUnconfirmed, ceremony.ErrUnlisted, ceremony.ErrUnsigned, ceremony.ErrIncomplete, ceremony.ErrNoneAside, snapshot.ErrKey} {
+	for _, wrong := range []error{ceremony.ErrUnconfirmed, ceremony.ErrUnlisted, ceremony.ErrUnsigned, ceremony.ErrIncomplete, ceremony.ErrNoneAside, ceremony.ErrNoSite, snapshot.ErrKey} {
 		if errors.Is(err, wrong) {
 			return usageError{err}
 		}
@@ -155,6 +155,20 @@ func (a *app) update(ctx context.Context, r *ceremony.Repository, e elsewhere) e
 		return err
 	}
 	return ceremonyError(r.Update(ctx, src, ceremony.UpdateOptions{Pinned: pinned, Replace: e.replace}))
+}
+
+// openLost is openCeremony for a folder that may be gone: with a root that was
+// kept elsewhere it is rebuilt from what was published.
+func (a *app) openLost(ctx context.Context, dir string, e elsewhere) (*ceremony.Repository, error) {
+	if e.from == "" || e.root == "" {
+		return openCeremony(dir)
+	}
+	src, err := a.publishedAt(e.from)
+	if err != nil {
+		return nil, err
+	}
+	r, err := ceremony.Rebuild(ctx, dir, src)
+	return r, ceremonyError(err)
 }
 
 // publishedAt reads a place that nodes pull from.
@@ -337,7 +351,7 @@ In an emergency --only leaves every other edit out.`,
 			if issuer != "" || subject != "" {
 				rev.Identity = &snapshot.Identity{Issuer: issuer, Subject: subject}
 			}
-			r, err := openCeremony(as[0])
+			r, err := a.openLost(cmd.Context(), as[0], from)
 			if err != nil {
 				return err
 			}

@@ -309,6 +309,7 @@ func placeFlags(c *cobra.Command, p *places, o *ceremony.PublishOptions) {
 	f := c.Flags()
 	f.StringVar(&p.to, "to", "", "where nodes pull from: a directory (over HTTPS or as it is) or oci://registry/repository[:tag]")
 	f.StringVar(&p.bundle, "bundle", "", "push file for: rmodels snapshot apply")
+	f.BoolVar(&o.NewSite, "new-site", false, "publish where nothing was published before; the network's first snapshot needs no word for it")
 	f.BoolVar(&o.Replace, "replace", false, "overwrite what is there though it does not verify or is newer: after a damage or a theft")
 }
 
@@ -414,7 +415,7 @@ func (a *app) snapshotUpdateCommand() *cobra.Command {
 			if from.from == "" {
 				return usageError{errors.New("snapshot update needs --from SITE")}
 			}
-			r, err := openCeremony(as[0])
+			r, err := a.openLost(cmd.Context(), as[0], from)
 			if err != nil {
 				return err
 			}

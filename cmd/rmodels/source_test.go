@@ -44,7 +44,7 @@ func TestSources(t *testing.T) {
 	rmodels(exitUsage, "snapshot", "sign", ceremony) // without a terminal nothing is signed that was not named
 	rmodels(exitOK, "snapshot", "sign", ceremony, "--yes", digestIn(t, rmodels(exitOK, "snapshot", "diff", ceremony, "--output", "json")))
 	rmodels(exitOK, "snapshot", "publish", ceremony, "--to", site, "--bundle", push)
-	rmodels(exitOK, "snapshot", "publish", ceremony, "--to", repository)
+	rmodels(exitOK, "snapshot", "publish", ceremony, "--to", repository, "--new-site")
 	for name, source := range map[string]string{"directory": site, "OCI repository": repository, "push": ""} {
 		t.Run(name, func(t *testing.T) {
 			state := filepath.Join(t.TempDir(), "state")

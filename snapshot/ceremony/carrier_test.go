@@ -438,9 +438,9 @@ func TestLinks(t *testing.T) {
 					_, err := r.Sign(SignOptions{Keys: []*Key{w.keys["targets-1"], w.keys["targets-2"], w.keys["online"]}, Confirm: (&anyone{}).confirm})
 					return err
 				},
-				"publish": func(r *Repository) error { return r.Publish(t.Context(), PublishOptions{}, DirSite(site)) },
+				"publish": func(r *Repository) error { return r.Publish(t.Context(), PublishOptions{NewSite: true}, DirSite(site)) },
 				"renew": func(r *Repository) error {
-					return r.Renew(t.Context(), []*Key{w.keys["online"]}, PublishOptions{}, DirSite(site))
+					return r.Renew(t.Context(), []*Key{w.keys["online"]}, PublishOptions{NewSite: true}, DirSite(site))
 				},
 				"reset":  func(r *Repository) error { return r.Reset(true) },
 				"edit":   func(r *Repository) error { return r.AddModel(model("more")) },
@@ -473,7 +473,7 @@ func TestLinks(t *testing.T) {
 		r.Now = func() time.Time { return w.now }
 		_, err := r.Sign(SignOptions{Keys: []*Key{w.keys["targets-1"], w.keys["targets-2"], w.keys["online"]}, Confirm: (&anyone{}).confirm})
 		w.must(err)
-		w.must(r.Publish(t.Context(), PublishOptions{}, DirSite(t.TempDir())))
+		w.must(r.Publish(t.Context(), PublishOptions{NewSite: true}, DirSite(t.TempDir())))
 		if b := must1(os.ReadFile(outside))(t); string(b) != string(w.folder.files[draftFile]) {
 			t.Error("a link was followed")
 		}

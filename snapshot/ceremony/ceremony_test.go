@@ -186,7 +186,7 @@ func TestTargets(t *testing.T) {
 		t.Errorf("%v %v", acc.TrustRoots, acc.Bundles)
 	}
 	to := t.TempDir()
-	check(t, net.repo.Publish(t.Context(), ceremony.PublishOptions{}, ceremony.DirSite(to)))
+	check(t, net.repo.Publish(t.Context(), ceremony.PublishOptions{NewSite: true}, ceremony.DirSite(to)))
 	other := newNode(t, "mainnet", net.root())
 	if acc := must1(other.Pull(t.Context(), snapshot.DirSource(to), net.now()))(t); len(acc.Bundles[d]) != 2 {
 		t.Errorf("%v", acc.Bundles)
@@ -217,7 +217,7 @@ func TestRenewMeanwhile(t *testing.T) {
 	net.forward(6 * days)
 	online := must1(net.repo.LoadKeys(nil, net.key("online")))(t)
 	to := t.TempDir()
-	check(t, net.repo.Renew(t.Context(), online, ceremony.PublishOptions{}, ceremony.DirSite(to)))
+	check(t, net.repo.Renew(t.Context(), online, ceremony.PublishOptions{NewSite: true}, ceremony.DirSite(to)))
 	files := must1(renewed(to))(t)
 	acc := must1(n.Apply(must1(snapshot.EncodeBundle(files))(t), net.now()))(t)
 	if acc.Document.Sequence != 1 || acc.TimestampVersion != 2 || acc.Changed {

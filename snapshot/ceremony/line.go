@@ -36,6 +36,8 @@ var (
 	ErrUnsigned = errors.New("the draft differs from what is signed")
 	// ErrNoneAside: no edits were set aside that could be taken up.
 	ErrNoneAside error = noneAsideError{}
+	// ErrNoSite: a place has nothing, and the network was published before.
+	ErrNoSite = errors.New("nothing was published there before")
 	// ErrUnlisted: a revocation matches nothing that is listed.
 	ErrUnlisted = errors.New("the revocation matches nothing that is listed")
 )

@@ -116,6 +116,9 @@ type PublishOptions struct {
 	// Replace overwrites what is there though it does not verify, or though
 	// nodes that have it will refuse this: after a theft or a damage.
 	Replace bool
+	// NewSite publishes where nothing was published before. The network's first
+	// set needs no word for that, and neither does a push file.
+	NewSite bool
 	// Warn is told what a renewal did otherwise than the folder says; nil: nobody.
 	Warn func(string)
 }
@@ -140,6 +143,11 @@ func (r *Repository) Publish(ctx context.Context, o PublishOptions, sites ...Sit
 // release takes a set that was verified to metadata/ and to the sites.
 func (r *Repository) release(ctx context.Context, st *state, next *line, o PublishOptions, sites []Site) error {
 	for _, s := range sites {
+		if _, file := s.(bundleSite); !file && st.document() != nil && !o.NewSite && nothingAt(ctx, s) {
+			return fmt.Errorf("%w: %s: is it misspelt, or not mounted? If it is new say --new-site", ErrNoSite, s)
+		}
+	}
+	for _, s := range sites {
 		unlock, err := s.Lock(ctx)
 		if err != nil {
 			return err
@@ -158,6 +166,16 @@ func (r *Repository) release(ctx context.Context, st *state, next *line, o Publi
 		}
 	}
 	return nil
+}
+
+// nothingAt tells whether a place has nothing of a network, not even damaged.
+func nothingAt(ctx context.Context, s Site) bool {
+	for name, role := range map[string]string{snapshot.TimestampFile: metadata.TIMESTAMP, rootFile(1): metadata.ROOT} {
+		if _, err := s.Fetch(ctx, name, snapshot.MaxMetadata(role)); !errors.Is(err, fs.ErrNotExist) {
+			return false
+		}
+	}
+	return true
 }
 
 // compare holds what would be published against what a site has.

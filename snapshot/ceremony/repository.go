@@ -16,6 +16,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
+	"github.com/resultity/rmodels/internal/durable"
 	"github.com/resultity/rmodels/snapshot"
 )
 
@@ -110,6 +111,37 @@ func Open(dir string) (*Repository, error) {
 		return nil, fmt.Errorf("%s holds no ceremony: run rmodels snapshot init: %w", dir, err)
 	}
 	return open(dir, dirFolder(dir))
+}
+
+// Rebuild is [Open] for a folder that was lost: one that is missing, or holds
+// nothing that says which network it was, is that of what a place has
+// published. [Repository.Update] from there, with a root that was kept
+// elsewhere, verifies it and fills the folder.
+func Rebuild(ctx context.Context, dir string, from snapshot.Source) (*Repository, error) {
+	r, err := Open(dir)
+	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return r, err
+	}
+	files := dirFolder(dir)
+	names, lerr := files.list(".")
+	if lerr != nil {
+		return nil, lerr
+	}
+	for _, name := range names {
+		if !slices.Contains([]string{repositoryFile, rootCopy, keysFolder, draftFolder, stagedFolder, metadataFolder}, name) {
+			return nil, err // somebody's other directory
+		}
+	}
+	name := networkAt(ctx, from)
+	if snapshot.CheckName(name) != nil {
+		return nil, err
+	}
+	if err := durable.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	r = &Repository{dir: dir, files: files, config: repositoryConfig{Network: name}, lost: "the folder was rebuilt: terms are the defaults", readLine: readLine}
+	r.config.Terms.fill()
+	return r, nil
 }
 
 func open(dir string, files folder) (*Repository, error) {
