@@ -363,7 +363,7 @@ func TestRootOfACarrier(t *testing.T) {
 		forge func(*metadata.RootType)
 		says  string
 	}{
-		"for centuries":       {func(r *metadata.RootType) { r.Expires = r.Expires.AddDate(500, 0, 0) }, "longer than"},
+		"for years":           {func(r *metadata.RootType) { r.Expires = r.Expires.AddDate(3, 0, 0) }, "longer than"},
 		"for a moment":        {func(r *metadata.RootType) { r.Expires = worldStart.Add(8 * time.Second) }, "less than a third"},
 		"not consistent":      {func(r *metadata.RootType) { r.ConsistentSnapshot = false }, "consistent_snapshot"},
 		"a member":            {func(r *metadata.RootType) { r.UnrecognizedFields = map[string]any{"x-evil": 1} }, "members that"},
@@ -389,6 +389,21 @@ func TestRootOfACarrier(t *testing.T) {
 			_, err = w.open().Sign(SignOptions{Keys: []*Key{w.keys["online"]}})
 			w.must(err)
 		})
+	}
+}
+
+// TestRootOfCenturies: what nodes would take for a wrong clock is no root that
+// waits.
+func TestRootOfCenturies(t *testing.T) {
+	w := found(t, 1)
+	w.must(w.open().RenewRoot())
+	m := must1(parseMeta[metadata.RootType](metadata.ROOT, w.folder.files["staged/2.root.json"]))(t)
+	m.Signed.Expires = m.Signed.Expires.AddDate(500, 0, 0)
+	w.folder.files["staged/2.root.json"] = must1(m.ToBytes(true))(t)
+	_, err := w.open().Sign(SignOptions{Keys: []*Key{w.keys["root-1"]}, Root: true, Confirm: (&anyone{}).confirm})
+	wantErr(t, err, ErrIncomplete, "no root waits")
+	if p := must1(w.open().Status())(t).Pending; p.Root != nil || !strings.Contains(strings.Join(p.Warnings, "; "), "is left alone") {
+		t.Errorf("%+v", p)
 	}
 }
 

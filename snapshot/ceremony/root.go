@@ -383,7 +383,7 @@ func (st *state) rootRisks() (all []string) {
 	}
 	root := st.waiting.meta
 	if !root.Signed.ConsistentSnapshot {
-		all = append(all, "the root that waits says that files are published without their versions (consistent_snapshot): nodes read none of those")
+		all = append(all, "the root that waits says that files are published without their versions (consistent_snapshot): they are not, and other TUF clients would not find them")
 	}
 	own := written(root)
 	own.Signed.ConsistentSnapshot = root.Signed.ConsistentSnapshot

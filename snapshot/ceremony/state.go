@@ -141,6 +141,10 @@ func (st *state) waitingRoot(name string, v int64) (*waitingRoot, error) {
 	if !st.now.Before(m.Signed.Expires) {
 		return nil, fmt.Errorf("%w: it expired at %s", snapshot.ErrExpired, m.Signed.Expires.Format(time.RFC3339))
 	}
+	// Nodes take a root of many years for a wrong clock, and publish refuses it.
+	if m.Signed.Expires.Sub(st.now) > maxTerm.Std()+clockSkew {
+		return nil, fmt.Errorf("%w: it expires at %s, at most %s ahead are possible", snapshot.ErrInvalid, m.Signed.Expires.Format(time.RFC3339), maxTerm.Std())
+	}
 	if err := checkRoles(m); err != nil {
 		return nil, err
 	}
