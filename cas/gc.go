@@ -72,8 +72,8 @@ type GCPlan struct {
 	FreeBytes int64    `json:"freeBytes"` // that the plan frees, at most
 	DiskFree  int64    `json:"diskFree"`  // bytes free on the file system before
 	DiskTotal int64    `json:"diskTotal"`
-	// Unpinned are the roots that are wanted and only that keeps: whoever has
-	// to pin them forgot it.
+	// Unpinned are the roots that nothing keeps but that they are wanted: a
+	// path of the caller forgot to pin them.
 	Unpinned []string `json:"unpinned,omitempty"`
 	// Missing are the roots that are wanted and not there.
 	Missing []string `json:"missing,omitempty"`

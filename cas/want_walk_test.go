@@ -15,7 +15,7 @@ import (
 )
 
 // TestWantedSchedules goes through the orders in which a collection on a disk
-// that is too full, and whoever uses a root that it may evict, can take their
+// that is too full, and a user of a root that it may evict, can take their
 // steps: a root is there with all that it names, or not at all, and one that
 // was pinned is there.
 func TestWantedSchedules(t *testing.T) {
