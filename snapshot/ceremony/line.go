@@ -75,7 +75,7 @@ func (l *line) first() digest.Digest {
 	return d
 }
 
-// sameRoot tells whether two roots say the same, whoever signed them.
+// sameRoot tells whether two roots say the same; their signatures do not count.
 func sameRoot(a, b []byte) (bool, error) {
 	if bytes.Equal(a, b) {
 		return true, nil
